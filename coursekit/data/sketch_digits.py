@@ -4,59 +4,73 @@
 __all__ = ['SKELETONS', 'STYLES', 'CHUNK', 'WRITES', 'COUNTS', 'Style', 'write', 'nib', 'ink', 'draw_chunk', 'sketch_digits',
            'draw_mnist', 'draw_mnist_sample']
 
-# %% ../../nbs/library/sketch_digits.ipynb #44fb35e7
+# %% ../../nbs/library/sketch_digits.ipynb #badab3e3
 import os, numpy as np
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from PIL import Image
 
-# %% ../../nbs/library/sketch_digits.ipynb #acb7eb47
+# %% ../../nbs/library/sketch_digits.ipynb #9d8bffc8
 SKELETONS = {
  0: """5  36,0 14,14 3,48 12,84 34,100 57,86 67,50 58,14 34,0
        3  50,5 26,3 8,22 2,54 12,88 35,100 58,86 67,50 58,18 38,3 24,10
-       2  28,6 8,28 3,60 16,92 40,99 62,80 68,46 56,14 34,2 20,14""",
- 1: """10 35,0! 34,50 33,100!
+       2  28,6 8,28 3,60 16,92 40,99 62,80 68,46 56,14 34,2 20,14
+       1  20,10 6,34 4,66 20,94 46,97 64,72 66,36 54,8""",
+ 1: """12 35,0! 34,50 33,100!
        3  42,0! 35,35 31,70 30,100!
        2  18,22! 36,0! 36,50 35,100!
        1  20,18! 36,0! 36,52 36,99! / 14,100! 58,99!""",
  2: """4  6,22 20,4 42,0 59,14 57,36 38,62 6,97! 36,96 68,94!
-       4  8,20 26,3 50,5 58,26 44,58 22,88 6,92 10,76 30,82 50,96 70,86
+       3  8,20 26,3 50,5 58,26 44,58 22,88 6,92 10,76 30,82 50,96 70,86
        2  4,10! 30,2 56,8 54,30 32,62 4,97! 36,95 70,97!
-       2  10,30 14,8 36,0 56,12 54,38 34,72 10,96 6,86 22,84 44,97 68,92""",
+       2  10,30 14,8 36,0 56,12 54,38 34,72 10,96 6,86 22,84 44,97 68,92
+       3  6,18 22,2 46,0 60,18 56,46 40,72 20,92 4,92 2,78 16,72 34,80 50,92 66,98
+       1  14,6! 36,2 48,16 38,46 20,76 2,94! 34,86 72,80!""",
  3: """4  6,14 26,1 52,6 56,26 42,42 24,46! 48,50 62,68 54,90 28,100 2,90
        3  6,16 24,1 48,3 56,20 46,38 26,48! 50,52 62,72 50,94 24,100 4,88
        2  4,6! 32,4 62,3! 46,24 30,42! 52,50 62,70 50,92 26,100 4,90
-       2  4,12 28,0 54,6 54,26 38,42 22,42 20,50 34,50 56,60 60,82 40,99 12,99 0,90""",
+       2  4,12 28,0 54,6 54,26 38,42 22,42 20,50 34,50 56,60 60,82 40,99 12,99 0,90
+       2  8,8 34,0 60,12 54,34 32,46! 52,58 52,82 30,97 4,100
+       1  10,22 16,4 38,0 52,14 46,36 28,46! 54,54 60,78 40,98 14,98 2,80""",
  4: """4  14,0! 8,26 4,52! 30,55 64,50! / 54,2! 50,50 46,100!
        3  10,4! 6,32 14,54 34,52 54,40! / 58,0! 52,50 46,100!
        2  46,0! 24,32 2,66! 34,66 70,64! / 48,0! 47,50 46,100!
        2  16,2! 6,28 10,54 30,54 50,36 60,2! 54,36 48,70 44,100!
-       1  52,4 24,8 8,34 20,52 42,44 56,8! 52,50 48,100!""",
+       1  52,4 24,8 8,34 20,52 42,44 56,8! 52,50 48,100!
+       1  28,0! 16,32 2,62! 34,58 70,52! / 48,28! 42,64 36,100!""",
  5: """4  62,2! 38,3 18,4! 14,22 10,42! 32,36 56,48 60,72 44,95 18,99 0,88
        3  18,4! 14,24 10,44! 34,38 58,52 60,76 42,97 18,98 2,88 / 18,4! 42,3 70,0!
        2  70,4! 44,3 26,8 16,28 22,42 42,52 50,72 36,94 12,98 0,86
-       1  60,0! 38,4 20,10 16,30 30,42 50,54 54,76 38,98 14,97 6,82""",
+       1  60,0! 38,4 20,10 16,30 30,42 50,54 54,76 38,98 14,97 6,82
+       2  24,12! 20,30 16,46! 38,46 48,62 42,84 24,97 0,98 / 22,12! 48,6 78,0!""",
  6: """4  46,0 26,18 10,44 4,72 16,96 40,98 54,80 46,60 28,56 8,72
        3  32,0 16,24 5,54 8,86 30,100 54,88 56,66 38,56 16,66 6,82
        2  56,0 34,10 14,34 3,66 12,94 36,99 56,84 52,62 32,56 14,68 10,84
-       1  22,0 10,32 4,66 20,96 48,96 62,76 48,58 28,66 20,90""",
+       3  22,0 8,26 2,58 12,90 36,100 60,88 66,62 52,44 34,54 26,74 30,92
+       1  44,4 18,18 4,50 8,84 32,100 58,88 66,60 50,40 26,46 10,64""",
  7: """5  2,8! 30,6 62,4! 50,34 38,66 26,100!
        3  4,12! 4,3! 32,5 62,4! 48,36 38,66 30,100!
        2  2,10! 26,4 54,2 58,16 46,42 34,72 26,100!
-       2  2,8! 30,6 62,3! 52,30 40,62 28,100! / 16,54! 38,52 62,48!
+       3  2,8! 30,6 62,3! 52,30 40,62 28,100! / 16,54! 38,52 62,48!
        2  0,18 12,4 32,10 62,4! 50,34 40,66 34,100!
-       1  4,30! 6,6! 34,3 58,3! 58,34 54,68 52,100!""",
+       1  4,30! 6,6! 34,3 58,3! 58,34 54,68 52,100!
+       1  4,22! 8,4! 36,8 62,2! 50,32 36,64 30,100! / 10,58! 36,52 66,50!
+       1  0,12! 24,18 54,8! 44,36 36,66 34,100!""",
  8: """4  52,10 30,0 10,12 14,32 34,48 52,66 48,90 26,100 6,88 10,66 32,48 52,32 54,12
        3  32,46 12,28 20,4 44,2 54,20 36,44 14,62 4,82 22,100 46,94 52,72 34,48
        2  58,6 34,0 12,10 16,32 38,50 50,72 40,96 16,98 4,82 18,62 42,44 60,8
-       1  34,48 14,40 10,14 34,0 56,14 52,38 32,48 10,60 4,84 30,100 56,86 54,60 34,50""",
+       1  34,48 14,40 10,14 34,0 56,14 52,38 32,48 10,60 4,84 30,100 56,86 54,60 34,50
+       2  60,4 36,2 10,10 6,28 24,46 40,62 40,86 26,100 14,88 22,64 44,40 62,12
+       1  58,14 44,0 18,2 6,22 20,42 42,56 40,84 22,100 12,86 26,60 50,38""",
  9: """4  52,14 32,2 10,14 4,36 18,52 40,44 54,14! 50,44 44,72 38,100!
        3  54,20 40,2 16,6 4,30 16,50 38,46 54,22 56,36 50,70 46,100!
        2  50,10 28,4 8,22 8,44 28,50 48,34 54,10! 52,50 44,86 22,100 4,92
-       1  54,6 30,4 6,22 10,44 34,44 56,10 46,42 30,74 14,100!"""}
+       1  54,6 30,4 6,22 10,44 34,44 56,10 46,42 30,74 14,100!
+       3  50,26 44,6 22,0 4,18 8,42 30,50 48,36 52,16 52,44 51,72 50,100!
+       1  46,2! 22,16 6,40 22,50 44,38 58,10 54,40 48,70 44,100!"""}
 
-# %% ../../nbs/library/sketch_digits.ipynb #dcd19a95
+# %% ../../nbs/library/sketch_digits.ipynb #a7ed213d
 class Style:
     "One way of writing a digit: control points, and the matrices that turn them into a curve of `npts` points"
     def __init__(self, line, npts=96):
@@ -66,9 +80,9 @@ class Style:
         self.weight,self.pts,self.corner = float(weight),(flat[:,:2]-[34,50])/100,flat[:,2]
         segs,ends,i = [],[],0
         for s in strokes: segs += [(j,j+1) for j in range(i,i+len(s)-1)]; ends += [(i,i+len(s)-1)]; i += len(s)
-        self.ends = np.zeros(i,np.float32); self.D = np.zeros((i,i),np.float32)
+        self.ends = np.zeros(i,np.float32); self.D,self.E = np.zeros((2,i,i),np.float32)
         for a,b in ends:
-            self.ends[[a,b]] = 1
+            self.ends[[a,b]] = 1; self.E[a,a] = self.E[b,b] = 1; self.E[a,a+1] = self.E[b,b-1] = -1
             for j in range(a,b+1): l,r = max(j-1,a),min(j+1,b); self.D[j,r] += 1/(r-l); self.D[j,l] -= 1/(r-l)
         lens = np.array([np.hypot(*(self.pts[b]-self.pts[a])) for a,b in segs])
         cnt  = np.maximum(2, np.round(npts*lens/lens.sum()).astype(int))
@@ -87,32 +101,34 @@ class Style:
 
 STYLES = {d:[Style(l.strip()) for l in s.splitlines()] for d,s in SKELETONS.items()}
 
-# %% ../../nbs/library/sketch_digits.ipynb #e0115932
+# %% ../../nbs/library/sketch_digits.ipynb #a7216b93
 def write(style, rng, hand):
     "n ways of writing `style`; hand (n,k) standard normals of the writer"
     n = len(hand); f = lambda *s: rng.standard_normal(s,dtype=np.float32)
     mix = lambda i,sw,ss: sw*hand[:,i]+ss*f(n)
-    sig = .018*np.exp(.5*hand[:,0])[:,None,None]*(1+style.ends[:,None])
+    sig = .026*np.exp(.45*hand[:,0])[:,None,None]*(1+.8*style.ends[:,None])
     p = style.pts+sig*f(n,len(style.pts),2)
+    p = p+.2*f(n,len(style.pts),1)*(style.E@p)
     c = style.curve(p, np.clip(.3+.4*f(n,1),0,1)); x,y = c[...,0],c[...,1]
-    q = .22*(hand[:,6:12]*.7+f(n,6)*.7)[:,:,None]
+    q = .26*(hand[:,6:12]*.7+f(n,6)*.7)[:,:,None]
     x,y = (x+q[:,0]*x*y+q[:,1]*y*y+.5*q[:,2]*x*x, y+.5*q[:,3]*x*y+.5*q[:,4]*x*x+.8*q[:,5]*(y*y-.1))
-    x = x*np.exp(mix(1,.15,.10))[:,None]
-    x = x-y*(.15+mix(2,.2,.09))[:,None]
-    a = mix(3,.05,.06)[:,None]; x,y = x*np.cos(a)-y*np.sin(a),x*np.sin(a)+y*np.cos(a)
+    x = x*np.exp(mix(1,.2,.12))[:,None]
+    x = x-y*(-.03+mix(2,.2,.09))[:,None]
+    a = mix(3,.08,.08)[:,None]; x,y = x*np.cos(a)-y*np.sin(a),x*np.sin(a)+y*np.cos(a)
     return np.stack([x,y],-1)
 
 def nib(style, rng, hand, c):
     "Radius of the pen in pixels at each point"
     n = len(hand); f = lambda *s: rng.standard_normal(s,dtype=np.float32)
-    r = 1.25*np.exp(.24*hand[:,4]+.1*f(n))
+    r = 1.1*np.exp(.22*hand[:,4]+.1*f(n))
     ph = style.u*2*np.pi
     wave = .12*(f(n,1)*np.sin(ph)+f(n,1)*np.cos(ph)+f(n,1)*np.sin(ph/2))
+    wave = wave + .10*f(n,len(style.u))
     return np.clip(r[:,None]*np.exp(wave),.6,3.2)
 
-def ink(c, r, soft=1.4):
+def ink(c, r, soft=1.1):
     "Fit in 20-pixel box, render, centre by mass"
-    rr = r.max(1)
+    rr = r.mean(1)
     lo,hi = c.min(1),c.max(1); ext = (hi-lo).max(1)
     c = (c-((lo+hi)/2)[:,None])*((20-2*rr)/ext)[:,None,None]+10
     g = np.arange(20,dtype=np.float32)+.5
@@ -123,13 +139,13 @@ def ink(c, r, soft=1.4):
     rm = r.mean(1)[:,None,None]
     v = np.clip((1-np.sqrt(out))*rm/soft+.5,0,1)
     m = v.sum((1,2)); res = np.zeros((len(c),28,28),np.uint8)
-    ox,oy = [np.clip(np.round(14-(v.sum(ax)*g).sum(1)/m),0,8).astype(int) for ax in (1,2)]
+    ox,oy = [np.clip(np.round(14.5-(v.sum(ax)*g).sum(1)/m),0,8).astype(int) for ax in (1,2)]
     i = np.arange(20)
     res[np.arange(len(c))[:,None,None],(oy[:,None]+i)[:,:,None],(ox[:,None]+i)[:,None,:]] = np.round(v*255)
     return res
 
-# %% ../../nbs/library/sketch_digits.ipynb #942f30a3
-CHUNK,WRITES = 100,10
+# %% ../../nbs/library/sketch_digits.ipynb #a6bfae2f
+CHUNK,WRITES = 100,5
 
 def draw_chunk(digit, chunk, seed=42):
     "The `chunk`-th hundred of `digit`"
@@ -151,7 +167,7 @@ def sketch_digits(labels, seed=42):
         out[i] = np.concatenate([draw_chunk(int(d),c,seed) for c in range(-(-len(i)//CHUNK))])[:len(i)]
     return out,labels
 
-# %% ../../nbs/library/sketch_digits.ipynb #0ba10848
+# %% ../../nbs/library/sketch_digits.ipynb #fc1e9314
 COUNTS = {'train':[5923,6742,5958,6131,5842,5421,5918,6265,5851,5949], 'test':[980,1135,1032,1010,982,892,958,1028,974,1009]}
 
 def _plan(split, digits, seed=42, scale=1.):
