@@ -1,0 +1,48 @@
+# Every target does its own set-up: Python 3.10 or newer, make and a package index are enough.
+PYTHON ?= python3
+ifeq ($(OS),Windows_NT)
+  BIN := .venv/Scripts
+else
+  BIN := .venv/bin
+endif
+RUN := $(BIN)/coursekit
+INSTALL := $(PYTHON) .ci/install.py
+
+# The course runs on its own environment alone: nothing of another project, another Jupyter or another kernel leaks in.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP JUPYTER_PATH JUPYTER_DATA_DIR JUPYTER_CONFIG_DIR JUPYTER_CONFIG_PATH IPYTHONDIR MPLBACKEND VIRTUAL_ENV
+export PYTHONUTF8 := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup course lab test site readme export bench clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+course: setup ## run every lesson in order, then show a table of results; pages to read in _course/
+	@$(RUN) course $(ARGS)
+
+lab: setup ## open the lessons in JupyterLab
+	@$(RUN) lab $(ARGS)
+
+test: setup ## prove that everything works: exports, notebooks, README, every lesson, pytest
+	@$(RUN) test $(ARGS)
+
+site: setup ## write the lessons as HTML to _course/ from their committed outputs
+	@$(RUN) site
+
+readme: setup ## write README.md from nbs/index.ipynb
+	@$(RUN) readme
+
+export: setup ## write coursekit/ from the notebooks
+	@$(RUN) export
+
+bench: ## measure against fastai and a bare PyTorch loop
+	@if ls benchmarks/*.py >/dev/null 2>&1; then $(INSTALL) bench && for f in benchmarks/[a-z]*.py; do $(BIN)/python $$f || exit 1; done; \
+	 else echo "There is no benchmark yet: benchmarks/ is empty."; fi
+
+clean: ## remove .venv, _course and build leftovers
+	rm -rf .venv _course build dist *.egg-info .pytest_cache nbs/models
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+setup: # .venv with the tested versions, made once
+	@$(INSTALL)

@@ -1,0 +1,27 @@
+"Packaging: every fact comes from settings.ini (nbdev is not needed to build or to install)."
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import setup, find_packages
+
+here = Path(__file__).parent
+ini = ConfigParser(delimiters=['='], interpolation=None)
+ini.read(here/'settings.ini', encoding='utf-8')
+cfg = ini['DEFAULT']
+reqs = {k: cfg.get(f'{k}_requirements', '').split() for k in ('dev', 'bench')}
+url = f"https://github.com/{cfg['user']}/{cfg['repo']}"
+licences = {'apache2': 'Apache-2.0'}
+readme = here/'README.md'
+
+setup(
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
+    author=cfg['author'], author_email=cfg['author_email'], url=url, project_urls={'Source': url, 'Course': f'{url}/tree/{cfg["branch"]}/nbs'},
+    license=licences[cfg['license']], license_files=['LICENSE'],
+    long_description=readme.read_text(encoding='utf-8') if readme.exists() else cfg['description'], long_description_content_type='text/markdown',
+    packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']), include_package_data=False,
+    package_data={cfg['lib_path']: ['**/*.safetensors', '**/*.json', '**/*.md']},
+    python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(),
+    extras_require={**reqs, 'all': sorted({r for rs in reqs.values() for r in rs})},
+    entry_points={'console_scripts': cfg['console_scripts'].split()},
+    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Education', 'Intended Audience :: Developers', 'Natural Language :: English',
+                 'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
+    zip_safe=False)
