@@ -4,14 +4,14 @@
 __all__ = ['SKELETONS', 'STYLES', 'CHUNK', 'WRITES', 'COUNTS', 'Style', 'write', 'nib', 'ink', 'draw_chunk', 'sketch_digits',
            'draw_mnist', 'draw_mnist_sample']
 
-# %% ../../nbs/library/sketch_digits.ipynb #badab3e3
+# %% ../../nbs/library/sketch_digits.ipynb #4487fb45
 import os, numpy as np
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from PIL import Image
 
-# %% ../../nbs/library/sketch_digits.ipynb #9d8bffc8
+# %% ../../nbs/library/sketch_digits.ipynb #9e1dfaf6
 SKELETONS = {
  0: """5  36,0 14,14 3,48 12,84 34,100 57,86 67,50 58,14 34,0
        3  50,5 26,3 8,22 2,54 12,88 35,100 58,86 67,50 58,18 38,3 24,10
@@ -26,13 +26,15 @@ SKELETONS = {
        2  4,10! 30,2 56,8 54,30 32,62 4,97! 36,95 70,97!
        2  10,30 14,8 36,0 56,12 54,38 34,72 10,96 6,86 22,84 44,97 68,92
        3  6,18 22,2 46,0 60,18 56,46 40,72 20,92 4,92 2,78 16,72 34,80 50,92 66,98
-       1  14,6! 36,2 48,16 38,46 20,76 2,94! 34,86 72,80!""",
+       1  14,6! 36,2 48,16 38,46 20,76 2,94! 34,86 72,80!
+       2  4,22 24,2 50,4 58,26 48,52 30,78 10,92 2,80 16,70 34,80 52,100""",
  3: """4  6,14 26,1 52,6 56,26 42,42 24,46! 48,50 62,68 54,90 28,100 2,90
        3  6,16 24,1 48,3 56,20 46,38 26,48! 50,52 62,72 50,94 24,100 4,88
        2  4,6! 32,4 62,3! 46,24 30,42! 52,50 62,70 50,92 26,100 4,90
        2  4,12 28,0 54,6 54,26 38,42 22,42 20,50 34,50 56,60 60,82 40,99 12,99 0,90
        2  8,8 34,0 60,12 54,34 32,46! 52,58 52,82 30,97 4,100
-       1  10,22 16,4 38,0 52,14 46,36 28,46! 54,54 60,78 40,98 14,98 2,80""",
+       1  10,22 16,4 38,0 52,14 46,36 28,46! 54,54 60,78 40,98 14,98 2,80
+       1  2,20 20,4 46,0 62,12 52,30 28,46! 50,54 54,78 36,96 8,96""",
  4: """4  14,0! 8,26 4,52! 30,55 64,50! / 54,2! 50,50 46,100!
        3  10,4! 6,32 14,54 34,52 54,40! / 58,0! 52,50 46,100!
        2  46,0! 24,32 2,66! 34,66 70,64! / 48,0! 47,50 46,100!
@@ -70,7 +72,7 @@ SKELETONS = {
        3  50,26 44,6 22,0 4,18 8,42 30,50 48,36 52,16 52,44 51,72 50,100!
        1  46,2! 22,16 6,40 22,50 44,38 58,10 54,40 48,70 44,100!"""}
 
-# %% ../../nbs/library/sketch_digits.ipynb #a7ed213d
+# %% ../../nbs/library/sketch_digits.ipynb #dc59c838
 class Style:
     "One way of writing a digit: control points, and the matrices that turn them into a curve of `npts` points"
     def __init__(self, line, npts=96):
@@ -101,19 +103,19 @@ class Style:
 
 STYLES = {d:[Style(l.strip()) for l in s.splitlines()] for d,s in SKELETONS.items()}
 
-# %% ../../nbs/library/sketch_digits.ipynb #a7216b93
+# %% ../../nbs/library/sketch_digits.ipynb #b81e4c32
 def write(style, rng, hand):
     "n ways of writing `style`; hand (n,k) standard normals of the writer"
     n = len(hand); f = lambda *s: rng.standard_normal(s,dtype=np.float32)
     mix = lambda i,sw,ss: sw*hand[:,i]+ss*f(n)
     sig = .026*np.exp(.45*hand[:,0])[:,None,None]*(1+.8*style.ends[:,None])
     p = style.pts+sig*f(n,len(style.pts),2)
-    p = p+.2*f(n,len(style.pts),1)*(style.E@p)
+    p = p+.18*f(n,len(style.pts),1)*(style.E@p)
     c = style.curve(p, np.clip(.3+.4*f(n,1),0,1)); x,y = c[...,0],c[...,1]
     q = .26*(hand[:,6:12]*.7+f(n,6)*.7)[:,:,None]
     x,y = (x+q[:,0]*x*y+q[:,1]*y*y+.5*q[:,2]*x*x, y+.5*q[:,3]*x*y+.5*q[:,4]*x*x+.8*q[:,5]*(y*y-.1))
-    x = x*np.exp(mix(1,.2,.12))[:,None]
-    x = x-y*(-.03+mix(2,.2,.09))[:,None]
+    x = x*np.exp(mix(1,.22,.12))[:,None]
+    x = x-y*(-.03+mix(2,.18,.09))[:,None]
     a = mix(3,.08,.08)[:,None]; x,y = x*np.cos(a)-y*np.sin(a),x*np.sin(a)+y*np.cos(a)
     return np.stack([x,y],-1)
 
@@ -144,7 +146,7 @@ def ink(c, r, soft=1.1):
     res[np.arange(len(c))[:,None,None],(oy[:,None]+i)[:,:,None],(ox[:,None]+i)[:,None,:]] = np.round(v*255)
     return res
 
-# %% ../../nbs/library/sketch_digits.ipynb #a6bfae2f
+# %% ../../nbs/library/sketch_digits.ipynb #c7eb4428
 CHUNK,WRITES = 100,5
 
 def draw_chunk(digit, chunk, seed=42):
@@ -167,7 +169,7 @@ def sketch_digits(labels, seed=42):
         out[i] = np.concatenate([draw_chunk(int(d),c,seed) for c in range(-(-len(i)//CHUNK))])[:len(i)]
     return out,labels
 
-# %% ../../nbs/library/sketch_digits.ipynb #fc1e9314
+# %% ../../nbs/library/sketch_digits.ipynb #b8a396ad
 COUNTS = {'train':[5923,6742,5958,6131,5842,5421,5918,6265,5851,5949], 'test':[980,1135,1032,1010,982,892,958,1028,974,1009]}
 
 def _plan(split, digits, seed=42, scale=1.):
