@@ -37,11 +37,10 @@ def make_venv():
     r = subprocess.run([base, '-m', 'venv', '--clear', VENV], capture_output=True, text=True)
     if r.returncode: sys.exit(f"Making {os.path.join(ROOT, VENV)} failed:\n{r.stdout}{r.stderr}")
 
-def say(line, last=['']):
-    "Show `line`: in place on a terminal, else as a line of its own whenever its first word changes"
+def say(line, last=[0.]):
+    "Show `line`: in place on a terminal, else as a line of its own now and then"
     if sys.stdout.isatty(): print('\r' + line[:100].ljust(100), end='', flush=True)
-    elif line.split()[:1] != last[0]: print(line, flush=True)
-    last[0] = line.split()[:1]
+    elif line.startswith('Installing') or time.time() - last[0] > 15: print(line, flush=True); last[0] = time.time()
 
 def install(extras):
     "`pip install -e .[extras]` with its talk in a log and one line of progress"

@@ -1,0 +1,32 @@
+"What the tests share: the checkout, the real data (skipped where absent), a browser (skipped where absent)."
+import os, shutil
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+def pytest_report_header(config):
+    return f"real data: {os.environ.get('COURSEKIT_REAL_DATA') or 'none (set COURSEKIT_REAL_DATA to check against it)'}"
+
+@pytest.fixture(scope='session')
+def root(): return ROOT
+
+@pytest.fixture(scope='session')
+def real_data():
+    "The folder of real data for checking"
+    d = os.environ.get('COURSEKIT_REAL_DATA')
+    if not d: pytest.skip('no real data: COURSEKIT_REAL_DATA is not set')
+    if not Path(d).is_dir(): pytest.fail(f'COURSEKIT_REAL_DATA={d} is not a folder')
+    return Path(d)
+
+@pytest.fixture(scope='session')
+def browser():
+    "A headless Chromium"
+    pw = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    exe = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    args = ['--no-sandbox'] if hasattr(os, 'geteuid') and os.geteuid()==0 else []
+    with pw.sync_playwright() as p:
+        try: b = p.chromium.launch(executable_path=exe, args=args)
+        except pw.Error as e: pytest.skip(f'no Chromium to start: {str(e).splitlines()[0]}')
+        yield b
+        b.close()
