@@ -4,7 +4,7 @@
 __all__ = ['Metric', 'class2attr_name', 'find_bs', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric',
            'Recorder', 'format_time', 'Learner', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/06_learner.ipynb #f6eda69e
+# %% ../nbs/06_learner.ipynb #20270118
 import math, os, tempfile, time, warnings
 from contextlib import contextmanager, ExitStack
 from functools import partial
@@ -16,7 +16,7 @@ from .optimizer import Optimizer, OptimWrapper, Adam
 from .callback.core import *
 from .callback.core import _inner, _cancels, _one
 
-# %% ../nbs/06_learner.ipynb #f40029a1
+# %% ../nbs/06_learner.ipynb #1b430c99
 defaults.lr = 1e-3
 _cancel_events = ('after_cancel_fit','after_cancel_epoch','after_cancel_train','after_cancel_validate','after_cancel_batch')
 
@@ -107,7 +107,7 @@ def mk_metric(m):
     if not callable(m): raise TypeError(f'A metric is a function of predictions and targets or a `Metric`, not {m!r}')
     return AvgMetric(m)
 
-# %% ../nbs/06_learner.ipynb #fe44cd1a
+# %% ../nbs/06_learner.ipynb #d1c93ec8
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
     order,_stateattrs = 50,('lrs','iters','values')
@@ -125,7 +125,7 @@ class Recorder(Callback):
 
     def before_fit(self):
         if self.only_validate: return
-        self.lrs,self.iters,self.values = [],[],[]
+        self.lrs,self.iters,self.values,self.hps = [],[],[],{}
         self.smooth_loss.reset()
         self.has_valid = self.learn.get_dl(1) is not None
         tn,vn = self._train_mets.attrgot('name'),self._valid_mets.attrgot('name') if self.has_valid else L()
@@ -196,7 +196,7 @@ def format_time(t):
     h,m,s = int(t)//3600,int(t)//60%60,int(t)%60
     return f'{h}:{m:02d}:{s:02d}' if h else f'{m:02d}:{s:02d}'
 
-# %% ../nbs/06_learner.ipynb #3fe58090
+# %% ../nbs/06_learner.ipynb #8addea69
 def _plain(x): # A semantic tensor as a plain one: looking up its type at every operation would be slow
     if type(x) is Tensor: return x
     return x.as_subclass(Tensor) if isinstance(x, Tensor) else apply(lambda t: t.as_subclass(Tensor), x)
@@ -269,7 +269,7 @@ class Learner:
         if not isinstance(cb, Callback): raise TypeError(f'A callback was expected, not {cb!r}')
         cb.learn = self
         setattr(self, cb.name, cb)
-        self.cbs.append(cb); self._calls = None
+        self.cbs,self._calls = self.cbs+L([cb]),None
         return self
     def remove_cb(self, cb):
         "Detach a callback, or all of a class"
@@ -428,7 +428,7 @@ class Learner:
         "Train all parameter groups"
         self.freeze_to(0)
 
-# %% ../nbs/06_learner.ipynb #11d899a5
+# %% ../nbs/06_learner.ipynb #e2f5bb80
 def _explain_batch(self, e):
     where = f'{"training" if self.training else "validation"}, epoch {self.epoch}, batch {self.iter}'
     if _is_oom(e):
@@ -450,7 +450,7 @@ def _loss_hint(f, pred, yb): # What is usually wrong
     if pred.shape!=y.shape and pred.numel()==y.numel(): return f'{msg} They hold equally many numbers in different shapes: use a loss that flattens, such as `MSELossFlat()`, or `targets.view_as(preds)`.'
     return msg
 
-# %% ../nbs/06_learner.ipynb #7996c6c9
+# %% ../nbs/06_learner.ipynb #1a372143
 @patch
 @contextmanager
 def no_logging(self:Learner):
@@ -499,6 +499,7 @@ def _in_order(dl): # A loader for all items of `dl`, in order
     if isinstance(dl, torch.utils.data.DataLoader):
         if isinstance(dl.sampler, torch.utils.data.SequentialSampler) and not dl.drop_last: return dl
         return torch.utils.data.DataLoader(dl.dataset, batch_size=dl.batch_size, num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory)
+    if not (getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)): return dl
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
 @patch
@@ -572,7 +573,7 @@ def show_training_loop(self:Learner):
         if s.startswith('Start'): indent += 2
         if not s.startswith('End'): [print(f"{' '*indent}- {e:15}: {self.ordered_cbs(e)}") for e in evs]
 
-# %% ../nbs/06_learner.ipynb #62fbeb7b
+# %% ../nbs/06_learner.ipynb #3e446051
 def join_path_file(file, path, ext=''):
     "`path/file.ext` as a `Path`; a `Path` or open file stays what it is"
     if not isinstance(file, str): return file
