@@ -7,14 +7,14 @@ __all__ = ['need', 'find_nbs', 'lessons', 'notebooks', 'source', 'code_cells', '
            'shown', 'stamp', 'why_stale', 'cores', 'kernel_env', 'run_nb', 'failure', 'static_output', 'write_page',
            'write_index', 'short', 'Ticker', 'table', 'links', 'course']
 
-# %% ../nbs/library/course.ipynb #e93e3c2e
+# %% ../nbs/library/course.ipynb #dfc678e9
 import hashlib, importlib, os, re, sys, tempfile, threading, time
 from copy import deepcopy
 from functools import partial
 from html import escape
 from pathlib import Path
 
-# %% ../nbs/library/course.ipynb #617d6cec
+# %% ../nbs/library/course.ipynb #50ae37e3
 def need(name:str): # The module
     "Import module `name`, or say which extra brings it. Raises `SystemExit`."
     try: return importlib.import_module(name)
@@ -39,7 +39,7 @@ def notebooks(nbs:Path): # Paths sorted by file name, as nbdev does: a module's 
     fs = [p for p in Path(nbs).rglob('*.ipynb') if not any(q.startswith(('.', '_')) for q in p.relative_to(nbs).parts)]
     return sorted(fs, key=lambda p: p.name)
 
-# %% ../nbs/library/course.ipynb #bbc830e9
+# %% ../nbs/library/course.ipynb #b9a7f737
 def source(cell): return ''.join(cell['source'])
 def code_cells(nb): return [c for c in nb['cells'] if c['cell_type']=='code' and source(c).strip()]
 def directive(cell, pat): return re.search(rf'^#\|\s*(?:{pat})\s*$', source(cell), re.M)
@@ -72,7 +72,7 @@ def why_stale(nb): # A sentence; '' if the outputs are those of the code
     if shown(nb) < s.get('outputs', 0):         return f"outputs missing: {shown(nb)} cells have some, {s['outputs']} had after the last run"
     return ''
 
-# %% ../nbs/library/course.ipynb #ebe471fa
+# %% ../nbs/library/course.ipynb #da082858
 def cores(): # At least 1
     "Count the cores that this process may use: affinity, then the container's quota"
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -120,10 +120,10 @@ def failure(e, cells, i, timeout):
     src = source(cells[i-1]).strip().splitlines()
     return f'code cell {i} of {len(cells)}: {what}\n' + '\n'.join(f'    {l}' for l in (src if len(src)<9 else [*src[:7], f'… {len(src)-7} more lines']))
 
-# %% ../nbs/library/course.ipynb #7fb5a15c
+# %% ../nbs/library/course.ipynb #1b1e39f4
 _page = """{% extends 'lab/index.html.j2' %}{% block html_head_js %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}{% block html_head_js_mathjax %}{% if resources.math %}{{ super() }}{% endif %}{% endblock %}
-{% block html_head_css %}<style>main{max-width:62rem;margin:auto} .jp-InputPrompt,.jp-OutputPrompt{display:none} .jp-RenderedHTMLCommon img{max-width:100%}</style>{% endblock %}"""
+{% block html_head_css %}<style>:root{--jp-content-font-size1:16px;--jp-code-font-size:14px} main{max-width:62rem;margin:auto} .jp-InputPrompt,.jp-OutputPrompt{display:none} .jp-RenderedHTMLCommon img{max-width:100%}</style>{% endblock %}"""
 _widget = 'application/vnd.jupyter.widget-view+json'
 
 def static_output(o):
@@ -137,7 +137,8 @@ def write_page(nb, # Executed notebook
               ):
     "Write `nb` as one self-contained HTML file"
     nb = need('nbformat').from_dict(deepcopy(nb)); need('nbconvert')
-    nb.cells = [c for c in nb.cells if not (c.cell_type=='code' and directive(c, 'hide') and not errors(c))]
+    plumbing = lambda c: c.cell_type=='code' and not errors(c) and (directive(c, 'hide') or re.fullmatch(r'#\| default_exp \S+', c.source.strip()))
+    nb.cells = [c for c in nb.cells if not plumbing(c)]
     for c in code_cells(nb): c.outputs = [static_output(o) for o in c.outputs]
     link = lambda i: need('nbformat.v4').new_markdown_cell(links, id=f'links{i}')
     if links: nb.cells = [link(0), *nb.cells, link(1)]
@@ -159,7 +160,7 @@ td,th{{padding:.3rem 1rem .3rem 0;text-align:left;vertical-align:top;border-bott
 
 def short(res, err): return f'FAILED in {err.splitlines()[0]}' if err else res
 
-# %% ../nbs/library/course.ipynb #458282aa
+# %% ../nbs/library/course.ipynb #b5c68530
 class Ticker:
     "One line that follows a run: rewritten every half second on a terminal; elsewhere a line at the start of each lesson"
     def __init__(self, out=None): self.out = out or sys.stdout; self.tty,self.text,self.stop = self.out.isatty(),'',threading.Event()
@@ -203,9 +204,10 @@ def course(nbs, dest=None, only=(), timeout:int=600, run=True): # 0 if every les
             write_page(nb, dest/f'{p.stem}.html', links(p, every))
             rows.append((p.stem, t, headline(nb), err))
     except KeyboardInterrupt: rows.append((p.stem, None, '', 'stopped by the keyboard'))
-    write_index(rows, dest)
+    new = {n for n,*_ in rows}; old = [(p.stem, None, 'from an earlier run', '') for p in every if p.stem not in new and (dest/f'{p.stem}.html').exists()]
+    write_index(sorted(rows+old), dest)
     for n,_,_,err in rows:
         if err: print(f'\nFAILED: {n}, {err}')
     secs = sum(t or 0 for _,t,*_ in rows)
-    print(f'\n{len(rows)} lessons in {secs//60:.0f} min {secs%60:.0f} s. Pages to read: {dest/"index.html"}\n\n{table(rows)}', flush=True)
+    print(f'\n{len(rows)} of {len(every)} lessons in {secs//60:.0f} min {secs%60:.0f} s. Pages to read: {dest/"index.html"}\n\n{table(rows)}', flush=True)
     return int(any(err for *_,err in rows))

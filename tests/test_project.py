@@ -120,6 +120,15 @@ def test_notebooks_show_no_errors():
            enumerate(course.code_cells(json.loads(p.read_text(encoding='utf-8'))), 1) if course.errors(c)]
     assert not bad
 
+def commented(md): return (ls := [l for l in md.splitlines() if l.strip()]) and len(ls) > 1 and all(re.match(r'#( |$)', l) for l in ls)
+
+def test_markdown_is_prose():
+    "No markdown cell is a block of Python comments, which would be shown as a pile of headings"
+    assert commented('# # Title\n#\n# Prose') and not commented('# Title\n\nProse') and not commented('# Title')
+    bad = [f'{p.relative_to(ROOT)}, {course.source(c)[:60]!r}' for p in course.notebooks(ROOT/'nbs')
+           for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='markdown' and commented(course.source(c))]
+    assert not bad, '\n'.join(bad)
+
 def test_readme_in_step(): assert (ROOT/'README.md').read_text(encoding='utf-8') == maintain.readme(ROOT), 'make readme'
 
 def test_readme_names_every_lesson():
