@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #c8b4a556
+# %% ../../nbs/03_sgd.ipynb #04a3476c
 import itertools, operator, os, pickle, random, sys, traceback
 from collections.abc import Mapping
 import torch.utils.data as tud
@@ -12,78 +12,95 @@ from ..core import *
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #2a52dc3e
-def _no_stack(samples, names, where): # The error for the first two samples that differ in shape
-    shapes = [tuple(np.shape(o)) for o in samples]
-    j = next((j for j,s in enumerate(shapes) if s!=shapes[0]), 0)
-    return ValueError(f"DataLoader: cannot stack items of unequal size into a batch: item {names[0]} has shape {shapes[0]}, item {names[j]} has shape "
-                      f"{shapes[j]}{where}. Bring all items to one size; for images add item_tfms=Resize(...)")
-
+# %% ../../nbs/03_sgd.ipynb #f4bd6ff6
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
-    "Turn a list of items into one batch of the same structure: tensors are stacked (subclasses stay what they are), numbers become a tensor, texts a list. Raises `ValueError` for unequal items, `TypeError` for items that cannot be stacked."
+    "Turn items into a batch of the same structure: tensors (and their subclasses) are stacked, numbers become a tensor, texts a list. Raises `ValueError` for unequal items, `TypeError` for unstackable ones."
     o,names = samples[0], range(len(samples)) if names is None else names
-    if isinstance(o, (Tensor, np.ndarray)):
-        if any(np.shape(s)!=o.shape for s in samples): raise _no_stack(samples, names, where)
-        return torch.stack(samples) if isinstance(o, Tensor) else tensor(np.stack(samples))
-    if isinstance(o, np.generic): return tensor(np.array(samples))
-    if isinstance(o, (bool, int, float, complex)): return torch.tensor(samples)
+    if isinstance(o, (Tensor, np.ndarray)): return _stack(samples, names, where)
+    if isinstance(o, np.generic):           return tensor(np.array(samples))
+    if isinstance(o, (bool, int, float)):   return torch.tensor(samples)
     if isinstance(o, (str, bytes)) or o is None: return list(samples)
-    if isinstance(o, Mapping): return {k: collate([s[k] for s in samples], names, f'{where} under {k!r}') for k in o}
+    if isinstance(o, Mapping): return {k: collate([s[k] for s in samples], names, f'{where}[{k!r}]') for k in o}
     if isinstance(o, (tuple, list, L)):
-        if bad := [j for j,s in enumerate(samples) if len(s)!=len(o)]:
-            raise ValueError(f"DataLoader: item {names[0]} has {len(o)} parts{where}, item {names[bad[0]]} has {len(samples[bad[0]])}; all items need the same parts")
-        parts = [collate(list(p), names, f'{where} in part {k}') for k,p in enumerate(zip(*samples))]
+        _same_parts(samples, names, where)
+        parts = [collate(p, names, f'{where}[{k}]') for k,p in enumerate(zip(*samples))]
         return type(o)(*parts) if hasattr(o, '_fields') else type(o)(parts)
-    raise TypeError(f"DataLoader: item {names[0]} holds a {type(o).__name__}{where}, which cannot be stacked into a batch. Make tensors of it in the data set or with a transform "
-                    "(images: item_tfms=ToTensor), or pass your own create_batch")
+    raise TypeError(f"DataLoader: item {names[0]}{where} is a {type(o).__name__}, which cannot be stacked into a batch. "
+                    "Make tensors of it in the data set or with a transform (images: item_tfms=ToTensor), or pass your own create_batch")
 
-fa_collate = collate
+fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #6bf5b606
-_hooks = 'after_item', 'before_batch', 'after_batch', 'before_iter', 'after_iter', 'create_item', 'create_batch', 'get_idxs', 'shuffle_fn', 'wif'
+# %% ../../nbs/03_sgd.ipynb #ab69475c
+def _stack(samples, names, where):
+    shapes = [tuple(np.shape(s)) for s in samples]
+    for name,shape in zip(names, shapes):
+        if shape!=shapes[0]: raise ValueError(
+            f"DataLoader: cannot stack items of unequal size: item {names[0]}{where} has shape {shapes[0]}, item {name}{where} has shape {shape}. "
+            "Bring all items to one size; for images add item_tfms=Resize(...)")
+    return torch.stack(list(samples)) if isinstance(samples[0], Tensor) else tensor(np.stack(samples))
 
+def _same_parts(samples, names, where):
+    for name,s in zip(names, samples):
+        if len(s)!=len(samples[0]): raise ValueError(
+            f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, item {name}{where} has {len(s)}")
+
+# %% ../../nbs/03_sgd.ipynb #34bc9790
 class DataLoader:
-    "Hand out the items of a data set in batches, in order or shuffled, on a device. Subclasses may override every method named in `_hooks`."
+    "Hand out the items of a data set in batches, in order or shuffled, on a device. Raises `ValueError` for a batch size below 1 and for orders that the data cannot be read in."
     def __init__(self, dataset, # Anything with `len` and `[i]` (list, tensor, `Datasets`…), or an iterable
                  bs=64, # Items per batch
                  shuffle=False, # A new random order in each epoch?
                  num_workers=None, # Processes that prepare batches; 0: this one; None: decide by device
                  drop_last=False, # Leave out a last batch that is smaller than `bs`?
                  device=None, # Where batches are put; None: where the items are
-                 after_item=None, before_batch=None, after_batch=None, # Functions of an item, of a list of items, of a finished batch (on `device`)
-                 sampler=None, # Indices to visit, in this order: a list or anything that can be iterated anew in each epoch
-                 seed=None, # Makes the order independent of everything else; None: each epoch asks Python's `random` for one number
-                 generator=None, # A `torch.Generator` to ask for that number instead
+                 after_item=None, # Function of an item (in the worker process)
+                 before_batch=None, # Function of a list of items (in the worker process)
+                 after_batch=None, # Function of a finished batch (in this process, on `device`)
+                 sampler=None, # Indices to visit: a list, or anything that can be iterated anew in each epoch
+                 seed=None, # Makes the order independent of all else; None: each epoch draws one number from Python's `random`
+                 generator=None, # A `torch.Generator` to draw that number from instead
                  pin_memory=None, # Page-locked batches, which copy faster to a graphics card; None: with workers and `cuda`
                  timeout=0, # Seconds after which a silent worker is an error; 0: wait
-                 persistent_workers=None, # Keep workers from epoch to epoch? None: only where starting them is slow (no `fork`)
+                 persistent_workers=None, # Keep workers from epoch to epoch? None: only where starting them is slow
                  batch_size=None, # The same as `bs`
-                 **hooks): # Functions that replace other methods: `create_batch`, `get_idxs`, `before_iter`, `wif`…
+                 **hooks): # Functions that replace other methods, for example `create_batch` or `get_idxs`
         bs = bs if batch_size is None else batch_size
         if not isinstance(bs, (int, np.integer)) or bs<1: raise ValueError(f"DataLoader: bs must be a whole number of at least 1, got {bs!r}")
-        if bad := set(hooks)-set(_hooks): raise TypeError(f"DataLoader: unknown argument {sorted(bad)[0]!r}; hooks are {', '.join(_hooks)}")
-        self.dataset,self.bs,self.shuffle,self.drop_last,self.sampler = dataset,int(bs),shuffle,drop_last,sampler
+        if bad := sorted(set(hooks)-set(_hooks)): raise TypeError(f"DataLoader: unknown argument {bad[0]!r}; there are the hooks {', '.join(_hooks)}")
+        self.dataset,self.bs,self.shuffle,self.drop_last,self.sampler,self.seed,self.generator = dataset,int(bs),shuffle,drop_last,sampler,seed,generator
         self.num_workers,self.pin_memory,self.timeout,self.persistent_workers = num_workers,pin_memory,timeout,persistent_workers
-        self.seed,self.generator,self.epoch_seed = seed,generator,None
         self._rng = None if seed is None else random.Random(seed)
-        self.to(device)
-        hooks.update(after_item=after_item, before_batch=before_batch, after_batch=after_batch)
-        for nm,f in hooks.items():
+        for nm,f in (hooks | dict(after_item=after_item, before_batch=before_batch, after_batch=after_batch)).items():
             if f is not None: setattr(self, nm, f)
-        if not self.indexed and (shuffle or sampler is not None): raise ValueError(f"DataLoader: a {type(dataset).__name__} can only be read from start to end, so there is nothing to shuffle or sample; pass list(...) of it")
-        if not self.indexed and num_workers: raise ValueError(f"DataLoader: a {type(dataset).__name__} can only be read from start to end, by one process; use num_workers=0 or pass list(...) of it")
+        self.to(device)
+        if not self.indexed and (shuffle or sampler is not None or num_workers): raise ValueError(
+            f"DataLoader: a {type(dataset).__name__} can only be read from start to end by one process, without shuffle, sampler or num_workers; or pass list(...) of it")
 
-# %% ../../nbs/03_sgd.ipynb #4ede9cbd
-@patch(as_prop=True)
-def indexed(self:DataLoader):
-    "Can items be asked for by number?"
-    return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
+    def after_item(self, x):   return x
+    def before_batch(self, b): return b
+    def after_batch(self, b):  return b
+    def before_iter(self):     pass                                   # at the start of an epoch
+    def after_iter(self):      pass                                   # at its end
+    def wif(self):             pass                                   # at the start of a worker process
+    def create_item(self, i):  return self.dataset[i] if self.indexed else next(self.it)
+    def create_batch(self, b): return collate(b, self.idxs)
 
+    def to(self, device): # A `torch.device`, its name, or None to leave batches where the items are
+        "Put batches on `device` from now on; returns the loader."
+        self.device = None if device is None else torch.device(device)
+        return self
+
+    @property
+    def indexed(self): return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
+
+_hooks = 'after_item','before_batch','after_batch','before_iter','after_iter','create_item','create_batch','get_idxs','shuffle_fn','wif'
+
+# %% ../../nbs/03_sgd.ipynb #3f772818
 @patch(as_prop=True)
 def n(self:DataLoader):
-    "Items per epoch, or `None` where the data set does not know."
+    "Items per epoch, or `None` where the data set does not know"
     o = self.dataset if self.sampler is None else self.sampler
     return len(o) if hasattr(o, '__len__') else None
 
@@ -93,45 +110,26 @@ def __len__(self:DataLoader):
     return self.n//self.bs if self.drop_last else -(-self.n//self.bs)
 
 @patch
-def __repr__(self:DataLoader): return f"{type(self).__name__}({self.n} items of a {type(self.dataset).__name__}, bs={self.bs}, shuffle={self.shuffle}, device={self.device})"
-
-@patch
-def to(self:DataLoader, device): # `torch.device`, its name, or None to leave batches where the items are
-    "Put batches on `device` from now on; returns the `DataLoader`."
-    self.device = None if device is None else torch.device(device)
-    return self
-
-@patch
-def new(self:DataLoader, dataset=None, # Default: the same
-        cls=None, # Class of the new one; default: the same
-        **kwargs): # Settings that differ, for example `shuffle=False`
-    "A `DataLoader` like this one, for other data or with other settings."
-    names = 'bs shuffle num_workers drop_last device seed generator pin_memory timeout persistent_workers'.split()
-    old = {nm: getattr(self, nm) for nm in names} | {nm: self.__dict__[nm] for nm in _hooks if nm in self.__dict__}
-    if dataset is None: old['sampler'] = self.sampler
-    if 'batch_size' in kwargs: del old['bs']
-    return (cls or type(self))(self.dataset if dataset is None else dataset, **old | kwargs)
-
-# %% ../../nbs/03_sgd.ipynb #000f699f
-@patch
-def shuffle_fn(self:DataLoader, idxs): # Indices in order: a range, list or tensor
-    "A random order of `idxs` that depends only on `epoch_seed`."
-    p = torch.randperm(len(idxs), generator=torch.Generator().manual_seed(self.epoch_seed))
-    return p if idxs==range(len(idxs)) else [idxs[i] for i in p.tolist()]
-
-@patch
 def get_idxs(self:DataLoader):
-    "The indices of one epoch in the order of reading."
+    "The indices of one epoch, in the order of reading"
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
+# %% ../../nbs/03_sgd.ipynb #b116206d
 @patch
-def _start_epoch(self:DataLoader): # One random number, from which all of the epoch's randomness follows
+def shuffle_fn(self:DataLoader, idxs): # Indices in order
+    "A random order of `idxs` that depends on `epoch_seed` alone"
+    p = torch.randperm(len(idxs), generator=torch.Generator().manual_seed(self.epoch_seed))
+    return p if isinstance(idxs, range) else [idxs[i] for i in p.tolist()]
+
+@patch
+def _start_epoch(self:DataLoader):
     if   self._rng is not None:      self.epoch_seed = self._rng.getrandbits(62)
     elif self.generator is not None: self.epoch_seed = torch.randint(2**62, (), generator=self.generator).item()
     else:                            self.epoch_seed = random.getrandbits(62)
     if self.n==0: raise ValueError("DataLoader: the data set is empty. Check the folder, get_items and the splitter that made it")
-    if self.n is not None and len(self)==0: raise ValueError(f"DataLoader: {self.n} items do not fill a batch of {self.bs}, and drop_last=True drops the rest; choose a smaller bs or drop_last=False")
+    if self.n is not None and len(self)==0: raise ValueError(
+        f"DataLoader: {self.n} items do not fill a batch of {self.bs}, and drop_last=True drops what is left; choose a smaller bs, or drop_last=False")
 
 @patch
 def _chunks(self:DataLoader, idxs): # `bs` indices at a time
@@ -139,84 +137,81 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #d66f1605
-for _nm in 'after_item','before_batch','after_batch': setattr(DataLoader, _nm, lambda self, x: x)
-for _nm in 'before_iter','after_iter','wif':          setattr(DataLoader, _nm, lambda self: None)
-
+# %% ../../nbs/03_sgd.ipynb #02ec0749
 @patch
-def create_item(self:DataLoader, i): # Index; an iterable ignores it
-    "Fetch one item."
-    return self.dataset[i] if self.indexed else next(self.it)
-
-@patch
-def create_batch(self:DataLoader, samples): # List of items
-    "Turn items into a batch."
-    return collate(samples, self.idxs)
-
-@patch
-def _do_item(self:DataLoader, i): # Fetch and transform one item; name it if that fails
+def _do_item(self:DataLoader, i):
     x = None
     try:
         x = self.create_item(i)
         return self.after_item(x)
     except Exception as e:
         if isinstance(e, StopIteration) and not self.indexed: raise
-        try: what = getattr(self.dataset, 'items', None)[i] if x is None else x
-        except Exception: what = None
-        what = f" ({type(what).__name__} of shape {tuple(what.shape)})" if hasattr(what, 'shape') else f" ({str(what)[:200]})" if what is not None else ''
-        raise RuntimeError(f"DataLoader: item {i}{what} failed with {type(e).__name__}: {e}") from e
+        raise RuntimeError(f"DataLoader: item {i}{_describe(self.dataset, i, x)} failed with {type(e).__name__}: {e}") from e
 
 @patch
-def _do_batch(self:DataLoader, idxs): # A finished batch, still on the CPU
+def _do_batch(self:DataLoader, idxs):
     self.idxs = idxs.tolist() if isinstance(idxs, Tensor) else idxs
     return self.create_batch(self.before_batch([self._do_item(i) for i in self.idxs]))
 
-# %% ../../nbs/03_sgd.ipynb #d8760986
+def _describe(ds, i, x): # What an error says about an item
+    try:
+        if x is None: x = ds.items[i]
+        return f" ({type(x).__name__} of shape {tuple(x.shape)})" if hasattr(x, 'shape') else f" ({str(x)[:200]})"
+    except Exception: return ''
+
+# %% ../../nbs/03_sgd.ipynb #3d3d80e4
 @patch
-def _read(self:DataLoader): # Batches of an iterable
-    self.it = iter(self.dataset)
-    for k in itertools.count():
-        self.idxs,samples = range(k*self.bs, (k+1)*self.bs),[]
-        for i in self.idxs:
-            try: samples.append(self._do_item(i))
-            except StopIteration: break
-        if not samples and k==0: raise ValueError(f"DataLoader: the {type(self.dataset).__name__} gave no items. A generator is used up after one epoch: pass a list, or an object whose __iter__ starts over")
-        if samples and (len(samples)==self.bs or not self.drop_last): yield self.create_batch(self.before_batch(samples))
-        if len(samples)<self.bs: return
+def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
+    n,windows = len(cols[0]), self._plain('after_batch') and not any(c.is_inference() for c in cols)
+    if not isinstance(idxs, range): idxs = _checked(idxs, n).to(cols[0].device)
+    for i in self._chunks(idxs):
+        if not isinstance(i, range): b = tuple(c.index_select(0, i.to(c.device)) for c in cols)
+        else:
+            b = tuple(c[i.start:i.stop] for c in cols)
+            if not windows: b = tuple(c.clone() for c in b)
+        versions = [c._version for c in cols] if windows else None
+        yield b[0] if single else b
+        if windows and versions!=[c._version for c in cols]: raise RuntimeError(
+            "DataLoader: the data set changed while a batch of it was in use. Batches of tensor data are windows onto it, so an in-place change "
+            "of a batch (xb.mul_(2), xb[0] = 0) changes the data: use xb = xb*2 or xb = xb.clone(), or do it in after_batch")
+
+def _checked(idxs, n): # Indices as a tensor of numbers in 0…n-1
+    idxs = torch.as_tensor(idxs, dtype=torch.long)
+    if len(idxs) and not -n<=idxs.min()<=idxs.max()<n: raise IndexError(f"DataLoader: asked for items {idxs.min()} to {idxs.max()} of a data set that has {n}")
+    return torch.where(idxs<0, idxs+n, idxs)
+
+# %% ../../nbs/03_sgd.ipynb #e4386a71
+@patch
+def _plain(self:DataLoader, nm): # Is this method as it was, or replaced by something that does nothing?
+    f = self.__dict__.get(nm)
+    return getattr(type(self), nm) is getattr(DataLoader, nm) if f is None else f is noop or not getattr(f, 'fs', True)
 
 @patch
-def __iter__(self:DataLoader):
-    self._start_epoch()
-    self.before_iter()
-    if not self.indexed: batches = self._read()
-    elif (cut := self._table()) is not None: batches = cut(self.get_idxs())
-    elif self._n_workers(): batches = self._ask_workers(self._chunks(self.get_idxs()))
-    else: batches = map(self._do_batch, self._chunks(self.get_idxs()))
-    for b in batches: yield self.after_batch(b if self.device is None else to_device(b, self.device, non_blocking=self.device.type=='cuda'))
-    self.after_iter()
+def _table(self:DataLoader): # (columns, is there only one?), or None where items must be fetched one by one
+    ds = self.dataset
+    if not all(map(self._plain, ('after_item','before_batch','create_item','create_batch'))): return None
+    if isinstance(ds, Tensor): return (ds,),True
+    if isinstance(ds, TensorDataset) and type(ds).__getitem__ is TensorDataset.__getitem__: return ds.tensors,False
+    if isinstance(ds, L): ds = ds.items
+    if not isinstance(ds, list) or not ds: return None
+    if not hasattr(self, '_rows') or not self._rows.current(ds): self._rows = _Gathered(ds)
+    return self._rows.cols and (self._rows.cols, self._rows.single)
 
-@patch
-def one_batch(self:DataLoader):
-    "The first batch of a new epoch, made in this process."
-    old,self.num_workers = self.num_workers,0
-    try: return next(iter(self))
-    finally: self.num_workers = old
-
-# %% ../../nbs/03_sgd.ipynb #a072d1ce
-def _column(items): # Same-shaped tensors, or numbers, as one tensor: (tensor, is it a copy?); None where they differ
-    o,tp = items[0],type(items[0])
-    if tp in (bool, int, float): return (torch.tensor(items), False) if all(type(x) is tp for x in items) else None
-    if not isinstance(o, Tensor) or o.layout!=torch.strided: return None
-    key = lambda x: (type(x), x.shape, x.dtype, x.device, x.requires_grad)
-    if o.requires_grad or any(not isinstance(x, Tensor) or key(x)!=key(o) for x in items): return None
+# %% ../../nbs/03_sgd.ipynb #ae186f0e
+def _column(items): # Equal tensors, or numbers, as one tensor, and whether it is a copy; None where that cannot be
+    o,n = items[0],len(items)
+    if type(o) in (bool, int, float): return (torch.tensor(items),False) if all(type(x) is type(o) for x in items) else None
+    key = lambda x: (type(x), x.shape, x.dtype, x.device, x.layout, x.requires_grad)
+    if not isinstance(o, Tensor) or o.layout!=torch.strided or o.requires_grad: return None
+    if not all(isinstance(x, Tensor) and key(x)==key(o) for x in items): return None
     offs = [x.storage_offset() for x in items]
-    step = offs[1]-offs[0] if len(items)>1 else 0
-    ptr,stride = o.untyped_storage().data_ptr(),o.stride()                 # rows of one big tensor need no copy
-    if step>=0 and offs==list(range(offs[0], offs[0]+step*len(items), step)) if step else len(set(offs))==1:
-        if all(x.untyped_storage().data_ptr()==ptr and x.stride()==stride for x in items): return o.as_strided((len(items),*o.shape), (step,*stride), offs[0]), False
-    return (torch.stack(items), True) if o.numel()*o.element_size()*len(items) <= 2**30 else None
+    gap  = offs[1]-offs[0] if n>1 else 0
+    if gap>=0 and offs==[offs[0]+gap*i for i in range(n)]:            # evenly spaced, and perhaps in one piece of memory
+        where = lambda x: (x.untyped_storage().data_ptr(), x.stride())
+        if all(where(x)==where(o) for x in items): return o.as_strided((n,*o.shape), (gap,*o.stride()), offs[0]),False
+    return (torch.stack(items),True) if n*o.numel()*o.element_size()<=2**30 else None
 
-class _Gathered: # The columns of a list of tensors, or of tuples of them, as long as the list does not change
+class _Gathered: # The columns of a list of tensors, or of tuples with tensors in them
     def __init__(self, items):
         self.items,self.cols,self.single = list(items),None,isinstance(items[0], Tensor)
         if not self.single and not (type(items[0]) is tuple and any(isinstance(o, Tensor) for o in items[0])): return
@@ -225,112 +220,128 @@ class _Gathered: # The columns of a list of tensors, or of tuples of them, as lo
         if any(c is None for c in cols): return
         self.copied = [j for j,c in enumerate(cols) if c[1]]
         self.cols,self.version = tuple(c[0] for c in cols),self.versions()
-    def versions(self): # Changes whenever an item that was copied is changed in place
+    def versions(self): # Grows whenever an item that was copied is changed in place
         return sum(t._version for j in self.copied for t in (self.items if self.single else map(operator.itemgetter(j), self.items)) if not t.is_inference())
-    def current(self, items):
-        return len(items)==len(self.items) and all(map(operator.is_, items, self.items)) and (self.cols is None or not self.copied or self.versions()==self.version)
+    def current(self, items): # Is the list still the one that was gathered?
+        same = len(items)==len(self.items) and all(map(operator.is_, items, self.items))
+        return same and (self.cols is None or self.versions()==self.version)
+
+# %% ../../nbs/03_sgd.ipynb #cf5e16fd
+@patch
+def __iter__(self:DataLoader):
+    self._start_epoch()
+    self.before_iter()
+    table = self._table() if self.indexed else None
+    if not self.indexed:      batches = self._read()
+    elif table is not None:   batches = self._cut(*table, self.get_idxs())
+    elif self._n_workers()>0: batches = self._ask_workers(self.get_idxs())
+    else:                     batches = map(self._do_batch, self._chunks(self.get_idxs()))
+    for b in batches: yield self.after_batch(b if self.device is None else to_device(b, self.device, non_blocking=self.device.type=='cuda'))
+    self.after_iter()
 
 @patch
-def _table(self:DataLoader): # A function from indices to batches, where the data set lies in tensors and no hook wants single items; else None
-    def plain(nm):
-        f = self.__dict__.get(nm)
-        return getattr(type(self), nm) is getattr(DataLoader, nm) if f is None else f is noop or not getattr(f, 'fs', True)
-    ds = self.dataset
-    if not all(map(plain, ('after_item','before_batch','create_item','create_batch'))): return None
-    if isinstance(ds, Tensor) and ds.layout==torch.strided: cols,single = (ds,),True
-    elif isinstance(ds, TensorDataset) and type(ds).__getitem__ is TensorDataset.__getitem__: cols,single = ds.tensors,False
-    elif isinstance(ds, (list, L)) and len(ds):
-        items = ds.items if isinstance(ds, L) else ds
-        if not isinstance(items, list): return None
-        if self.__dict__.get('_rows') is None or not self._rows.current(items): self._rows = _Gathered(items)
-        cols,single = self._rows.cols,self._rows.single
-    else: return None
-    return cols and (lambda idxs: self._cut(cols, single, idxs))
+def _n_workers(self:DataLoader): # As asked for; else the CPU trains in this process, a graphics card is fed by up to eight
+    if self.num_workers is not None: return self.num_workers
+    return min(8, len(os.sched_getaffinity(0))) if _fork and self.device is not None and self.device.type=='cuda' else 0
+
+_fork = sys.platform.startswith('linux')                              # new processes inherit our memory: quick, and nothing to pickle
 
 @patch
-def _cut(self:DataLoader, cols, single, idxs): # Batches out of whole columns
-    n = len(cols[0])
-    if not isinstance(idxs, range):
-        idxs = torch.as_tensor(idxs, dtype=torch.long)
-        if len(idxs) and not -n<=idxs.min()<=idxs.max()<n: raise IndexError(f"DataLoader: the sampler asks for items {idxs.min()} to {idxs.max()} of a data set with {n}")
-        if self.sampler is not None: idxs = torch.where(idxs<0, idxs+n, idxs)
-        idxs = idxs.to(cols[0].device)
-    elif idxs.step!=1 or idxs.start<0: return (yield from self._cut(cols, single, list(idxs)))
-    moved = self.device is not None and cols[0].device.type!=self.device.type
-    for i in self._chunks(idxs):
-        if isinstance(i, range): b = tuple(c[i.start:i.stop] if moved else c[i.start:i.stop].clone() for c in cols)   # a slice is a window on the data: whoever writes on it changes the data
-        else:                    b = tuple(c.index_select(0, i.to(c.device)) for c in cols)
-        yield b[0] if single else b
+def one_batch(self:DataLoader):
+    "The first batch of a new epoch, made in this process"
+    old,self.num_workers = self.num_workers,0
+    try: return apply(lambda t: t.clone(), next(iter(self)))
+    finally: self.num_workers = old
 
-# %% ../../nbs/03_sgd.ipynb #98ce67ac
-class _Failure: # An exception that travels from a worker to the main process with its cause and traceback
-    def __init__(self, e):
-        self.e,self.cause,self.text = self.portable(e),self.portable(e.__cause__),''.join(traceback.format_exception(type(e), e, e.__traceback__))
-    @staticmethod
-    def portable(e):
-        try: return pickle.loads(pickle.dumps(e))
-        except Exception: return RuntimeError(f'{type(e).__name__}: {e}')
-    def throw(self):
-        remote = RuntimeError(f'(in a worker process)\n{self.text}')
-        if self.cause is None: raise self.e from remote
-        self.cause.__cause__ = remote
-        raise self.e from self.cause
+# %% ../../nbs/03_sgd.ipynb #9dca6a7a
+@patch
+def _read(self:DataLoader): # Batches of an iterable
+    self.it,size = iter(self.dataset),self.bs
+    for k in itertools.count():
+        self.idxs,samples = range(k*size, (k+1)*size),[]
+        for i in self.idxs:
+            try: samples.append(self._do_item(i))
+            except StopIteration: break
+        if not samples and k==0: raise ValueError(f"DataLoader: the {type(self.dataset).__name__} gave no items. "
+            "A generator is used up after one epoch: pass a list, or an object whose __iter__ starts over")
+        if samples and (len(samples)==size or not self.drop_last): yield self.create_batch(self.before_batch(samples))
+        if len(samples)<size: return
 
+# %% ../../nbs/03_sgd.ipynb #049ca5c3
+@patch
+def new(self:DataLoader, dataset=None, # Default: the same
+        cls=None, # Class of the new loader; default: the same
+        **kwargs): # Settings that differ, for example `shuffle=False`
+    "A `DataLoader` like this one, for other data or with other settings"
+    names = 'bs shuffle num_workers drop_last device seed generator pin_memory timeout persistent_workers'.split()
+    old = {nm: getattr(self, nm) for nm in names} | {nm: self.__dict__[nm] for nm in _hooks if nm in self.__dict__}
+    if dataset is None: dataset,old['sampler'] = self.dataset,self.sampler
+    return (cls or type(self))(dataset, **(old | kwargs))
+
+@patch
+def __repr__(self:DataLoader):
+    return f"{type(self).__name__}({self.n} items of a {type(self.dataset).__name__}, bs={self.bs}, shuffle={self.shuffle}, device={self.device})"
+
+@patch
+def __getstate__(self:DataLoader): # What is pickled: no processes, no gathered data
+    return {k:v for k,v in self.__dict__.items() if k not in ('_pool','_rows','it')}
+
+# %% ../../nbs/03_sgd.ipynb #c5f45452
 class _Worker: # What a worker process holds: from (seed, indices) to a batch
     def __init__(self, dl): self.dl = dl
+    def start(self, _): self.dl.wif()
     def __getitem__(self, work):
         seed,idxs = work
         random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed)
         try: return self.dl._do_batch(idxs)
         except Exception as e: return _Failure(e)
-    def start(self, _): self.dl.wif()
 
-class _Work: # The work list of one epoch; torch iterates over it anew for each
+class _Failure: # An exception on its way from a worker to this process, with its cause and its traceback
+    def __init__(self, e):
+        self.e,self.text = self.portable(e),''.join(traceback.format_exception(type(e), e, e.__traceback__))
+        self.cause = None if e.__cause__ is None else self.portable(e.__cause__)
+    @staticmethod
+    def portable(e):
+        try: return pickle.loads(pickle.dumps(e))
+        except Exception: return RuntimeError(f'{type(e).__name__}: {e}')
+    def throw(self):
+        (self.cause or self.e).__cause__ = RuntimeError(f'(in a worker process)\n{self.text}')
+        raise self.e from (self.cause or self.e.__cause__)
+
+class _Work: # The work list of an epoch; torch reads it anew in each
     todo = ()
     def __iter__(self): return iter(self.todo)
 
-_fork = sys.platform.startswith('linux')
-
-# %% ../../nbs/03_sgd.ipynb #6b66fb07
+# %% ../../nbs/03_sgd.ipynb #36e3f057
 @patch
-def __getstate__(self:DataLoader): # What goes to workers and into pickles: no processes, no gathered data
-    return {k:v for k,v in self.__dict__.items() if k not in ('_pool','_rows','it')}
-
-@patch
-def _n_workers(self:DataLoader):
-    if self.num_workers is not None: return self.num_workers
-    return min(8, len(os.sched_getaffinity(0))) if _fork and self.device is not None and self.device.type=='cuda' else 0
+def _make_pool(self:DataLoader, keep): # torch's loader with our workers, and its work list
+    work,worker = _Work(),_Worker(object.__new__(type(self)))
+    worker.dl.__dict__.update(DataLoader.__getstate__(self))          # a copy, so that nothing holds the pool but the loop that uses it
+    pin = self.device is not None and self.device.type=='cuda' if self.pin_memory is None else self.pin_memory
+    return work,tud.DataLoader(worker, batch_size=None, sampler=work, num_workers=self._n_workers(), collate_fn=noop, pin_memory=pin, timeout=self.timeout,
+        worker_init_fn=worker.start, persistent_workers=keep, generator=torch.Generator(), multiprocessing_context='fork' if _fork else None)
 
 @patch
-def _make_pool(self:DataLoader, keep): # (torch's DataLoader with our workers, its work list)
-    work,n,pin = _Work(),self._n_workers(),self.pin_memory
-    if pin is None: pin = self.device is not None and self.device.type=='cuda'
-    worker = _Worker(self.__class__.__new__(self.__class__)); worker.dl.__dict__.update(self.__getstate__())
-    return tud.DataLoader(worker, batch_size=None, sampler=work, num_workers=n, collate_fn=noop, pin_memory=pin, timeout=self.timeout, worker_init_fn=worker.start,
-                          persistent_workers=keep, generator=torch.Generator(), multiprocessing_context='fork' if _fork else None), work
-
-@patch
-def _ask_workers(self:DataLoader, chunks): # Batches made by worker processes, in order
+def _ask_workers(self:DataLoader, idxs): # Batches made by worker processes, in order
     keep = not _fork if self.persistent_workers is None else self.persistent_workers
-    key  = (self.num_workers, self.pin_memory, self.timeout, self.dataset, *(self.__dict__.get(nm) for nm in _hooks))
-    pool = self.__dict__.pop('_pool', None) if keep else None                # popped: a second loop inside the first gets workers of its own
-    if pool is None or any(a is not b for a,b in zip(pool[0], key)): pool = (key, *self._make_pool(keep))
-    _,loader,work = pool
-    work.todo = [((self.epoch_seed + k*0x9E3779B97F4A7C15) % 2**63, i.tolist() if isinstance(i, Tensor) else i) for k,i in enumerate(chunks)]
+    key  = [self.num_workers, self.pin_memory, self.timeout, self.dataset, *map(self.__dict__.get, _hooks)]
+    pool = self.__dict__.pop('_pool', None)                           # taken out: a loop inside this loop gets workers of its own
+    if pool is None or not all(map(operator.is_, pool[0], key)): pool = key,*self._make_pool(keep)
+    _,work,loader = pool
+    work.todo = [((self.epoch_seed + k*0x9E3779B97F4A7C15) % 2**63, c.tolist() if isinstance(c, Tensor) else c) for k,c in enumerate(self._chunks(idxs))]
     it = None
     try:
         it = iter(loader)
         for b in it:
             if isinstance(b, _Failure): b.throw()
             yield b
-    except (pickle.PicklingError, AttributeError) as e:
-        if it is not None: raise
-        raise RuntimeError(f"DataLoader: cannot send the data set or its transforms to a worker process ({e}). Use num_workers=0, or define them in a module instead of a notebook and without lambda") from e
-    except RuntimeError as e:
-        if not str(e).startswith('DataLoader worker') and 'DataLoader timed out' not in str(e): raise
+    except Exception as e:
+        if it is None: raise RuntimeError(f"DataLoader: cannot start worker processes ({type(e).__name__}: {e}). "
+            "Use num_workers=0; or define data set and transforms in a module, not in a notebook, and without lambda") from e
+        if not str(e).startswith(('DataLoader worker','DataLoader timed out')): raise
         keep = False
-        raise RuntimeError(f"DataLoader: a worker process died or hangs ({e}). Usually memory ran out, because each of the {loader.num_workers} workers holds batches of {self.bs} items, or a library crashed. "
-                           "Use num_workers=0 to see the error itself; if that runs, try fewer workers or a smaller bs") from e
+        raise RuntimeError(f"DataLoader: a worker process died or hangs ({e}) Usually memory ran out, because each of the {loader.num_workers} workers holds batches of "
+            f"{self.bs} items, or a library crashed. Use num_workers=0 to see the error itself; if that runs, try fewer workers or a smaller bs") from e
     finally:
         if keep and it is not None: self._pool = pool
         elif it is not None: it._shutdown_workers()
