@@ -177,6 +177,12 @@ def test_digest_mismatch_after_resume_starts_over(server, monkeypatch):
     (a/'.set.tgz.part').write_bytes(old); cache.write_stamp(a/'.set.tgz.part', url=url, total=len(GOOD), tag='')
     assert is_good(untar_data(url)) and [o[0] for o in item.requests]==['bytes=100000-',None]
 
+def test_digest_mismatch_in_pieces_ends(server, home, monkeypatch):
+    "Wrong, and resumed each time: one fresh start, then the error"
+    url,item = server.put('/set.tgz', GOOD, 'cut:100000'); monkeypatch.setitem(CHECKS, url, (len(GOOD),'0'*32))
+    with pytest.raises(WrongFileError, match='MD5'): untar_data(url)
+    assert item.sent==2*len(GOOD); no_trace(home)
+
 def test_wrong_size_is_seen_before_the_download(server, home, monkeypatch):
     url,item = server.put('/set.tgz', GOOD, 'slow:5')
     monkeypatch.setitem(CHECKS, url, (len(GOOD)+1,'0'*32))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAUSE', 'DownloadError', 'NoNetworkError', 'WrongFileError', 'file_check', 'wrong_with', 'download_url']
 
-# %% ../../nbs/library/download.ipynb #2f90a08b
+# %% ../../nbs/library/download.ipynb #617032ea
 import errno,hashlib,http.client,os,re,shutil,socket,ssl,sys,time
 from pathlib import Path
 from urllib.error import HTTPError,URLError
@@ -14,7 +14,7 @@ from urllib.request import Request,urlopen
 from .cache import *
 from .archive import archive_kind
 
-# %% ../../nbs/library/download.ipynb #b590e97a
+# %% ../../nbs/library/download.ipynb #4204ffbe
 class DownloadError(DataError):
     "A file could not be downloaded."
 
@@ -27,7 +27,7 @@ class WrongFileError(DownloadError):
 class _Broken(Exception):
     "The answer ended early: worth another try"
 
-# %% ../../nbs/library/download.ipynb #f367aa01
+# %% ../../nbs/library/download.ipynb #5ed646f3
 def _md5(fname, n=None):
     h = hashlib.md5(usedforsecurity=False)
     with open(fname,'rb') as f:
@@ -52,7 +52,7 @@ def wrong_with(fname, # A file
         if (got := _md5(fname, limit))!=want: return f"its MD5 digest{' (first MiB)' if limit else ''} is {got} and should be {want}"
     return ''
 
-# %% ../../nbs/library/download.ipynb #9650bc51
+# %% ../../nbs/library/download.ipynb #5252d01c
 def _sniff(head, url, ctype):
     "Raise `WrongFileError` if the first bytes cannot be those of an archive that `url` names"
     if archive_kind(head) or not re.search(r'\.(tgz|zip|t?gz|bz2|t?xz)$', urlsplit(url).path): return
@@ -60,7 +60,7 @@ def _sniff(head, url, ctype):
     raise WrongFileError(f'{url} sent {what} ({ctype}), which begins with {head[:60]!r}. A login page of the network, or a moved file? '
                          'Open the address in a browser to see.')
 
-# %% ../../nbs/library/download.ipynb #0f7f2e09
+# %% ../../nbs/library/download.ipynb #b4c49083
 class _Part:
     "An unfinished download of `url`, at `dest` with `.part` added, and what is known about it"
     def __init__(self, url, dest, check):
@@ -97,7 +97,7 @@ class _Part:
         write_stamp(self.path, url=self.url, total=total, tag='' if tag.startswith('W/') else tag or r.headers.get('Last-Modified',''))
         return start,total
 
-# %% ../../nbs/library/download.ipynb #32d1e1d1
+# %% ../../nbs/library/download.ipynb #2d5ce1b4
 def _room(path, need):
     free = shutil.disk_usage(path.parent).free
     if need and need>free: raise StorageError(errno.ENOSPC, f'The download needs {need/1e6:,.0f} MB, and the disk of {path.parent} has {free/1e6:,.0f} MB left. '
@@ -122,7 +122,7 @@ def _attempt(part, timeout, show):
                 f.write(b); show(f.tell(), total)
     if total and part.n<total: raise _Broken(f'the connection was closed after {part.n:,} of {total:,} bytes')
 
-# %% ../../nbs/library/download.ipynb #1fe8b51b
+# %% ../../nbs/library/download.ipynb #0ac12928
 _busy = {408, 425, 429, 500, 502, 503, 504}
 _codes = {401:'access is refused', 403:'access is refused', 404:'there is no such file', 410:'the file is gone'}
 
@@ -143,7 +143,7 @@ def _judge(e, # What went wrong
 
 _network = (URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException, _Broken)
 
-# %% ../../nbs/library/download.ipynb #a2c3da73
+# %% ../../nbs/library/download.ipynb #95ab5a74
 PAUSE = 1.   # Seconds before the second try; doubled each time
 
 def _wait(k, e):
@@ -158,14 +158,14 @@ def _give_up(part, err, kind, why, k):
 
 def _fetch(part, timeout, retries, show):
     "Try until the file is complete, or has not grown for `retries` further tries"
-    k,best = 0,part.n
+    k,best,redone = 0,part.n,False
     while True:
         try:
             if not part.complete: _attempt(part, timeout, show)
             if not (wrong := wrong_with(part.path, part.check)): return
             part.forget()
-            if not part.resumed: raise WrongFileError(f'What came from {part.url} is wrong: {wrong}.')
-            part.resumed,best = False,0; continue                    # two halves that did not fit: once more, from the start
+            if redone or not part.resumed: raise WrongFileError(f'What came from {part.url} is wrong: {wrong}.')
+            redone,best = True,0; continue                    # two halves that did not fit: once more, from the start
         except _network as e: err,(kind,why) = e,_judge(e)
         if part.n>best: best,k = part.n,0
         if kind=='final' or k>=(min(1,retries) if kind=='offline' and not best else retries): _give_up(part, err, kind, why, k)
