@@ -4,12 +4,12 @@
 __all__ = ['BaseLoss', 'CrossEntropyLossFlat', 'BCEWithLogitsLossFlat', 'MSELossFlat', 'L1LossFlat', 'LabelSmoothingCrossEntropy',
            'LabelSmoothingCrossEntropyFlat']
 
-# %% ../nbs/12_losses.ipynb #774d5653
+# %% ../nbs/12_losses.ipynb #4ee2f118
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
-# %% ../nbs/12_losses.ipynb #22f7e85a
+# %% ../nbs/12_losses.ipynb #cbda9bb0
 class BaseLoss:
     "A loss of torch that flattens its arguments, and has `activation` and `decodes`"
     def __init__(self,
@@ -66,7 +66,7 @@ def L1LossFlat(*args, axis=-1, floatify=True, **kwargs):
     "`nn.L1Loss`, flattened"
     return BaseLoss(nn.L1Loss, *args, axis=axis, floatify=floatify, is_2d=False, **kwargs)
 
-# %% ../nbs/12_losses.ipynb #0be44fea
+# %% ../nbs/12_losses.ipynb #5d9ec87b
 class LabelSmoothingCrossEntropy(nn.Module):
     "Cross-entropy with targets of `1-eps`, and `eps` shared equally among all classes"
     y_int = True

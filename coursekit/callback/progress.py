@@ -10,7 +10,7 @@ from ..core import *
 from .core import *
 from ..learner import *
 
-# %% ../../nbs/06_learner.ipynb #7968250c
+# %% ../../nbs/06_learner.ipynb #eaea6224
 def in_notebook():
     "Does this run in a Jupyter kernel?"
     try: return 'IPKernelApp' in get_ipython().config
