@@ -4,7 +4,7 @@
 __all__ = ['Metric', 'class2attr_name', 'find_bs', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric',
            'Recorder', 'format_time', 'Learner', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/06_learner.ipynb #20270118
+# %% ../nbs/06_learner.ipynb #b3990ba3
 import math, os, tempfile, time, warnings
 from contextlib import contextmanager, ExitStack
 from functools import partial
@@ -16,7 +16,7 @@ from .optimizer import Optimizer, OptimWrapper, Adam
 from .callback.core import *
 from .callback.core import _inner, _cancels, _one
 
-# %% ../nbs/06_learner.ipynb #1b430c99
+# %% ../nbs/06_learner.ipynb #e1d4bfd9
 defaults.lr = 1e-3
 _cancel_events = ('after_cancel_fit','after_cancel_epoch','after_cancel_train','after_cancel_validate','after_cancel_batch')
 
@@ -107,7 +107,7 @@ def mk_metric(m):
     if not callable(m): raise TypeError(f'A metric is a function of predictions and targets or a `Metric`, not {m!r}')
     return AvgMetric(m)
 
-# %% ../nbs/06_learner.ipynb #d1c93ec8
+# %% ../nbs/06_learner.ipynb #b6401bc5
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
     order,_stateattrs = 50,('lrs','iters','values')
@@ -141,7 +141,7 @@ class Recorder(Callback):
         for m in self._valid_mets: m.reset()
 
     def after_loss(self):
-        if self.training and self.learn.loss.device.type=='cpu' and not math.isfinite(_scalar(self.learn.loss)): self._not_a_number(self.iter, True)
+        if self.training and self.learn.loss.device.type=='cpu' and not math.isfinite(_scalar(self.learn.loss)): self._not_a_number(self.iter)
     def after_batch(self):
         if len(self.yb)==0 or self.learn.pred is None or hasattr(self.learn,'gather_preds'): return
         if not self.training: return [m.accumulate(self.learn) for m in self._valid_mets] and None
@@ -151,12 +151,13 @@ class Recorder(Callback):
         "Read the losses that are still on the device. Raises `CancelFitException` if one is not a number"
         new = len(self.smooth_loss.raw); self.smooth_loss.flush()
         for i,v in enumerate(self.smooth_loss.raw[new:]):
-            if not math.isfinite(v): self._not_a_number(self.iter-(self.smooth_loss.count-new-i-1), False)
+            if not math.isfinite(v): self._not_a_number(self.iter-(self.smooth_loss.count-new-i-1))
 
-    def _not_a_number(self, i, clean):
+    def _not_a_number(self, i):
         if not hasattr(self.learn, 'lr_finder'):
+            good = all(p.isfinite().all() for p in self.model.parameters())
             warnings.warn(f'The training loss is not a number (nan or inf) in epoch {self.epoch}, batch {i}: training stops. '
-                + ('The weights are those of the batch before. ' if clean else 'The weights may be damaged: go back to a saved model. ')
+                + ('The weights are still good. ' if good else 'The weights are no numbers any more: go back to a saved model, or make a new learner. ')
                 + f'The usual remedies: a lower learning rate (it was {self.opt.hypers[-1]["lr"]:.2g}; `learn.lr_find()` suggests one), '
                   'normalized inputs without nan, targets that suit the loss.', RuntimeWarning, stacklevel=2)
         raise CancelFitException()
@@ -196,7 +197,7 @@ def format_time(t):
     h,m,s = int(t)//3600,int(t)//60%60,int(t)%60
     return f'{h}:{m:02d}:{s:02d}' if h else f'{m:02d}:{s:02d}'
 
-# %% ../nbs/06_learner.ipynb #8addea69
+# %% ../nbs/06_learner.ipynb #1ca0c9ed
 def _plain(x): # A semantic tensor as a plain one: looking up its type at every operation would be slow
     if type(x) is Tensor: return x
     return x.as_subclass(Tensor) if isinstance(x, Tensor) else apply(lambda t: t.as_subclass(Tensor), x)
@@ -290,8 +291,10 @@ class Learner:
     def __call__(self, ev):
         "Announce an event (or several)"
         if not isinstance(ev, str): return [self(o) for o in ev] and None
-        if self._calls is None: self._calls = {e:[(cb,cb.handler(e),e) for cb in self.ordered_cbs(e)] for e in vars(event)}
-        for o in self._calls[ev]: self._call(*o)
+        for o in (self._calls or self._listen())[ev]: self._call(*o)
+    def _listen(self): # For each event the methods that listen to it, in order; made anew when callbacks come or go
+        self._calls = {e:[(cb,cb.handler(e),e) for cb in self.ordered_cbs(e)] for e in vars(event)}
+        return self._calls
     def _call(self, cb, f, ev):
         if not cb.run or (ev in _inner and not (cb.run_train if self.training else cb.run_valid)): return
         try: f()
@@ -358,24 +361,30 @@ class Learner:
             self.epoch = epoch
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
-    def _run(self, f): # Like `_with_events`, but whatever happens every `after_fit` runs and the learner stays usable
-        err,self.stopped_by = None,None
+    def _run(self, f): # Like `_with_events`, but whatever happens every `after_fit` runs whose `before_fit` did, and the learner stays usable
+        err,self.stopped_by,started = None,None,[]
         try:
-            try: self('before_fit'); f()
+            try: self._before_fit(started); f()
             except CancelFitException: self('after_cancel_fit')
         except BaseException as e: err,self.stopped_by = e,type(e)
         if isinstance(err, KeyboardInterrupt): self._interrupted()
-        for o in list((self._calls or {}).get('after_fit',())):
+        err = self._after_fit(started, err)
+        oom = err is not None and _is_oom(err)
+        self._end_cleanup()
+        if err is None: return
+        if self.opt is not None: self.opt.zero_grad()
+        if oom and torch.cuda.is_available(): torch.cuda.empty_cache()
+        raise err
+    def _before_fit(self, started):
+        for o in (self._calls or self._listen())['before_fit']: self._call(*o); started.append(o[0])
+    def _after_fit(self, started, err):
+        for o in (self._calls or self._listen())['after_fit']:
+            if o[0].handler('before_fit') is not None and not any(o[0] is c for c in started): continue
             try: self._call(*o)
             except _cancels: pass
             except BaseException as e: err = err or e
         for cb in self.cbs: cb.run = True
-        oom = err is not None and _is_oom(err)
-        self._end_cleanup()
-        if err is not None:
-            if self.opt is not None: self.opt.zero_grad()
-            if oom and torch.cuda.is_available(): torch.cuda.empty_cache()
-            raise err
+        return err
     def _interrupted(self):
         if self.only_validate or hasattr(self,'lr_finder'): return
         print(f'Interrupted in epoch {self.epoch}, batch {self.iter}{f" of {self.n_iter}" if self.n_iter else ""}. '
@@ -428,7 +437,7 @@ class Learner:
         "Train all parameter groups"
         self.freeze_to(0)
 
-# %% ../nbs/06_learner.ipynb #e2f5bb80
+# %% ../nbs/06_learner.ipynb #68efafdb
 def _explain_batch(self, e):
     where = f'{"training" if self.training else "validation"}, epoch {self.epoch}, batch {self.iter}'
     if _is_oom(e):
@@ -450,7 +459,7 @@ def _loss_hint(f, pred, yb): # What is usually wrong
     if pred.shape!=y.shape and pred.numel()==y.numel(): return f'{msg} They hold equally many numbers in different shapes: use a loss that flattens, such as `MSELossFlat()`, or `targets.view_as(preds)`.'
     return msg
 
-# %% ../nbs/06_learner.ipynb #1a372143
+# %% ../nbs/06_learner.ipynb #7f19c247
 @patch
 @contextmanager
 def no_logging(self:Learner):
@@ -573,7 +582,7 @@ def show_training_loop(self:Learner):
         if s.startswith('Start'): indent += 2
         if not s.startswith('End'): [print(f"{' '*indent}- {e:15}: {self.ordered_cbs(e)}") for e in evs]
 
-# %% ../nbs/06_learner.ipynb #3e446051
+# %% ../nbs/06_learner.ipynb #ceee7316
 def join_path_file(file, path, ext=''):
     "`path/file.ext` as a `Path`; a `Path` or open file stays what it is"
     if not isinstance(file, str): return file

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from .core import *
 from .learner import Metric, AvgMetric
 
-# %% ../nbs/06_learner.ipynb #a78c9900
+# %% ../nbs/06_learner.ipynb #3b056985
 def flatten_check(inp, targ):
     "Both flattened; raises `ValueError` if they are not equally long"
     inp,targ = inp.reshape(-1),targ.reshape(-1)

@@ -11,7 +11,7 @@ from fastcore.basics import class2attr, mk_class
 from fastcore.foundation import L
 from ..core import *
 
-# %% ../../nbs/06_learner.ipynb #6236dc88
+# %% ../../nbs/06_learner.ipynb #a891973a
 _events = ('after_create before_fit before_epoch before_train before_batch after_pred after_loss before_backward '
     'after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch after_batch after_cancel_train after_train '
     'before_validate after_cancel_validate after_validate after_cancel_epoch after_epoch after_cancel_fit after_fit').split()
@@ -65,7 +65,7 @@ class Callback:
 
     def __repr__(self): return type(self).__name__
 
-# %% ../../nbs/06_learner.ipynb #2765037d
+# %% ../../nbs/06_learner.ipynb #e3aa4782
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
     order,run_valid = -10,False

@@ -10,7 +10,7 @@ from ..core import *
 from .core import *
 from ..learner import *
 
-# %% ../../nbs/06_learner.ipynb #eaea6224
+# %% ../../nbs/06_learner.ipynb #cad022eb
 def in_notebook():
     "Does this run in a Jupyter kernel?"
     try: return 'IPKernelApp' in get_ipython().config

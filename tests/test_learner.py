@@ -1,0 +1,247 @@
+"Faults and promises of `Learner` that a notebook cell cannot test: interruption anywhere, half-written files, resuming, loaders of torch, numbers of the loop"
+import os, signal, subprocess, sys, textwrap, time
+from functools import partial
+from types import SimpleNamespace
+import pytest, torch, torch.nn.functional as F
+from torch import nn
+from coursekit.core import *
+from coursekit.learner import *
+from coursekit.callback.core import *
+from coursekit.callback.progress import *
+from coursekit.callback.schedule import *
+from coursekit.data.load import DataLoader
+from coursekit.losses import *
+from coursekit.metrics import *
+from coursekit.optimizer import SGD, Adam, OptimWrapper
+
+torch.manual_seed(0)
+x = torch.randn(256,6); y = x[:,:3].argmax(1)
+
+def model(): torch.manual_seed(1); return nn.Sequential(nn.Linear(6,16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16,3))
+def split(m): return [list(m[0].parameters()), list(m[1].parameters()), list(m[4].parameters())]
+def get_dls(seed=3, n=192):
+    return SimpleNamespace(train=DataLoader(list(zip(x[:n],y[:n])), bs=32, shuffle=True, seed=seed), valid=DataLoader(list(zip(x[192:],y[192:])), bs=32), device='cpu')
+def learner(**kw): return Learner(get_dls(), model(), CrossEntropyLossFlat(), **{**dict(lr=0.01, metrics=accuracy, splitter=split), **kw})
+def weights(learn): return [o.clone() for o in learn.model.state_dict().values()]
+def same(a, b): return all(torch.equal(p,q) for p,q in zip(a,b))
+
+class Log(Callback):
+    "Sets itself up and cleans up: it must do both, whatever happens"
+    order = 99
+    def __init__(self): self.open,self.n = 0,0
+    def before_fit(self): self.open += 1
+    def after_fit(self): self.open -= 1
+
+def usable(learn):
+    "After whatever happened: no leftovers, and training and validating work"
+    assert [o.name for o in learn.cbs][:3]==['train_eval','recorder','progress'] and len(learn.cbs)==4
+    assert learn.log.open==0 and learn.logger is print and not learn.training and learn.xb==(None,) and learn.pred is None
+    assert all(p.grad is None for p in learn.model.parameters())
+    learn.fit(3, 0.03)
+    assert len(learn.recorder.values)==3 and learn.validate()[1]>0.5 and learn.get_preds()[0].shape==(64,3)
+
+@pytest.mark.parametrize('ev', ['before_fit','before_epoch','before_train','before_batch','after_pred','after_loss','before_backward','after_backward','before_step',
+                                'after_step','after_batch','after_train','before_validate','after_validate','after_epoch','after_fit'])
+@pytest.mark.parametrize('ex', [KeyboardInterrupt, ZeroDivisionError])
+def test_stop_anywhere(ev, ex, capsys):
+    learn = learner(cbs=Log())
+    def stop(self):
+        if ev in ('before_fit','after_fit') or self.epoch==1: raise ex('now')
+    with pytest.raises(ex): learn.fit(3, cbs=Callback(**{ev:stop}))
+    out = capsys.readouterr().out
+    if ex is KeyboardInterrupt and ev!='after_fit': assert 'Interrupted in epoch' in out and 'start_epoch=' in out
+    if ev not in ('before_fit','after_fit'): assert '    0   ' in out and len(learn.recorder.values)==1     # the row of epoch 0 stays
+    usable(learn)
+
+def test_message_names_callback_and_event():
+    class Bad(Callback):
+        def after_pred(self): raise ValueError('oops')
+    with pytest.raises(ValueError, match='(?s)oops.*callback `Bad`, event `after_pred`.*training, epoch 0, batch 0'): learner(cbs=Bad).fit(1)
+
+def test_real_ctrl_c(tmp_path):
+    "A real SIGINT in the middle of training, as from the keyboard"
+    code = textwrap.dedent('''
+        import time, torch, torch.nn.functional as F
+        from torch import nn
+        from coursekit.learner import *; from coursekit.callback.core import *; from coursekit.callback.progress import *
+        b = [(torch.randn(8,2), torch.randint(0,2,(8,)))]*50
+        learn = Learner((b,b[:2]), nn.Linear(2,2), F.cross_entropy, cbs=Callback(after_batch=lambda self: (print('go', flush=True) if self.train_iter==10 else None, time.sleep(0.05))))
+        try: learn.fit(5)
+        except KeyboardInterrupt: print('caught')
+        print('valid', learn.validate()[0]>0)
+    ''')
+    p = subprocess.Popen([sys.executable,'-c',code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS':'1'})
+    out = ''
+    for line in p.stdout:
+        out += line
+        if line.strip()=='go': p.send_signal(signal.SIGINT); break
+    rest,err = p.communicate(timeout=60); out += rest
+    assert 'Interrupted in epoch 0, batch' in out and 'caught' in out and 'valid True' in out, out+err
+
+def test_nan_stops_before_the_step():
+    learn = learner(); seen = []
+    def poison(self):
+        if self.training and self.epoch==1 and self.iter==2: seen.append(weights(self.learn)); self.learn.xb = (self.xb[0]*float('nan'),)
+    with pytest.warns(RuntimeWarning, match='epoch 1, batch 2.*still good.*lower learning rate'): learn.fit(3, cbs=Callback(before_batch=poison))
+    assert same([o for o in seen[0] if o.shape==(16,6)], [o for o in weights(learn) if o.shape==(16,6)])
+    assert all(p.isfinite().all() for p in learn.model.parameters())
+    assert len(learn.recorder.losses)==6+2 and len(learn.recorder.values)==1
+
+def test_nan_found_late_names_the_batch():
+    "On a graphics card losses are read in bulk; here a loss pretends to be there"
+    learn = learner(); r = learn.recorder; learn.epoch,learn.iter = 4,7
+    learn.create_opt()
+    r.smooth_loss.pending = [torch.tensor(v) for v in (1.,1.,float('nan'),1.)]       # batches 4 to 7
+    with pytest.warns(RuntimeWarning, match='epoch 4, batch 6.*still good'), pytest.raises(CancelFitException): r.check_losses()
+
+def test_losses_are_not_numbers_from_the_start():
+    learn = Learner((([(x*1e30,y)]*3),[]), nn.Sequential(nn.Linear(6,3)), CrossEntropyLossFlat(), lr=1e30, opt_func=SGD)
+    with pytest.warns(RuntimeWarning, match='epoch 0, batch 1.*no numbers any more'): learn.fit(2)     # the first step already overflowed
+
+def test_out_of_memory_says_which_batch_size():
+    def oom(self): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+    with pytest.raises(torch.OutOfMemoryError, match='(?s)batches of 32 items. Try `bs=16`'): learner(cbs=Callback(after_pred=oom)).fit(1)
+
+# saving
+def test_save_load_roundtrip(tmp_path):
+    a = learner(path=tmp_path); a.fit(2); f = a.save('m')
+    assert f==tmp_path/'models'/'m.pth' and a.save('m')==f
+    b = learner(path=tmp_path).load('m')
+    assert same(weights(a), weights(b))
+    for l in (a,b): set_seed(5); l.dls = get_dls(); l.fit(1)
+    assert same(weights(a), weights(b))                                     # the optimizer went on as well
+    c = learner(path=tmp_path); c.fit(1); c.load('m', with_opt=False); assert c.opt.state_dict()['state'][0]['step']==6
+    assert set(torch.load(f, weights_only=True))=={'model','opt'}
+
+def test_save_is_atomic(tmp_path, monkeypatch):
+    a = learner(path=tmp_path); a.fit(1); f = a.save('m'); before = f.read_bytes()
+    real = torch.save
+    def half(obj, file): file.write(before[:100]); raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(torch, 'save', half)
+    a.fit(1)
+    with pytest.raises(OSError, match='No space'): a.save('m')
+    monkeypatch.setattr(torch, 'save', real)
+    assert f.read_bytes()==before and [o.name for o in f.parent.iterdir()]==['m.pth']
+
+def test_killed_while_saving(tmp_path):
+    "SIGKILL at a random moment of a stream of saves leaves a file that loads"
+    code = ("import sys,torch; from pathlib import Path; from coursekit.learner import save_atomic\n"
+            "f = Path(sys.argv[1]); o = torch.zeros(400_000)\n"
+            "save_atomic({'a':o}, f); print('go', flush=True)\n"
+            "while True: save_atomic({'a':o}, f)")
+    f = tmp_path/'w.pth'
+    p = subprocess.Popen([sys.executable,'-c',code,str(f)], stdout=subprocess.PIPE, text=True); p.stdout.readline()
+    time.sleep(0.137); p.kill(); p.wait()
+    assert torch.load(f, weights_only=True)['a'].shape==(400_000,)
+
+def test_load_refuses_what_does_not_fit(tmp_path):
+    a = learner(path=tmp_path); a.save('m')
+    b = Learner(get_dls(), nn.Sequential(nn.Linear(6,16), nn.Linear(16,3)), CrossEntropyLossFlat(), path=tmp_path); before = weights(b)
+    with pytest.raises(RuntimeError, match='another model'): b.load('m')
+    assert same(before, weights(b))
+    class Evil:
+        def __reduce__(self): return (os.mkdir, (str(tmp_path/'pwned'),))
+    torch.save({'model':Evil(),'opt':{}}, tmp_path/'models'/'evil.pth')
+    with pytest.raises(RuntimeError, match='run code'): a.load('evil')
+    assert not (tmp_path/'pwned').exists()
+
+# optimizer and training
+def test_optimizer_state_survives_freezing():
+    learn = learner(); learn.fit(1)
+    p,bn = learn.model[0].weight,learn.model[1].weight
+    avg,w,b = learn.opt.state[p]['grad_avg'].clone(),p.detach().clone(),bn.detach().clone()
+    learn.freeze(); learn.fit(1)
+    assert torch.equal(p,w) and torch.equal(learn.opt.state[p]['grad_avg'],avg) and not p.requires_grad
+    assert not torch.equal(bn,b)                                            # batch norm goes on training
+    learn.unfreeze(); learn.fit(1)
+    assert learn.opt.state[p]['step']==12 and learn.opt.state[learn.model[4].weight]['step']==18 and not torch.equal(p,w)
+
+def test_no_weight_decay_for_norms_and_biases():
+    learn = learner(opt_func=SGD, wd=0.5); learn.create_opt()
+    free = [n for n,p in learn.model.named_parameters() if learn.opt.state[p].get('do_wd') is False]
+    assert free==['0.bias','1.weight','1.bias','4.bias']
+    learn.opt.set_hypers(wd=0.5, lr=0.1); before = weights(learn)
+    for p in learn.model.parameters(): p.grad = torch.zeros_like(p)
+    learn.opt.step()
+    assert torch.allclose(learn.model[0].weight, before[0]*0.95) and torch.equal(learn.model[0].bias, before[1])
+
+def test_resume_equals_uninterrupted(tmp_path):
+    "Interrupted after epoch 1 of 4, saved, loaded by another learner: the same rates and the same record as in one go"
+    def one(cbs=None, **kw):
+        learn = learner(path=tmp_path, cbs=cbs); learn.model[3].p = 0.; learn.dls = get_dls()
+        return learn
+    a = one(); a.fit_one_cycle(4, 0.02)
+    b = one()
+    with pytest.raises(KeyboardInterrupt): b.fit_one_cycle(4, 0.02, cbs=Callback(after_epoch=lambda self: stop_after(self, 1)))
+    b.save('half'); dl = b.dls
+    c = one().load('half'); c.dls = dl; c.fit_one_cycle(4, 0.02, start_epoch=2)
+    assert same(weights(a), weights(c)) and [o[1:] for o in a.recorder.values[2:]]==[o[1:] for o in c.recorder.values]   # the smoothed loss starts anew
+    assert a.recorder.hps['lr'][12:]==c.recorder.hps['lr']
+def stop_after(self, n):
+    if self.epoch==n: raise KeyboardInterrupt
+
+def test_torch_optimizers_and_loaders():
+    ds = torch.utils.data.TensorDataset(x,y)
+    dls = SimpleNamespace(train=torch.utils.data.DataLoader(ds, 32, shuffle=True, drop_last=True), valid=torch.utils.data.DataLoader(ds, 50))
+    for opt in (torch.optim.AdamW, partial(OptimWrapper, opt=torch.optim.SGD)):
+        learn = Learner(dls, model(), F.cross_entropy, opt_func=opt, lr=0.02, metrics=accuracy)
+        learn.fit_one_cycle(3, 0.05); assert learn.recorder.values[-1][2]>0.6
+        assert learn.opt.opt.param_groups[0]['lr']==learn.opt.hypers[0]['lr']==learn.recorder.hps['lr'][-1]<0.001
+    p,t = learn.get_preds(0); assert torch.equal(t,y)                       # in order although the loader shuffles
+    assert (p-learn.get_preds(dl=torch.utils.data.DataLoader(ds,7))[0]).abs().max()<1e-5
+
+def test_equal_to_a_bare_loop():
+    "The loop, its table and its metrics give the numbers of ten plain lines"
+    dls,m,n = get_dls(),model(),model()
+    learn = Learner(dls, m, F.cross_entropy, opt_func=torch.optim.AdamW, lr=0.01, metrics=[accuracy,error_rate], cbs=Log())
+    set_seed(7); learn.fit(2)
+    set_seed(7); dls,opt = get_dls(),torch.optim.AdamW(n.parameters(), lr=0.01, weight_decay=0.01)
+    smooth,k = 0.,0
+    for _ in range(2):
+        n.train()
+        for xb,yb in dls.train:
+            loss = F.cross_entropy(n(xb),yb); loss.backward(); opt.step(); opt.zero_grad()
+            smooth,k = smooth*0.98+loss.item()*0.02,k+1
+    n.eval(); out = n(x[192:])
+    assert same(m.state_dict().values(), n.state_dict().values())
+    want = [smooth/(1-0.98**k), F.cross_entropy(out,y[192:]).item(), (out.argmax(1)==y[192:]).float().mean().item()]
+    assert list(learn.recorder.values[-1][:3])==pytest.approx(want, abs=1e-6)
+
+def test_predictions_options():
+    learn = learner(); learn.fit(1)
+    inp,p,t,dec,losses = learn.get_preds(with_input=True, with_decoded=True, with_loss=True)
+    assert torch.equal(inp,x[192:]) and torch.equal(t,y[192:]) and torch.equal(dec,p.argmax(1)) and torch.allclose(p.sum(1), torch.ones(64), atol=1e-5)
+    assert torch.allclose(losses, -p[range(64),t].log(), atol=1e-4) and learn.loss_func.reduction=='mean'
+    q = learn.get_preds(0)[1]; assert torch.equal(q, y[:192])
+    assert [o.name for o in learn.cbs]==['train_eval','recorder','progress'] and len(learn.recorder.values)==1
+    def mean_loss(p, t): return ((p.softmax(1)-F.one_hot(t,3))**2).mean()      # knows no `reduction`
+    learn.loss_func = mean_loss; l = learn.get_preds(with_loss=True)[-1]
+    assert l.shape==(64,) and abs(l.mean().item()-learn.validate()[0])<1e-5 and learn.loss_func is mean_loss
+
+def test_semantic_tensors_reach_the_model_plain():
+    class TensorThing(torch.Tensor): pass
+    kinds = []
+    class M(nn.Linear):
+        def forward(self, x): kinds.append(type(x)); return super().forward(x)
+    b = [(x[:8].as_subclass(TensorThing), y[:8])]*2
+    learn = Learner((b,b), M(6,3), F.cross_entropy); got = []
+    learn.fit(1, cbs=Callback(after_batch=lambda self: got.append(type(self.batch[0]))))
+    assert set(kinds)=={torch.Tensor} and set(got)=={TensorThing}
+
+def test_short_and_missing_loaders():
+    class Short(list):
+        def __len__(self): return 5
+    b = [(x[:8],y[:8])]*3
+    with pytest.warns(UserWarning, match='promised 5 batches and gave 3'): Learner((Short(b),b), nn.Linear(6,3), F.cross_entropy).fit(1)
+    learn = Learner((b,[]), nn.Linear(6,3), F.cross_entropy, metrics=accuracy); learn.fit(1)
+    assert list(learn.recorder.metric_names)==['epoch','train_loss','time'] and len(learn.recorder.values[0])==1
+    with pytest.raises(ValueError, match='no validation data'): learn.validate()
+
+def test_terminal_lines_are_aligned(capsys):
+    learner().fit(2); lines = capsys.readouterr().out.splitlines()
+    assert len(lines)==3 and lines[0].split()==['epoch','train_loss','valid_loss','accuracy','time'] and len({len(o) for o in lines})==1
+
+def test_each_event_asks_only_those_who_listen():
+    learn = learner(); learn.fit(1)
+    for ev,calls in learn._calls.items(): assert all(ev in vars(type(cb)) or any(ev in vars(c) for c in type(cb).__mro__) for cb,_,_ in calls)
+    assert not learn._calls['after_pred'] and not learn._calls['after_step']
