@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['need', 'find_nbs', 'lessons', 'notebooks', 'source', 'code_cells', 'directive', 'errors', 'headline', 'code_hash',
-           'shown', 'stamp', 'why_stale', 'cores', 'kernel_env', 'run_nb', 'failure', 'static_output', 'write_page',
-           'write_index', 'short', 'Ticker', 'table', 'links', 'course']
+           'shown', 'neutral', 'stamp', 'why_stale', 'cores', 'kernel_env', 'run_nb', 'failure', 'static_output',
+           'write_page', 'write_index', 'short', 'Ticker', 'table', 'links', 'course']
 
-# %% ../nbs/library/course.ipynb #dfc678e9
+# %% ../nbs/library/course.ipynb #0ab9cd11
 import hashlib, importlib, os, re, sys, tempfile, threading, time
 from copy import deepcopy
 from functools import partial
 from html import escape
 from pathlib import Path
 
-# %% ../nbs/library/course.ipynb #50ae37e3
+# %% ../nbs/library/course.ipynb #5a59b24d
 def need(name:str): # The module
     "Import module `name`, or say which extra brings it. Raises `SystemExit`."
     try: return importlib.import_module(name)
@@ -39,7 +39,7 @@ def notebooks(nbs:Path): # Paths sorted by file name, as nbdev does: a module's 
     fs = [p for p in Path(nbs).rglob('*.ipynb') if not any(q.startswith(('.', '_')) for q in p.relative_to(nbs).parts)]
     return sorted(fs, key=lambda p: p.name)
 
-# %% ../nbs/library/course.ipynb #b9a7f737
+# %% ../nbs/library/course.ipynb #a79e4f8d
 def source(cell): return ''.join(cell['source'])
 def code_cells(nb): return [c for c in nb['cells'] if c['cell_type']=='code' and source(c).strip()]
 def directive(cell, pat): return re.search(rf'^#\|\s*(?:{pat})\s*$', source(cell), re.M)
@@ -56,8 +56,18 @@ def code_hash(nb): # sha256, hexadecimal
 
 def shown(nb): return sum(bool(c.get('outputs')) for c in code_cells(nb))
 
+def neutral(nb): # The same notebook
+    "Write `~` for the home folder in the text outputs of `nb`: no page should name the machine that made it"
+    home = re.compile(re.escape(str(Path.home())) + r'(?=[/\\])')
+    fix = lambda t: [home.sub('~', l) for l in t] if isinstance(t, list) else home.sub('~', t)
+    for o in (o for c in code_cells(nb) for o in c.get('outputs', [])):
+        if 'text' in o: o['text'] = fix(o['text'])
+        for k in [k for k in o.get('data', {}) if k.startswith('text/')]: o['data'][k] = fix(o['data'][k])
+    return nb
+
 def stamp(nb): # The same notebook
-    "Note in the metadata of `nb` which code its outputs came from, and how many cells have some"
+    "Note in the metadata of `nb` which code its outputs came from, and how many cells have some; make them `neutral`"
+    neutral(nb)
     nb['metadata']['coursekit'] = {'executed': code_hash(nb), 'outputs': shown(nb)}
     return nb
 
@@ -72,7 +82,7 @@ def why_stale(nb): # A sentence; '' if the outputs are those of the code
     if shown(nb) < s.get('outputs', 0):         return f"outputs missing: {shown(nb)} cells have some, {s['outputs']} had after the last run"
     return ''
 
-# %% ../nbs/library/course.ipynb #da082858
+# %% ../nbs/library/course.ipynb #8b9f3415
 def cores(): # At least 1
     "Count the cores that this process may use: affinity, then the container's quota"
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -120,7 +130,7 @@ def failure(e, cells, i, timeout):
     src = source(cells[i-1]).strip().splitlines()
     return f'code cell {i} of {len(cells)}: {what}\n' + '\n'.join(f'    {l}' for l in (src if len(src)<9 else [*src[:7], f'… {len(src)-7} more lines']))
 
-# %% ../nbs/library/course.ipynb #1b1e39f4
+# %% ../nbs/library/course.ipynb #ec022cdc
 _page = """{% extends 'lab/index.html.j2' %}{% block html_head_js %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}{% block html_head_js_mathjax %}{% if resources.math %}{{ super() }}{% endif %}{% endblock %}
 {% block html_head_css %}<style>:root{--jp-content-font-size1:16px;--jp-code-font-size:14px} main{max-width:62rem;margin:auto} .jp-InputPrompt,.jp-OutputPrompt{display:none} .jp-RenderedHTMLCommon img{max-width:100%}</style>{% endblock %}"""
@@ -160,7 +170,7 @@ td,th{{padding:.3rem 1rem .3rem 0;text-align:left;vertical-align:top;border-bott
 
 def short(res, err): return f'FAILED in {err.splitlines()[0]}' if err else res
 
-# %% ../nbs/library/course.ipynb #b5c68530
+# %% ../nbs/library/course.ipynb #efb9c96f
 class Ticker:
     "One line that follows a run: rewritten every half second on a terminal; elsewhere a line at the start of each lesson"
     def __init__(self, out=None): self.out = out or sys.stdout; self.tty,self.text,self.stop = self.out.isatty(),'',threading.Event()

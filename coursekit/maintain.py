@@ -6,13 +6,13 @@
 __all__ = ['regenerate', 'files_of', 'home', 'problems', 'stale', 'chosen', 'clean', 'execute', 'readme', 'stream', 'test', 'lab',
            'main']
 
-# %% ../nbs/library/maintain.ipynb #3f17f10b
+# %% ../nbs/library/maintain.ipynb #36961d2a
 import argparse, json, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from functools import partial
 from pathlib import Path
 from .course import *
 
-# %% ../nbs/library/maintain.ipynb #4a029ad4
+# %% ../nbs/library/maintain.ipynb #fcc567df
 def regenerate(root, dest): # Notebooks that could not be exported, with the error
     "Copy the notebooks of `root` to `dest`, export them there to an empty package, then clean them"
     nbdev = {m: need(f'nbdev.{m}') for m in ('config', 'export', 'clean')}; get_config = nbdev['config'].get_config
@@ -93,7 +93,7 @@ def readme(root): # Text
             if out: res.append(f'```text\n{out}\n```')
     return '\n\n'.join(res) + '\n'
 
-# %% ../nbs/library/maintain.ipynb #3a12045c
+# %% ../nbs/library/maintain.ipynb #88086790
 def stream(cmd, cwd, env=None, timeout=None): # (exit code, last line printed)
     "Run `cmd`, hand its output on as it comes, and end it with all it started after `timeout` seconds"
     last = ''
