@@ -4,12 +4,12 @@
 __all__ = ['BaseLoss', 'CrossEntropyLossFlat', 'BCEWithLogitsLossFlat', 'MSELossFlat', 'L1LossFlat', 'LabelSmoothingCrossEntropy',
            'LabelSmoothingCrossEntropyFlat']
 
-# %% ../nbs/12_losses.ipynb #4ee2f118
+# %% ../nbs/12_losses.ipynb #64c3fa75
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
-# %% ../nbs/12_losses.ipynb #cbda9bb0
+# %% ../nbs/12_losses.ipynb #58be5d26
 class BaseLoss:
     "A loss of torch that flattens its arguments, and has `activation` and `decodes`"
     def __init__(self,
@@ -66,7 +66,7 @@ def L1LossFlat(*args, axis=-1, floatify=True, **kwargs):
     "`nn.L1Loss`, flattened"
     return BaseLoss(nn.L1Loss, *args, axis=axis, floatify=floatify, is_2d=False, **kwargs)
 
-# %% ../nbs/12_losses.ipynb #5d9ec87b
+# %% ../nbs/12_losses.ipynb #d433ae4b
 class LabelSmoothingCrossEntropy(nn.Module):
     "Cross-entropy with targets of `1-eps`, and `eps` shared equally among all classes"
     y_int = True
@@ -85,3 +85,7 @@ class LabelSmoothingCrossEntropyFlat(BaseLoss):
     def __init__(self, *args, axis=-1, **kwargs): super().__init__(LabelSmoothingCrossEntropy, *args, axis=axis, **kwargs)
     def activation(self, x): return x.softmax(dim=self.axis)
     def decodes(self, x): return x.argmax(dim=self.axis)
+
+# %% ../nbs/12_losses.ipynb #368d2444
+from .data.transforms import Categorize,MultiCategorize,RegressionSetup
+Categorize.loss_func,MultiCategorize.loss_func,RegressionSetup.loss_func = CrossEntropyLossFlat(),BCEWithLogitsLossFlat(),MSELossFlat()
