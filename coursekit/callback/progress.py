@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['in_notebook', 'ProgressCallback', 'CSVLogger']
 
-# %% ../../nbs/library/00_callback_progress.ipynb #4963a114
+# %% ../../nbs/library/00_callback_progress.ipynb #17e14c7a
 import csv, html, sys, time
 from contextlib import contextmanager
 from ..core import *
 from .core import *
 from ..learner import *
 
-# %% ../../nbs/06_learner.ipynb #cad022eb
+# %% ../../nbs/06_learner.ipynb #eda6e3b0
 def in_notebook():
     "Does this run in a Jupyter kernel?"
     try: return 'IPKernelApp' in get_ipython().config
