@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #04a3476c
+# %% ../../nbs/03_sgd.ipynb #0d5984db
 import itertools, operator, os, pickle, random, sys, traceback
 from collections.abc import Mapping
 import torch.utils.data as tud
@@ -12,11 +12,12 @@ from ..core import *
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #f4bd6ff6
+# %% ../../nbs/03_sgd.ipynb #af9c06d3
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
-    "Turn items into a batch of the same structure: tensors (and their subclasses) are stacked, numbers become a tensor, texts a list. Raises `ValueError` for unequal items, `TypeError` for unstackable ones."
+    """Turn items into a batch of the same structure: tensors (and their subclasses) are stacked, numbers become a tensor,
+    texts a list. Raises `ValueError` for unequal items, `TypeError` for items that cannot be stacked."""
     o,names = samples[0], range(len(samples)) if names is None else names
     if isinstance(o, (Tensor, np.ndarray)): return _stack(samples, names, where)
     if isinstance(o, np.generic):           return tensor(np.array(samples))
@@ -27,28 +28,30 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
         _same_parts(samples, names, where)
         parts = [collate(p, names, f'{where}[{k}]') for k,p in enumerate(zip(*samples))]
         return type(o)(*parts) if hasattr(o, '_fields') else type(o)(parts)
-    raise TypeError(f"DataLoader: item {names[0]}{where} is a {type(o).__name__}, which cannot be stacked into a batch. "
-                    "Make tensors of it in the data set or with a transform (images: item_tfms=ToTensor), or pass your own create_batch")
+    raise TypeError(f"DataLoader: item {names[0]}{where} is a {type(o).__name__}, which cannot be stacked. "
+                    "Make tensors of it in the data set or with a transform (images: item_tfms=ToTensor), or pass create_batch")
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #ab69475c
+# %% ../../nbs/03_sgd.ipynb #d43ed05d
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
     for name,shape in zip(names, shapes):
         if shape!=shapes[0]: raise ValueError(
-            f"DataLoader: cannot stack items of unequal size: item {names[0]}{where} has shape {shapes[0]}, item {name}{where} has shape {shape}. "
-            "Bring all items to one size; for images add item_tfms=Resize(...)")
+            f"DataLoader: cannot stack items of unequal size: item {names[0]}{where} has shape {shapes[0]}, item {name}{where} "
+            f"has shape {shape}. Bring all items to one size; for images add item_tfms=Resize(...)")
     return torch.stack(list(samples)) if isinstance(samples[0], Tensor) else tensor(np.stack(samples))
 
 def _same_parts(samples, names, where):
     for name,s in zip(names, samples):
         if len(s)!=len(samples[0]): raise ValueError(
-            f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, item {name}{where} has {len(s)}")
+            f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
+            f"item {name}{where} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #34bc9790
+# %% ../../nbs/03_sgd.ipynb #2b4d6483
 class DataLoader:
-    "Hand out the items of a data set in batches, in order or shuffled, on a device. Raises `ValueError` for a batch size below 1 and for orders that the data cannot be read in."
+    """Hand out the items of a data set in batches, in order or shuffled, on a device. Raises `ValueError` for a batch size
+    below 1, and for shuffling what can only be read in order."""
     def __init__(self, dataset, # Anything with `len` and `[i]` (list, tensor, `Datasets`…), or an iterable
                  bs=64, # Items per batch
                  shuffle=False, # A new random order in each epoch?
@@ -59,24 +62,29 @@ class DataLoader:
                  before_batch=None, # Function of a list of items (in the worker process)
                  after_batch=None, # Function of a finished batch (in this process, on `device`)
                  sampler=None, # Indices to visit: a list, or anything that can be iterated anew in each epoch
-                 seed=None, # Makes the order independent of all else; None: each epoch draws one number from Python's `random`
+                 seed=None, # Fixes the orders; None: each epoch draws one number from Python's `random`
                  generator=None, # A `torch.Generator` to draw that number from instead
-                 pin_memory=None, # Page-locked batches, which copy faster to a graphics card; None: with workers and `cuda`
+                 pin_memory=None, # Page-locked batches, which copy faster; None: with workers and `cuda`
                  timeout=0, # Seconds after which a silent worker is an error; 0: wait
-                 persistent_workers=None, # Keep workers from epoch to epoch? None: only where starting them is slow
+                 persistent_workers=None, # Keep workers between epochs? None: where starting is slow
                  batch_size=None, # The same as `bs`
                  **hooks): # Functions that replace other methods, for example `create_batch` or `get_idxs`
         bs = bs if batch_size is None else batch_size
-        if not isinstance(bs, (int, np.integer)) or bs<1: raise ValueError(f"DataLoader: bs must be a whole number of at least 1, got {bs!r}")
-        if bad := sorted(set(hooks)-set(_hooks)): raise TypeError(f"DataLoader: unknown argument {bad[0]!r}; there are the hooks {', '.join(_hooks)}")
-        self.dataset,self.bs,self.shuffle,self.drop_last,self.sampler,self.seed,self.generator = dataset,int(bs),shuffle,drop_last,sampler,seed,generator
-        self.num_workers,self.pin_memory,self.timeout,self.persistent_workers = num_workers,pin_memory,timeout,persistent_workers
+        if not isinstance(bs, (int, np.integer)) or bs<1:
+            raise ValueError(f"DataLoader: bs must be a whole number of at least 1, got {bs!r}")
+        if bad := sorted(set(hooks)-set(_hooks)):
+            raise TypeError(f"DataLoader: unknown argument {bad[0]!r}; there are the hooks {', '.join(_hooks)}")
+        self.dataset,self.bs,self.shuffle,self.drop_last,self.sampler = dataset,int(bs),shuffle,drop_last,sampler
+        self.num_workers,self.persistent_workers,self.timeout = num_workers,persistent_workers,timeout
+        self.pin_memory,self.seed,self.generator = pin_memory,seed,generator
         self._rng = None if seed is None else random.Random(seed)
-        for nm,f in (hooks | dict(after_item=after_item, before_batch=before_batch, after_batch=after_batch)).items():
+        hooks.update(after_item=after_item, before_batch=before_batch, after_batch=after_batch)
+        for nm,f in hooks.items():
             if f is not None: setattr(self, nm, f)
         self.to(device)
         if not self.indexed and (shuffle or sampler is not None or num_workers): raise ValueError(
-            f"DataLoader: a {type(dataset).__name__} can only be read from start to end by one process, without shuffle, sampler or num_workers; or pass list(...) of it")
+            f"DataLoader: a {type(dataset).__name__} can only be read from start to end by one process, without shuffle, "
+            "sampler or num_workers; or pass list(...) of it")
 
     def after_item(self, x):   return x
     def before_batch(self, b): return b
@@ -95,9 +103,10 @@ class DataLoader:
     @property
     def indexed(self): return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
 
-_hooks = 'after_item','before_batch','after_batch','before_iter','after_iter','create_item','create_batch','get_idxs','shuffle_fn','wif'
+_hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
+          'create_item','create_batch','get_idxs','shuffle_fn','wif')
 
-# %% ../../nbs/03_sgd.ipynb #3f772818
+# %% ../../nbs/03_sgd.ipynb #5761bfbf
 @patch(as_prop=True)
 def n(self:DataLoader):
     "Items per epoch, or `None` where the data set does not know"
@@ -106,7 +115,8 @@ def n(self:DataLoader):
 
 @patch
 def __len__(self:DataLoader):
-    if self.n is None: raise TypeError(f"DataLoader: a {type(self.dataset).__name__} does not know its length, so the number of batches is unknown")
+    if self.n is None: raise TypeError(
+        f"DataLoader: a {type(self.dataset).__name__} does not know its length, so the number of batches is unknown")
     return self.n//self.bs if self.drop_last else -(-self.n//self.bs)
 
 @patch
@@ -115,21 +125,23 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #b116206d
+# %% ../../nbs/03_sgd.ipynb #4f673dba
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
     p = torch.randperm(len(idxs), generator=torch.Generator().manual_seed(self.epoch_seed))
-    return p if isinstance(idxs, range) else [idxs[i] for i in p.tolist()]
+    return p if isinstance(idxs, range) and idxs==range(len(idxs)) else [idxs[i] for i in p.tolist()]
 
 @patch
 def _start_epoch(self:DataLoader):
     if   self._rng is not None:      self.epoch_seed = self._rng.getrandbits(62)
     elif self.generator is not None: self.epoch_seed = torch.randint(2**62, (), generator=self.generator).item()
     else:                            self.epoch_seed = random.getrandbits(62)
-    if self.n==0: raise ValueError("DataLoader: the data set is empty. Check the folder, get_items and the splitter that made it")
+    if self.n==0: raise ValueError(
+        "DataLoader: the data set is empty. Check the folder, get_items and the splitter that made it")
     if self.n is not None and len(self)==0: raise ValueError(
-        f"DataLoader: {self.n} items do not fill a batch of {self.bs}, and drop_last=True drops what is left; choose a smaller bs, or drop_last=False")
+        f"DataLoader: {self.n} items do not fill a batch of {self.bs}, and drop_last=True drops what is left; "
+        "choose a smaller bs, or drop_last=False")
 
 @patch
 def _chunks(self:DataLoader, idxs): # `bs` indices at a time
@@ -137,7 +149,7 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #02ec0749
+# %% ../../nbs/03_sgd.ipynb #8bb9848b
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -146,7 +158,8 @@ def _do_item(self:DataLoader, i):
         return self.after_item(x)
     except Exception as e:
         if isinstance(e, StopIteration) and not self.indexed: raise
-        raise RuntimeError(f"DataLoader: item {i}{_describe(self.dataset, i, x)} failed with {type(e).__name__}: {e}") from e
+        what = _describe(self.dataset, i, x)
+        raise RuntimeError(f"DataLoader: item {i}{what} failed with {type(e).__name__}: {e}") from e
 
 @patch
 def _do_batch(self:DataLoader, idxs):
@@ -156,77 +169,87 @@ def _do_batch(self:DataLoader, idxs):
 def _describe(ds, i, x): # What an error says about an item
     try:
         if x is None: x = ds.items[i]
-        return f" ({type(x).__name__} of shape {tuple(x.shape)})" if hasattr(x, 'shape') else f" ({str(x)[:200]})"
+        if hasattr(x, 'shape'): return f" ({type(x).__name__} of shape {tuple(x.shape)})"
+        return f" ({str(x)[:200]})"
     except Exception: return ''
 
-# %% ../../nbs/03_sgd.ipynb #3d3d80e4
+# %% ../../nbs/03_sgd.ipynb #43351321
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
-    n,windows = len(cols[0]), self._plain('after_batch') and not any(c.is_inference() for c in cols)
-    if not isinstance(idxs, range): idxs = _checked(idxs, n).to(cols[0].device)
+    if not isinstance(idxs, range) or idxs.step!=1:
+        idxs = _checked(idxs, len(cols[0])).to(cols[0].device)
+        for i in self._chunks(idxs):
+            b = tuple(c.index_select(0, i.to(c.device)) for c in cols)
+            yield b[0] if single else b
+        return
+    windows = self._plain('after_batch') and not any(c.is_inference() for c in cols)
     for i in self._chunks(idxs):
-        if not isinstance(i, range): b = tuple(c.index_select(0, i.to(c.device)) for c in cols)
-        else:
-            b = tuple(c[i.start:i.stop] for c in cols)
-            if not windows: b = tuple(c.clone() for c in b)
-        versions = [c._version for c in cols] if windows else None
+        b = tuple(c[i.start:i.stop] if windows else c[i.start:i.stop].clone() for c in cols)
+        versions = [c._version for c in cols if windows]
         yield b[0] if single else b
-        if windows and versions!=[c._version for c in cols]: raise RuntimeError(
-            "DataLoader: the data set changed while a batch of it was in use. Batches of tensor data are windows onto it, so an in-place change "
-            "of a batch (xb.mul_(2), xb[0] = 0) changes the data: use xb = xb*2 or xb = xb.clone(), or do it in after_batch")
+        if versions!=[c._version for c in cols if windows]: raise RuntimeError(
+            "DataLoader: the data set changed while a batch of it was in use. In order, batches of tensors are windows "
+            "onto the data, so changing one in place (xb.mul_(2), xb[0] = 0) changes the data. Use xb = xb*2, or xb.clone()")
 
 def _checked(idxs, n): # Indices as a tensor of numbers in 0…n-1
-    idxs = torch.as_tensor(idxs, dtype=torch.long)
-    if len(idxs) and not -n<=idxs.min()<=idxs.max()<n: raise IndexError(f"DataLoader: asked for items {idxs.min()} to {idxs.max()} of a data set that has {n}")
+    idxs = idxs.long() if isinstance(idxs, Tensor) else torch.tensor(list(idxs), dtype=torch.long)
+    if len(idxs) and not -n<=idxs.min()<=idxs.max()<n:
+        raise IndexError(f"DataLoader: asked for items {idxs.min()} to {idxs.max()} of a data set that has {n}")
     return torch.where(idxs<0, idxs+n, idxs)
 
-# %% ../../nbs/03_sgd.ipynb #e4386a71
+# %% ../../nbs/03_sgd.ipynb #d12ed95c
 @patch
 def _plain(self:DataLoader, nm): # Is this method as it was, or replaced by something that does nothing?
     f = self.__dict__.get(nm)
-    return getattr(type(self), nm) is getattr(DataLoader, nm) if f is None else f is noop or not getattr(f, 'fs', True)
+    if f is None: return getattr(type(self), nm) is getattr(DataLoader, nm)
+    return f is noop or not getattr(f, 'fs', True)                    # `fs`: the functions of a pipeline
 
 @patch
 def _table(self:DataLoader): # (columns, is there only one?), or None where items must be fetched one by one
     ds = self.dataset
     if not all(map(self._plain, ('after_item','before_batch','create_item','create_batch'))): return None
     if isinstance(ds, Tensor): return (ds,),True
-    if isinstance(ds, TensorDataset) and type(ds).__getitem__ is TensorDataset.__getitem__: return ds.tensors,False
+    if isinstance(ds, TensorDataset):
+        return (ds.tensors,False) if type(ds).__getitem__ is TensorDataset.__getitem__ else None
     if isinstance(ds, L): ds = ds.items
     if not isinstance(ds, list) or not ds: return None
     if not hasattr(self, '_rows') or not self._rows.current(ds): self._rows = _Gathered(ds)
     return self._rows.cols and (self._rows.cols, self._rows.single)
 
-# %% ../../nbs/03_sgd.ipynb #ae186f0e
-def _column(items): # Equal tensors, or numbers, as one tensor, and whether it is a copy; None where that cannot be
+# %% ../../nbs/03_sgd.ipynb #1ab60969
+def _column(items): # (one tensor, is it a copy?) from equal tensors or numbers; None where that cannot be
     o,n = items[0],len(items)
-    if type(o) in (bool, int, float): return (torch.tensor(items),False) if all(type(x) is type(o) for x in items) else None
-    key = lambda x: (type(x), x.shape, x.dtype, x.device, x.layout, x.requires_grad)
+    if type(o) in (bool, int, float): return (torch.tensor(items),False) if {*map(type, items)}=={type(o)} else None
+    def key(x): return type(x), x.shape, x.stride(), x.dtype, x.device, x.requires_grad, x.layout
     if not isinstance(o, Tensor) or o.layout!=torch.strided or o.requires_grad: return None
-    if not all(isinstance(x, Tensor) and key(x)==key(o) for x in items): return None
+    if not all(isinstance(x, Tensor) and x.layout==o.layout and key(x)==key(o) for x in items): return None
     offs = [x.storage_offset() for x in items]
     gap  = offs[1]-offs[0] if n>1 else 0
-    if gap>=0 and offs==[offs[0]+gap*i for i in range(n)]:            # evenly spaced, and perhaps in one piece of memory
-        where = lambda x: (x.untyped_storage().data_ptr(), x.stride())
-        if all(where(x)==where(o) for x in items): return o.as_strided((n,*o.shape), (gap,*o.stride()), offs[0]),False
+    if gap>=0 and offs==[offs[0]+gap*i for i in range(n)]:    # evenly spaced: perhaps in one piece of memory?
+        memory = {x.untyped_storage().data_ptr() for x in items}
+        if len(memory)==1: return o.as_strided((n,*o.shape), (gap,*o.stride()), offs[0]),False
     return (torch.stack(items),True) if n*o.numel()*o.element_size()<=2**30 else None
 
 class _Gathered: # The columns of a list of tensors, or of tuples with tensors in them
     def __init__(self, items):
-        self.items,self.cols,self.single = list(items),None,isinstance(items[0], Tensor)
-        if not self.single and not (type(items[0]) is tuple and any(isinstance(o, Tensor) for o in items[0])): return
-        if not self.single and any(type(o) is not tuple or len(o)!=len(items[0]) for o in items): return
+        o = items[0]
+        self.items,self.cols,self.single = list(items),None,isinstance(o, Tensor)
+        if not self.single:
+            if type(o) is not tuple or not any(isinstance(x, Tensor) for x in o): return
+            if any(type(x) is not tuple or len(x)!=len(o) for x in items): return
         cols = [_column(list(c)) for c in ([items] if self.single else zip(*items))]
-        if any(c is None for c in cols): return
-        self.copied = [j for j,c in enumerate(cols) if c[1]]
-        self.cols,self.version = tuple(c[0] for c in cols),self.versions()
+        if None in cols: return
+        self.copied = [j for j,(_,copy) in enumerate(cols) if copy]
+        self.cols,self.version = tuple(c for c,_ in cols),self.versions()
     def versions(self): # Grows whenever an item that was copied is changed in place
-        return sum(t._version for j in self.copied for t in (self.items if self.single else map(operator.itemgetter(j), self.items)) if not t.is_inference())
+        if not self.copied: return 0
+        ts = self.items if self.single else (x[j] for x in self.items for j in self.copied)
+        return sum(t._version for t in ts if not t.is_inference())
     def current(self, items): # Is the list still the one that was gathered?
         same = len(items)==len(self.items) and all(map(operator.is_, items, self.items))
         return same and (self.cols is None or self.versions()==self.version)
 
-# %% ../../nbs/03_sgd.ipynb #cf5e16fd
+# %% ../../nbs/03_sgd.ipynb #11cea8fa
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
@@ -236,15 +259,20 @@ def __iter__(self:DataLoader):
     elif table is not None:   batches = self._cut(*table, self.get_idxs())
     elif self._n_workers()>0: batches = self._ask_workers(self.get_idxs())
     else:                     batches = map(self._do_batch, self._chunks(self.get_idxs()))
-    for b in batches: yield self.after_batch(b if self.device is None else to_device(b, self.device, non_blocking=self.device.type=='cuda'))
+    for b in batches: yield self.after_batch(self._put(b))
     self.after_iter()
 
 @patch
-def _n_workers(self:DataLoader): # As asked for; else the CPU trains in this process, a graphics card is fed by up to eight
-    if self.num_workers is not None: return self.num_workers
-    return min(8, len(os.sched_getaffinity(0))) if _fork and self.device is not None and self.device.type=='cuda' else 0
+def _put(self:DataLoader, b): # On the device; a copy from pinned memory need not be waited for
+    return b if self.device is None else to_device(b, self.device, non_blocking=self.device.type=='cuda')
 
-_fork = sys.platform.startswith('linux')                              # new processes inherit our memory: quick, and nothing to pickle
+_fork = sys.platform.startswith('linux')              # new processes inherit our memory: quick, nothing to pickle
+
+@patch
+def _n_workers(self:DataLoader): # As asked for; else none for a CPU, and up to eight to feed a graphics card
+    if self.num_workers is not None: return self.num_workers
+    gpu = self.device is not None and self.device.type=='cuda'
+    return min(8, len(os.sched_getaffinity(0))) if gpu and _fork else 0
 
 @patch
 def one_batch(self:DataLoader):
@@ -253,7 +281,7 @@ def one_batch(self:DataLoader):
     try: return apply(lambda t: t.clone(), next(iter(self)))
     finally: self.num_workers = old
 
-# %% ../../nbs/03_sgd.ipynb #9dca6a7a
+# %% ../../nbs/03_sgd.ipynb #8c08bd57
 @patch
 def _read(self:DataLoader): # Batches of an iterable
     self.it,size = iter(self.dataset),self.bs
@@ -262,31 +290,35 @@ def _read(self:DataLoader): # Batches of an iterable
         for i in self.idxs:
             try: samples.append(self._do_item(i))
             except StopIteration: break
-        if not samples and k==0: raise ValueError(f"DataLoader: the {type(self.dataset).__name__} gave no items. "
-            "A generator is used up after one epoch: pass a list, or an object whose __iter__ starts over")
-        if samples and (len(samples)==size or not self.drop_last): yield self.create_batch(self.before_batch(samples))
-        if len(samples)<size: return
+        if not samples and k==0: raise ValueError(
+            f"DataLoader: the {type(self.dataset).__name__} gave no items. A generator is used up after one epoch: "
+            "pass a list, or an object whose __iter__ starts over")
+        full = len(samples)==size
+        if full or samples and not self.drop_last: yield self.create_batch(self.before_batch(samples))
+        if not full: return
 
-# %% ../../nbs/03_sgd.ipynb #049ca5c3
+# %% ../../nbs/03_sgd.ipynb #10141116
 @patch
 def new(self:DataLoader, dataset=None, # Default: the same
         cls=None, # Class of the new loader; default: the same
         **kwargs): # Settings that differ, for example `shuffle=False`
     "A `DataLoader` like this one, for other data or with other settings"
-    names = 'bs shuffle num_workers drop_last device seed generator pin_memory timeout persistent_workers'.split()
-    old = {nm: getattr(self, nm) for nm in names} | {nm: self.__dict__[nm] for nm in _hooks if nm in self.__dict__}
+    names = 'bs shuffle num_workers drop_last device seed generator pin_memory timeout persistent_workers'
+    old = {nm: getattr(self, nm) for nm in names.split()}
+    old.update({nm: self.__dict__[nm] for nm in _hooks if nm in self.__dict__})
     if dataset is None: dataset,old['sampler'] = self.dataset,self.sampler
     return (cls or type(self))(dataset, **(old | kwargs))
 
 @patch
 def __repr__(self:DataLoader):
-    return f"{type(self).__name__}({self.n} items of a {type(self.dataset).__name__}, bs={self.bs}, shuffle={self.shuffle}, device={self.device})"
+    return (f"{type(self).__name__}({self.n} items of a {type(self.dataset).__name__}, bs={self.bs}, "
+            f"shuffle={self.shuffle}, device={self.device})")
 
 @patch
 def __getstate__(self:DataLoader): # What is pickled: no processes, no gathered data
     return {k:v for k,v in self.__dict__.items() if k not in ('_pool','_rows','it')}
 
-# %% ../../nbs/03_sgd.ipynb #c5f45452
+# %% ../../nbs/03_sgd.ipynb #f284588c
 class _Worker: # What a worker process holds: from (seed, indices) to a batch
     def __init__(self, dl): self.dl = dl
     def start(self, _): self.dl.wif()
@@ -312,23 +344,25 @@ class _Work: # The work list of an epoch; torch reads it anew in each
     todo = ()
     def __iter__(self): return iter(self.todo)
 
-# %% ../../nbs/03_sgd.ipynb #36e3f057
+# %% ../../nbs/03_sgd.ipynb #b91da468
 @patch
 def _make_pool(self:DataLoader, keep): # torch's loader with our workers, and its work list
-    work,worker = _Work(),_Worker(object.__new__(type(self)))
-    worker.dl.__dict__.update(DataLoader.__getstate__(self))          # a copy, so that nothing holds the pool but the loop that uses it
-    pin = self.device is not None and self.device.type=='cuda' if self.pin_memory is None else self.pin_memory
-    return work,tud.DataLoader(worker, batch_size=None, sampler=work, num_workers=self._n_workers(), collate_fn=noop, pin_memory=pin, timeout=self.timeout,
-        worker_init_fn=worker.start, persistent_workers=keep, generator=torch.Generator(), multiprocessing_context='fork' if _fork else None)
+    work,worker = _Work(),_Worker(object.__new__(type(self)))   # a copy: nothing holds the pool but its user
+    worker.dl.__dict__.update(DataLoader.__getstate__(self))
+    gpu = self.device is not None and self.device.type=='cuda'
+    return work,tud.DataLoader(worker, batch_size=None, sampler=work, num_workers=self._n_workers(), collate_fn=noop,
+        pin_memory=gpu if self.pin_memory is None else self.pin_memory, timeout=self.timeout, persistent_workers=keep,
+        worker_init_fn=worker.start, generator=torch.Generator(), multiprocessing_context='fork' if _fork else None)
 
 @patch
 def _ask_workers(self:DataLoader, idxs): # Batches made by worker processes, in order
     keep = not _fork if self.persistent_workers is None else self.persistent_workers
     key  = [self.num_workers, self.pin_memory, self.timeout, self.dataset, *map(self.__dict__.get, _hooks)]
-    pool = self.__dict__.pop('_pool', None)                           # taken out: a loop inside this loop gets workers of its own
+    pool = self.__dict__.pop('_pool', None)                           # a loop inside this loop gets its own
     if pool is None or not all(map(operator.is_, pool[0], key)): pool = key,*self._make_pool(keep)
     _,work,loader = pool
-    work.todo = [((self.epoch_seed + k*0x9E3779B97F4A7C15) % 2**63, c.tolist() if isinstance(c, Tensor) else c) for k,c in enumerate(self._chunks(idxs))]
+    work.todo = [((self.epoch_seed + k*0x9E3779B97F4A7C15) % 2**63, c.tolist() if isinstance(c, Tensor) else c)
+                 for k,c in enumerate(self._chunks(idxs))]
     it = None
     try:
         it = iter(loader)
@@ -336,12 +370,16 @@ def _ask_workers(self:DataLoader, idxs): # Batches made by worker processes, in 
             if isinstance(b, _Failure): b.throw()
             yield b
     except Exception as e:
-        if it is None: raise RuntimeError(f"DataLoader: cannot start worker processes ({type(e).__name__}: {e}). "
-            "Use num_workers=0; or define data set and transforms in a module, not in a notebook, and without lambda") from e
+        if it is None: raise RuntimeError(_no_start.format(e=e, kind=type(e).__name__)) from e
         if not str(e).startswith(('DataLoader worker','DataLoader timed out')): raise
         keep = False
-        raise RuntimeError(f"DataLoader: a worker process died or hangs ({e}) Usually memory ran out, because each of the {loader.num_workers} workers holds batches of "
-            f"{self.bs} items, or a library crashed. Use num_workers=0 to see the error itself; if that runs, try fewer workers or a smaller bs") from e
+        raise RuntimeError(_died.format(e=e, n=loader.num_workers, bs=self.bs)) from e
     finally:
         if keep and it is not None: self._pool = pool
         elif it is not None: it._shutdown_workers()
+
+_no_start = ("DataLoader: cannot start worker processes ({kind}: {e}). Use num_workers=0; or define data set and "
+             "transforms in a module, not in a notebook, and without lambda")
+_died = ("DataLoader: a worker process died or hangs ({e}). Usually memory ran out, because each of the {n} workers holds "
+         "batches of {bs} items, or a library crashed. Use num_workers=0 to see the error itself; if that runs, try fewer "
+         "workers or a smaller bs")
