@@ -2,9 +2,11 @@
 
 # %% auto #0
 __all__ = ['RandTransform', 'ResizeMethod', 'PadMode', 'Resize', 'CropPad', 'RandomCrop', 'RandomResizedCrop', 'FlipItem',
-           'DihedralItem', 'dihedral']
+           'DihedralItem', 'dihedral', 'AffineCoordTfm', 'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp', 'homography',
+           'RandomResizedCropGPU', 'warp_batch', 'LightingTfm', 'relight', 'Brightness', 'Contrast', 'Saturation',
+           'Hue', 'RandomErasing', 'setup_aug_tfms', 'aug_transforms']
 
-# %% ../../nbs/11_augmentation.ipynb #7c3544f2
+# %% ../../nbs/11_augmentation.ipynb #e84134e4
 import math
 import torch,numpy as np
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from ..torch_core import *
 from ..data.transforms import *
 from .core import *
 
-# %% ../../nbs/11_augmentation.ipynb #f9d3fa5e
+# %% ../../nbs/11_augmentation.ipynb #41482855
 class RandTransform(DisplayedTransform):
     "A transform that is done with probability `p`; `before_call` draws what is random, once for all elements of a tuple"
     do,nm,split_idx,p = True,None,0,1.
@@ -35,11 +37,15 @@ class RandTransform(DisplayedTransform):
         self.before_call(b, split_idx)
         return super().__call__(b, split_idx=split_idx, **kwargs) if self.do else b
 
+    def __repr__(self): # the arguments that are not the defaults
+        ps = {k:o.default for k,o in type(self).__signature__.parameters.items() if hasattr(self, k)}
+        return f"{self.name}({', '.join(f'{k}={getattr(self,k)}' for k,d in ps.items() if getattr(self,k)!=d)})"
+
 def _rand(lo=0., hi=1.): return lo + (hi-lo)*torch.rand(()).item()
 def _randint(lo, hi): return torch.randint(lo, hi+1, ()).item() if hi>lo else lo    # both ends included
 def _first(b): return b[0] if isinstance(b, tuple) else b
 
-# %% ../../nbs/11_augmentation.ipynb #5bd90069
+# %% ../../nbs/11_augmentation.ipynb #3eb37433
 class ResizeMethod:
     "What to do with a picture of another shape than the target"
     Squish,Crop,Pad = 'squish','crop','pad'
@@ -164,3 +170,349 @@ def dihedral(x, # PIL image, or tensor whose last two axes are height and width
         return x
     if k&3: x = x.flip([d for bit,d in ((1,-1),(2,-2)) if k&bit])
     return x.transpose(-1,-2) if k&4 else x
+
+# %% ../../nbs/11_augmentation.ipynb #c151728d
+def _size2(size): # (height, width), or None
+    return None if size is None else _wh(size)[::-1]
+
+def _numbers(x, lo, hi, p, neutral, draw=None, batch=False): # One number per picture of batch `x`, on the CPU: uniform in lo…hi with probability `p`, else `neutral`
+    n = 1 if batch else len(x)
+    if draw is None:     res = torch.empty(n).uniform_(lo, hi)
+    elif callable(draw): res = torch.as_tensor(draw(x), dtype=torch.float).cpu().reshape(-1).expand(n) if not batch else torch.as_tensor(draw(x), dtype=torch.float).cpu().reshape(-1)[:1]
+    else:                res = torch.as_tensor(draw, dtype=torch.float).reshape(-1)[:n].expand(n)
+    if p<1: res = torch.where(torch.rand(n)<p, res, torch.tensor(float(neutral)))
+    return res.expand(len(x))
+
+def _mat3(a, b, c, d, e, f): # Rows (a b c), (d e f), (0 0 1), one matrix per picture; numbers stand for all
+    n = next(len(o) for o in (a,b,c,d,e,f) if isinstance(o, Tensor))
+    rows = [o if isinstance(o, Tensor) else torch.full((n,), float(o)) for o in (a,b,c,d,e,f,0,0,1)]
+    return torch.stack(rows, 1).view(n,3,3)
+
+def _bands(n, numel): # Slices of a batch whose pictures, as floats, fit into a processor's cache together
+    k = max(1, 2_000_000//max(1, numel))
+    return [slice(i, min(i+k, n)) for i in range(0, n, k)]
+
+# %% ../../nbs/11_augmentation.ipynb #03f7cae5
+class AffineCoordTfm(RandTransform):
+    """Moves pixels. Each transform is one 3×3 matrix per picture, from places in the result to places in the source (both in -1…1);
+    several transforms multiply into one matrix, so that the picture is resampled once"""
+    split_idx,order = None,30
+    def __init__(self, tfms=None, # Others of this kind, in order of application
+                 size=None, # Pixels of the result: a side, or (height, width); default: as the source
+                 mode:str='bilinear', # 'bilinear', 'nearest' or 'bicubic', for pictures; masks take the nearest
+                 pad_mode:str=PadMode.Reflection, # 'reflection', 'border' or 'zeros'
+                 align_corners:bool=True, # do -1 and 1 stand for the middles of the outermost pixels (True) or for their edges?
+                 batch:bool=False, # one draw for the whole batch?
+                 **kwargs): # `split_idx`, `order`
+        super().__init__(**kwargs)
+        self.tfms,self.size,self.mode,self.batch,self.align_corners = L(tfms),_size2(size),mode,batch,align_corners
+        self.pad_mode = _check('pad_mode', pad_mode, _np_pad)
+
+    def before_call(self, b, split_idx):
+        x = _first(b)
+        x = x if x.ndim==4 or isinstance(x, TensorMask) and x.ndim==3 else x[None]
+        self._m = self._mat(x, *(torch.tensor([float(o)]) for o in x.shape[-2:]), split_idx)[0]
+
+    def _mat(self, x, h, w, split_idx): # matrices (`None`: the identity) for batch `x` whose pictures are now `h` × `w`, and the new height and width
+        m = None
+        for t in self.tfms:
+            u,h,w = t._mat(x, h, w, split_idx)
+            m = u if m is None else m if u is None else m@u
+        return m,h,w
+
+    def _aspect(self, h, w): k = int(self.align_corners); return (h-k)/(w-k).clamp(min=1)
+    def encodes(self, x:TensorImage): return self._move(x, self.mode)
+    def encodes(self, x:TensorMask):  return self._move(x, 'nearest')
+
+    def _move(self, x, mode):
+        t = x.as_subclass(Tensor)
+        lead = t.ndim
+        if isinstance(x, TensorMask): t = (t if lead==3 else t[None])[:,None]
+        elif lead==3: t = t[None]
+        t = warp_batch(t, self._m, self.size or t.shape[-2:], mode, self.pad_mode, self.align_corners)
+        if isinstance(x, TensorMask): t = t[:,0]
+        return t if t.ndim==lead else t[0]
+
+class Flip(AffineCoordTfm):
+    "Mirror left and right with probability `p`"
+    def __init__(self, p=0.5, draw=None, # 1: mirror, 0: do not; numbers, or a function of the batch
+                 size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, batch=False):
+        super().__init__(None, size, mode, pad_mode, align_corners, batch); self.p,self.draw = _prob(p),draw
+    def _mat(self, x, h, w, split_idx):
+        if split_idx: return None,h,w
+        return _mat3(1-2*_numbers(x, 1, 1, self.p, 0, self.draw, self.batch),0,0, 0,1,0),h,w
+
+def _prob(p):
+    if not 0<=p<=1: raise ValueError(f"p={p} is a probability and must lie in 0…1")
+    return p
+
+class Dihedral(AffineCoordTfm):
+    "Lay the picture down in one of eight ways, with probability `p`"
+    def __init__(self, p=0.5, draw=None, # 0…7, see `dihedral`
+                 size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, batch=False):
+        super().__init__(None, size, mode, pad_mode, align_corners, batch); self.p,self.draw = _prob(p),draw
+    def _mat(self, x, h, w, split_idx):
+        if split_idx: return None,h,w
+        k = _numbers(x, 0, 8, self.p, 0, self.draw, self.batch).clamp(max=7.5).int()
+        fx,fy,swap,r = 1.-2*(k&1),1.-(k&2),(k>=4).float(),self._aspect(h, w)
+        return _mat3(fx*(1-swap),fx*swap*r,0, fy*swap/r,fy*(1-swap),0),h,w
+
+class Rotate(AffineCoordTfm):
+    "Turn by an angle, uniform in -`max_deg`…`max_deg`, with probability `p`"
+    def __init__(self, max_deg=10, # Degrees
+                 p=0.5, draw=None, # Degrees; numbers, or a function of the batch
+                 size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, batch=False):
+        super().__init__(None, size, mode, pad_mode, align_corners, batch); self.max_deg,self.p,self.draw = float(max_deg),_prob(p),draw
+    def _mat(self, x, h, w, split_idx):
+        if split_idx: return None,h,w
+        a,r = torch.deg2rad(_numbers(x, -self.max_deg, self.max_deg, self.p, 0, self.draw, self.batch)),self._aspect(h, w)
+        return _mat3(a.cos(),a.sin()*r,0, -a.sin()/r,a.cos(),0),h,w
+
+class Zoom(AffineCoordTfm):
+    "Enlarge by a factor, uniform in `min_zoom`…`max_zoom`, around a random centre, with probability `p`"
+    def __init__(self, min_zoom=1., max_zoom=1.1, p=0.5, draw=None, # Factors
+                 draw_x=None, draw_y=None, # Place of the centre, 0 (left, top) … 1
+                 size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, batch=False):
+        super().__init__(None, size, mode, pad_mode, align_corners, batch)
+        self.min_zoom,self.max_zoom,self.p,self.draw,self.draw_x,self.draw_y = min_zoom,max_zoom,_prob(p),draw,draw_x,draw_y
+    def _mat(self, x, h, w, split_idx):
+        if split_idx: return None,h,w
+        s = 1/_numbers(x, self.min_zoom, self.max_zoom, self.p, 1, self.draw, self.batch)
+        cx,cy = ((1-s)*(2*_numbers(x, 0, 1, 1, 0, d, self.batch)-1) for d in (self.draw_x, self.draw_y))
+        return _mat3(s,0,cx, 0,s,cy),h,w
+
+class Warp(AffineCoordTfm):
+    "Look from another side: a perspective that moves the corners by up to `magnitude` of half a side, with probability `p`"
+    def __init__(self, magnitude=0.2, p=0.5, draw_x=None, draw_y=None, # Amounts to the side and upwards, in -`magnitude`…`magnitude`
+                 size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, batch=False):
+        super().__init__(None, size, mode, pad_mode, align_corners, batch); self.magnitude,self.p,self.draw_x,self.draw_y = float(magnitude),_prob(p),draw_x,draw_y
+    def _mat(self, x, h, w, split_idx):
+        if split_idx: return None,h,w
+        a,b = (_numbers(x, -self.magnitude, self.magnitude, self.p, 0, d, self.batch) for d in (self.draw_x, self.draw_y))
+        corners = torch.tensor([[-1.,-1],[-1,1],[1,-1],[1,1]])
+        moved = torch.stack([torch.stack(o, 1) for o in ((-1-b,-1-a), (-1+b,1+a), (1+b,-1+a), (1-b,1-a))], 1)
+        return homography(moved, corners.expand_as(moved)),h,w
+
+def homography(src, # (n, 4, 2) points x,y
+               dst): # (n, 4, 2) where they are to go
+    "The perspective that takes four points to four points, as (n, 3, 3) matrices: eight linear equations"
+    (x,y),(u,v) = src.double().unbind(-1),dst.double().unbind(-1)
+    o,i = torch.zeros_like(x),torch.ones_like(x)
+    A = torch.cat([torch.stack([x,y,i,o,o,o,-u*x,-u*y], -1), torch.stack([o,o,o,x,y,i,-v*x,-v*y], -1)], 1)
+    h = torch.linalg.solve(A, torch.cat([u,v], 1))
+    return torch.cat([h, torch.ones_like(h[:,:1])], 1).view(-1,3,3).float()
+
+class RandomResizedCropGPU(AffineCoordTfm):
+    "`RandomResizedCrop` for a batch, on its device; in validation, the largest box in the middle that `ratio` allows"
+    def __init__(self, size, # Pixels of the result: a side, or (height, width)
+                 min_scale=0.08, # Smallest share of the area
+                 ratio=(3/4, 4/3), # Smallest and largest width by height
+                 mode='bilinear', valid_scale=1., # Validation: the box's share of each side
+                 max_scale=1., pad_mode=PadMode.Reflection, align_corners=True, batch=False, **kwargs):
+        super().__init__(None, size, mode, pad_mode, align_corners, batch, **kwargs)
+        self.min_scale,self.max_scale,self.ratio,self.valid_scale = min_scale,max_scale,ratio,valid_scale
+    def _mat(self, x, h, w, split_idx):
+        n = 1 if self.batch or split_idx else len(x)
+        h,w = h.expand(n),w.expand(n)
+        lo,hi = self.ratio
+        cw,ch = torch.minimum(w, (h*hi).floor()),torch.minimum(h, (w/lo).floor())
+        if split_idx: cw,ch = (cw*self.valid_scale).floor().clamp(min=1),(ch*self.valid_scale).floor().clamp(min=1); l,t = ((w-cw)/2).floor(),((h-ch)/2).floor()
+        else:
+            area,r = h*w*torch.empty(10,n).uniform_(self.min_scale, self.max_scale),torch.empty(10,n).uniform_(math.log(lo), math.log(hi)).exp()
+            tw,th = (area*r).sqrt().round(),(area/r).sqrt().round()
+            for a,b in zip(tw.flip(0), th.flip(0)):                     # of ten tries the first that fits, else the largest box
+                ok = (a>0)&(b>0)&(a<=w)&(b<=h)
+                cw,ch = torch.where(ok, a, cw),torch.where(ok, b, ch)
+            l,t = (torch.rand(n)*(w-cw+1)).floor(),(torch.rand(n)*(h-ch+1)).floor()
+        k = int(self.align_corners)
+        fw,fh = (w-k).clamp(min=1),(h-k).clamp(min=1)
+        m = _mat3((cw-k)/fw,0,(2*l+cw-k)/fw-1, 0,(ch-k)/fh,(2*t+ch-k)/fh-1)
+        return m.expand(len(x),3,3),ch.expand(len(x)),cw.expand(len(x))
+
+# %% ../../nbs/11_augmentation.ipynb #3065301d
+def _grid(m, h, w, align_corners): # (n, h, w, 2): where each pixel of the result lies in the source, by matrices `m`
+    def ticks(n): return (torch.linspace(-1, 1, n, device=m.device) if n>1 else torch.zeros(1, device=m.device)) * (1 if align_corners else 1-1/n)
+    u,v = m[:,:,:1]*ticks(w),m[:,:,1:2]*ticks(h)+m[:,:,2:]
+    grid = torch.empty(len(m), h, w, 2, device=m.device)
+    x,y,z = (u[:,i,None,:]+v[:,i,:,None] for i in range(3))
+    torch.div(x, z, out=grid[...,0]); torch.div(y, z, out=grid[...,1])
+    return grid
+
+def _lay_down(t, m): # Matrices that only flip and transpose need no resampling: exact, bytes stay bytes
+    ks = ((m[:,0,0]+m[:,0,1])<0).int() + 2*((m[:,1,1]+m[:,1,0])<0).int() + 4*(m[:,0,0]==0).int()
+    res = t.clone()
+    for k in set(ks.tolist())-{0}: i = (ks==k).nonzero().flatten().to(t.device); res[i] = dihedral(t[i], k)
+    return res
+
+def warp_batch(t, # (n, channels, height, width), float, or `uint8` in 0…255
+               m, # (n, 3, 3) on the CPU: from places in the result to places in the source, each in -1…1; `None`: the identity
+               size, # (height, width) of the result
+               mode='bilinear', pad_mode='reflection', align_corners=True):
+    "Resample a batch once. Bytes that must be interpolated come out as floats in 0…1, converted a few pictures at a time."
+    (n,c,h,w),(oh,ow) = t.shape,size
+    if m is None and (h,w)==(oh,ow): return t
+    if m is None: m = torch.eye(3).expand(n,3,3)
+    if (h,w)==(oh,ow) and bool(((m==0)|(m.abs()==1)).all()) and bool((m[:,:2,2:]==0).all()) and (h==w or bool((m[:,0,1]==0).all())): return _lay_down(t, m)
+    scale = (m[:,:2,:2].det().abs()*(h*w)/(oh*ow)).sqrt().median().item()       # source pixels per pixel of the result
+    k = int(scale/1.1) if scale>=2.2 and mode!='nearest' else 1
+    out = torch.empty(n, c, oh, ow, device=t.device, dtype=torch.float if t.dtype==torch.uint8 and mode!='nearest' else t.dtype)
+    md = m.to(t.device, non_blocking=True)
+    for s in (_bands(n, c*h*w) if t.device.type=='cpu' else [slice(0, n)]):
+        x = t[s].float()
+        if k>1: x = F.interpolate(x, (max(1,round(h/k)),max(1,round(w/k))), mode='area')
+        r = F.grid_sample(x, _grid(md[s], oh, ow, align_corners), mode=mode, padding_mode=pad_mode, align_corners=align_corners)
+        if t.dtype==torch.uint8 and mode!='nearest': r.mul_(1/255)
+        if mode=='bicubic': r.clamp_(0, 1)
+        out[s] = r
+    return out
+
+# %% ../../nbs/11_augmentation.ipynb #319b98a6
+class LightingTfm(RandTransform):
+    """Changes colours. Brightness, contrast and saturation are linear in the logits of the pixels, so that several of them
+    multiply into one map per picture; hue follows in the same pass"""
+    order,parts = 40,('b','a','s','h')
+    def __init__(self, tfms=None, # Others of this kind
+                 **kwargs):
+        super().__init__(**kwargs); self.tfms = L(tfms)
+    def before_call(self, b, split_idx):
+        x = _first(b)
+        x = x if x.ndim==4 else x[None]
+        self._todo = [t._draw(x) for t in self.tfms or [self]]
+    def encodes(self, x:TensorImage):
+        t = x.as_subclass(Tensor)
+        if t.dtype==torch.uint8: t = t/255
+        return relight(t if t.ndim==4 else t[None], self._todo).view(t.shape)
+
+def relight(t, # (n, channels, height, width) in 0…1
+            steps): # pairs of what to do, 'b'rightness, 'c'ontrast, 's'aturation or 'h'ue, and how much, one number per picture
+    "Apply the steps in one pass: adjacent ones that are linear in the logits as one map"
+    n,c = t.shape[:2]
+    runs = []                                                  # [scale, shift, saturation] or a hue
+    for k,v in steps:
+        v = v.to(t.device, t.dtype)[:,None,None,None]
+        if k=='h':
+            if c==3: runs.append(v)
+            continue
+        if not runs or not isinstance(runs[-1], list): runs.append([1,0,None])
+        r = runs[-1]
+        if   k=='b': r[1] = r[1]+v
+        elif k=='c': r[0],r[1] = r[0]*v,r[1]*v
+        elif c==3:   r[2] = v if r[2] is None else r[2]*v
+    out = torch.empty_like(t)
+    for s in (_bands(n, 2*t[0].numel()) if t.device.type=='cpu' else [slice(0, n)]):
+        x = t[s]
+        for r in runs: x = _shift_hue(x, r[s]) if isinstance(r, Tensor) else _logit_map(x, *(o[s] if isinstance(o, Tensor) else o for o in r))
+        out[s] = x
+    return out
+
+_grey = 0.299,0.587,0.114                                      # how bright red, green and blue seem (ITU-R BT.601)
+
+def _logit_map(x, a, b, s): # sigmoid(a·logit(x) + b), with the colours' distance to grey multiplied by `s`
+    x = x.logit(1e-7)
+    if s is not None: x = torch.lerp((x*torch.tensor(_grey, device=x.device, dtype=x.dtype).view(3,1,1)).sum(1, keepdim=True), x, s)
+    if isinstance(a, Tensor): x.mul_(a)
+    if isinstance(b, Tensor): x.add_(b)
+    return x.sigmoid_()
+
+def _shift_hue(x, v): # turn the colour circle by `v` turns: hue, saturation, value and back, with the value and its range as they are
+    hi,lo = x.amax(1, keepdim=True),x.amin(1, keepdim=True)
+    d,(r,g,b) = hi-lo,x.split(1, 1)
+    q = d.clamp(min=1e-8)
+    h = torch.where(hi==r, ((g-b)/q)%6, torch.where(hi==g, (b-r)/q+2, (r-g)/q+4)) + 6*v
+    k = (torch.tensor([5.,3.,1.], device=x.device, dtype=x.dtype).view(3,1,1)+h)%6
+    return hi - d*torch.minimum(k, 4-k).clamp(0, 1)
+
+class Brightness(LightingTfm):
+    "Add to the logits the logit of a number in 0.5±`max_lighting`/2, with probability `p`"
+    def __init__(self, max_lighting=0.2, p=0.75, draw=None, # 0…1, 0.5 changes nothing
+                 batch=False): super().__init__(); self.max_lighting,self.p,self.draw,self.batch = float(max_lighting),_prob(p),draw,batch
+    def _draw(self, x): return 'b',_numbers(x, 0.5*(1-self.max_lighting), 0.5*(1+self.max_lighting), self.p, 0.5, self.draw, self.batch).logit(1e-7)
+
+class Contrast(LightingTfm):
+    "Multiply the logits by a number between 1-`max_lighting` and its inverse, with probability `p`"
+    _kind = 'c'
+    def __init__(self, max_lighting=0.2, p=0.75, draw=None, # Factors, 1 changes nothing
+                 batch=False): super().__init__(); self.max_lighting,self.p,self.draw,self.batch = float(max_lighting),_prob(p),draw,batch
+    def _draw(self, x):
+        if self.draw is not None: return self._kind,_numbers(x, 0, 0, self.p, 1, self.draw, self.batch)
+        m = -math.log(max(1e-6, 1-self.max_lighting))
+        return self._kind,_numbers(x, -m, m, self.p, 0, None, self.batch).exp()
+
+class Saturation(Contrast):
+    "Multiply the colours' distance to grey, in logits, by a number between 1-`max_lighting` and its inverse, with probability `p`"
+    _kind = 's'
+
+class Hue(LightingTfm):
+    "Turn the colour circle by up to `max_hue` of a full turn, with probability `p`"
+    def __init__(self, max_hue=0.1, p=0.75, draw=None, # Share of a turn, 0 changes nothing
+                 batch=False): super().__init__(); self.max_hue,self.p,self.draw,self.batch = float(max_hue),_prob(p),draw,batch
+    def _draw(self, x): return 'h',_numbers(x, -self.max_hue, self.max_hue, self.p, 0, self.draw, self.batch)
+
+class RandomErasing(RandTransform):
+    "Put noise into random boxes, with probability `p` for each picture; after `Normalize`, where noise has the pictures' spread. Source: Zhong et al. 2017"
+    order = 100
+    def __init__(self, p=0.5, sl=0., sh=0.3, # Smallest and largest share of the area
+                 min_aspect=0.3, # Smallest width by height; the largest is its inverse
+                 max_count=1, # Most boxes in one picture; they share the area
+                 batch=False): # the same boxes for the whole batch?
+        super().__init__(); self.p,self.sl,self.sh,self.min_aspect,self.max_count,self.batch = _prob(p),sl,sh,min_aspect,max_count,batch
+    def before_call(self, b, split_idx): pass                # each picture draws for itself
+    def _boxes(self, h, w):
+        if _rand()>=self.p: return []
+        count = _randint(1, self.max_count)
+        def one():
+            area,r = _rand(self.sl, self.sh)*h*w/count,math.exp(_rand(math.log(self.min_aspect), -math.log(self.min_aspect)))
+            bh,bw = min(h-1,round(math.sqrt(area*r))),min(w-1,round(math.sqrt(area/r)))
+            t,l = _randint(0, h-bh),_randint(0, w-bw)
+            return slice(t,t+bh),slice(l,l+bw)
+        return [one() for _ in range(count)]
+    def encodes(self, x:TensorImage):
+        res = x.as_subclass(Tensor).clone()
+        pics = res[None] if res.ndim==3 else res
+        same = self._boxes(*pics.shape[-2:]) if self.batch else None
+        for o in pics:
+            for r,c in same if self.batch else self._boxes(*o.shape[-2:]): o[:,r,c] = torch.randn(o[:,r,c].shape).to(o)
+        return res
+
+# %% ../../nbs/11_augmentation.ipynb #0d7dc347
+def setup_aug_tfms(tfms): # Transforms of batches
+    "Merge those that move pixels into one, and those that change colours into one; the others follow"
+    tfms = [o() if isinstance(o, type) else o for o in L(tfms)]
+    move,light = [o for o in tfms if isinstance(o, AffineCoordTfm)],[o for o in tfms if isinstance(o, LightingTfm)]
+    rest = [o for o in tfms if o not in move and o not in light]
+    how = {(o.mode,o.pad_mode,o.align_corners) for o in move}
+    sizes = {o.size for o in move if o.size is not None}
+    if len(how)==1 and len(sizes)<=1:
+        mode,pad_mode,align = how.pop()
+        f = AffineCoordTfm([q for o in move for q in (o.tfms or [o])], None, mode, pad_mode, align, order=9)  # before `IntToFloatTensor`: it samples the bytes, and converts what it keeps
+        f.size = next(iter(sizes), None)
+        move = [f]
+    if light: light = [LightingTfm([q for o in light for q in (o.tfms or [o])])]
+    return [*move, *light, *rest]
+
+def aug_transforms(mult:float=1.0, # Multiplies `max_rotate`, `max_lighting` and `max_warp`
+                   do_flip:bool=True, # Mirror left and right, in half of the cases?
+                   flip_vert:bool=False, # Also up and down, and quarter turns?
+                   max_rotate:float=10., # Degrees
+                   min_zoom:float=1., max_zoom:float=1.1, # Factors
+                   max_lighting:float=0.2, # Strength of brightness and contrast
+                   max_warp:float=0.2, # Strength of the perspective
+                   p_affine:float=0.75, # Probability of each rotation, zoom and warp
+                   p_lighting:float=0.75, # Probability of each brightness and contrast
+                   xtra_tfms=None, # More transforms
+                   size=None, # Pixels of the result: a side, or (height, width)
+                   mode:str='bilinear', pad_mode:str=PadMode.Reflection, align_corners:bool=True,
+                   batch:bool=False, # The same for all pictures of a batch?
+                   min_scale:float=1.): # Below 1: cut out a random square of at least this share of the area (needs `size`)
+    "A good choice of transforms for photos, each picture resampled once; in validation only `size` acts"
+    if min_scale!=1. and size is None: raise ValueError(f"aug_transforms(min_scale={min_scale}) cuts out areas of different size: say to which `size` they are brought")
+    kw = dict(size=size if min_scale==1. else None, mode=mode, pad_mode=pad_mode, batch=batch, align_corners=align_corners)
+    max_rotate,max_lighting,max_warp = (o*mult for o in (max_rotate, max_lighting, max_warp))
+    res = []
+    if do_flip: res.append((Dihedral if flip_vert else Flip)(p=0.5, **kw))
+    if max_warp: res.append(Warp(magnitude=max_warp, p=p_affine, **kw))
+    if max_rotate: res.append(Rotate(max_deg=max_rotate, p=p_affine, **kw))
+    if min_zoom<1 or max_zoom>1: res.append(Zoom(min_zoom=min_zoom, max_zoom=max_zoom, p=p_affine, **kw))
+    if max_lighting: res += [f(max_lighting=max_lighting, p=p_lighting, batch=batch) for f in (Brightness, Contrast)]
+    if min_scale!=1.: res.append(RandomResizedCropGPU(**{**kw, 'size':size}, min_scale=min_scale, ratio=(1,1)))
+    return setup_aug_tfms(res + list(L(xtra_tfms)))

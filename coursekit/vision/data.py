@@ -21,7 +21,7 @@ from ..data.block import *
 from .core import *
 from .augment import *
 
-# %% ../../nbs/11_augmentation.ipynb #79c95b82
+# %% ../../nbs/11_augmentation.ipynb #537076f4
 class _AddCodes(Transform):
     "Gives masks the names of their classes"
     def __init__(self, codes=None): super().__init__(); self.codes = codes; self.vocab,self.c = codes,None if codes is None else len(codes)
@@ -37,7 +37,7 @@ def MaskBlock(codes=None): # Names of the classes, in the order of their numbers
     "A class number for each pixel"
     return TransformBlock(type_tfms=PILMask.create, item_tfms=None if codes is None else _AddCodes(codes), batch_tfms=IntToFloatTensor)
 
-# %% ../../nbs/11_augmentation.ipynb #92a4ad57
+# %% ../../nbs/11_augmentation.ipynb #ee883354
 _picture = TensorImageBase,PILBase
 
 def _show_on(s, ctx, **kwargs): # Every element of a sample on one axis: pictures drawn over each other, the rest as title
@@ -68,7 +68,7 @@ def show_results(x:TensorImage, y:TensorMask, samples, outs, ctxs=None, max_n=6,
     if ctxs is None: ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target / prediction')
     for i,(s,out) in enumerate(zip(samples[:n], outs)): _show_on(s, ctxs[2*i], **kwargs); _show_on((s[0],out[0]), ctxs[2*i+1], **kwargs)
 
-# %% ../../nbs/11_augmentation.ipynb #e87d934a
+# %% ../../nbs/11_augmentation.ipynb #64a1e068
 class _Column(ItemTransform):
     "Element `i` of a row"
     def __init__(self, i): super().__init__(); self.i = i
