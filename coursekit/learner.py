@@ -4,7 +4,7 @@
 __all__ = ['Learner', 'join_path_file', 'save_atomic', 'save_model', 'load_model', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss',
            'AvgSmoothLoss', 'ValueMetric', 'mk_metric']
 
-# %% ../nbs/06_learner.ipynb #04e915d5
+# %% ../nbs/06_learner.ipynb #c74e0d00
 import os, tempfile, warnings
 from contextlib import contextmanager, ExitStack
 from functools import partial
@@ -17,7 +17,7 @@ from .metrics import Metric, AvgMetric, AvgLoss, AvgSmoothLoss, ValueMetric, mk_
 from .callback.core import *
 from .callback.core import _inner, _cancels, _one
 
-# %% ../nbs/06_learner.ipynb #0c4678d8
+# %% ../nbs/06_learner.ipynb #474ba581
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric'] # where fastai has them
 defaults.lr = getattr(defaults, 'lr', 1e-3)
 
@@ -260,7 +260,7 @@ class Learner:
         "Train all parameter groups"
         self.freeze_to(0)
 
-# %% ../nbs/06_learner.ipynb #3e5143fc
+# %% ../nbs/06_learner.ipynb #3d56c879
 def _explain_batch(self, e):
     where = f'{"training" if self.training else "validation"}, epoch {self.epoch}, batch {self.iter}'
     if _is_oom(e):
@@ -282,7 +282,7 @@ def _loss_hint(f, pred, yb): # What is usually wrong
     if pred.shape!=y.shape and pred.numel()==y.numel(): return f'{msg} They hold equally many numbers in different shapes: use a loss that flattens, such as `MSELossFlat()`, or `targets.view_as(preds)`.'
     return msg
 
-# %% ../nbs/06_learner.ipynb #6270b72f
+# %% ../nbs/06_learner.ipynb #8d6a3708
 @patch
 @contextmanager
 def no_logging(self:Learner):
@@ -405,7 +405,7 @@ def show_training_loop(self:Learner):
         if s.startswith('Start'): indent += 2
         if not s.startswith('End'): [print(f"{' '*indent}- {e:15}: {self.ordered_cbs(e)}") for e in evs]
 
-# %% ../nbs/06_learner.ipynb #0bc8766e
+# %% ../nbs/06_learner.ipynb #3616204c
 def join_path_file(file, path, ext=''):
     "`path/file.ext` as a `Path`; a `Path` or open file stays what it is"
     if not isinstance(file, str): return file

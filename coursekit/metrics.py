@@ -11,7 +11,7 @@ from torch import Tensor
 from fastcore.basics import class2attr
 from .core import *
 
-# %% ../nbs/06_learner.ipynb #592edcf4
+# %% ../nbs/06_learner.ipynb #c6ee4306
 class Metric:
     "What every metric has: `reset`, `accumulate(learn)` after each batch, and `value`"
     def reset(self): pass
@@ -97,7 +97,7 @@ def mk_metric(m):
     if not callable(m): raise TypeError(f'A metric is a function of predictions and targets or a `Metric`, not {m!r}')
     return AvgMetric(m)
 
-# %% ../nbs/06_learner.ipynb #890ecbc9
+# %% ../nbs/06_learner.ipynb #766f27ec
 def flatten_check(inp, targ):
     "Both flattened; raises `ValueError` if they are not equally long"
     inp,targ = inp.reshape(-1),targ.reshape(-1)

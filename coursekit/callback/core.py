@@ -12,7 +12,7 @@ from ..core import *
 from ..metrics import Metric, AvgLoss, AvgSmoothLoss
 from ..metrics import _scalar
 
-# %% ../../nbs/06_learner.ipynb #7b42ce19
+# %% ../../nbs/06_learner.ipynb #47e81966
 _events = ('after_create before_fit before_epoch before_train before_batch after_pred after_loss before_backward '
     'after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch after_batch after_cancel_train after_train '
     'before_validate after_cancel_validate after_validate after_cancel_epoch after_epoch after_cancel_fit after_fit').split()
@@ -66,7 +66,7 @@ class Callback:
 
     def __repr__(self): return type(self).__name__
 
-# %% ../../nbs/06_learner.ipynb #9772de44
+# %% ../../nbs/06_learner.ipynb #fd2cc7aa
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
     order,run_valid = -10,False
@@ -81,8 +81,9 @@ class TrainEvalCallback(Callback):
         self.learn.pct_train = self.epoch/self.n_epoch
     def before_validate(self): self.model.eval(); self.learn.training = False
     def after_batch(self):
-        self.learn.train_iter += 1
-        if self.n_iter: self.learn.pct_train = (self.epoch + (self.iter+1)/self.n_iter)/self.n_epoch
+        learn = self.learn
+        learn.train_iter += 1
+        if learn.n_iter: learn.pct_train = (learn.epoch + (learn.iter+1)/learn.n_iter)/learn.n_epoch
 
 def _gather(xs): # Batches of tensors, or of tuples of them → one
     if not xs: return None
@@ -112,7 +113,7 @@ class GatherPredsCallback(Callback):
         if self.with_input: res = [_gather(self.inputs)]+res
         return res + ([_gather(self.losses)] if self.with_loss else [])
 
-# %% ../../nbs/06_learner.ipynb #264b8a83
+# %% ../../nbs/06_learner.ipynb #26d7a67f
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
     order = 50
@@ -141,17 +142,20 @@ class Recorder(Callback):
         self.cancel_train,self.cancel_valid,self.start_time = False,False,time.time()
         self.log = L([self.epoch])
     def before_train(self):
-        for m in self._train_mets[1:]: m.reset()
+        self._mets = list(self._train_mets)
+        for m in self._mets[1:]: m.reset()
     def before_validate(self):
-        for m in self._valid_mets: m.reset()
+        self._mets = [] if hasattr(self.learn,'gather_preds') else list(self._valid_mets)
+        for m in self._mets: m.reset()
 
     def after_loss(self):
-        if self.training and self.learn.loss.device.type=='cpu' and not math.isfinite(_scalar(self.learn.loss)): self._not_a_number(self.iter)
+        learn = self.learn
+        if learn.training and learn.loss.device.type=='cpu' and not math.isfinite(_scalar(learn.loss)): self._not_a_number(learn.iter)
     def after_batch(self):
-        if len(self.yb)==0 or self.learn.pred is None or hasattr(self.learn,'gather_preds'): return
-        if not self.training: return [m.accumulate(self.learn) for m in self._valid_mets] and None
-        for m in self._train_mets: m.accumulate(self.learn)
-        self.lrs.append(self.opt.hypers[-1]['lr'])
+        learn = self.learn
+        if not learn.yb or learn.pred is None: return
+        for m in self._mets: m.accumulate(learn)
+        if learn.training: self.lrs.append(learn.opt.hypers[-1]['lr'])
     def check_losses(self):
         "Read the losses that are still on the device. Raises `CancelFitException` if one is not a number"
         new = len(self.smooth_loss.raw); self.smooth_loss.flush()

@@ -10,7 +10,7 @@ from ..core import *
 from .core import *
 from ..learner import *
 
-# %% ../../nbs/06_learner.ipynb #eda6e3b0
+# %% ../../nbs/06_learner.ipynb #fd30d867
 def in_notebook():
     "Does this run in a Jupyter kernel?"
     try: return 'IPKernelApp' in get_ipython().config
