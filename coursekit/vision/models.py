@@ -4,14 +4,14 @@
 __all__ = ['BasicBlock', 'Bottleneck', 'ResNet', 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'SEModule',
            'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'resnet_tiny']
 
-# %% ../../nbs/08_resnets.ipynb #a8408fad
+# %% ../../nbs/08_resnets.ipynb #4d51fa57
 from functools import partial
 import torch
 from torch import nn
 from ..core import defaults
 from ..layers import ConvLayer, NormType, Flatten, init_default
 
-# %% ../../nbs/08_resnets.ipynb #54c2e934
+# %% ../../nbs/08_resnets.ipynb #85f710b7
 def _conv(ni, nf, ks, stride=1, **kw): return nn.Conv2d(ni, nf, ks, stride=stride, padding=(ks-1)//2, bias=False, **kw)
 def _shortcut(ni, nf, stride): return None if stride==1 and ni==nf else nn.Sequential(_conv(ni, nf, 1, stride), nn.BatchNorm2d(nf))
 
@@ -67,9 +67,9 @@ class ResNet(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x).flatten(1))
 
-# %% ../../nbs/08_resnets.ipynb #456a512e
+# %% ../../nbs/08_resnets.ipynb #6dc8876c
 def _resnet(name, block, layers, weights, pretrained, progress, **kwargs):
-    if pretrained and weights is None: weights = 'DEFAULT'
+    if pretrained and weights is None: weights = 'IMAGENET1K_V1'
     if weights is None: return ResNet(block, layers, **kwargs)
     if kwargs: raise ValueError(f'{name}: pretrained weights are for 1000 classes and 3 channels, so {list(kwargs)} cannot be changed; cut the body off and give it a new head')
     import torchvision.models as tvm
@@ -96,7 +96,9 @@ def resnet152(weights=None, progress=True, pretrained=False, **kwargs):
     "152 layers, 60.2 M parameters"
     return _resnet('resnet152', Bottleneck, (3,8,36,3), weights, pretrained, progress, **kwargs)
 
-# %% ../../nbs/08_resnets.ipynb #dfd0fcf1
+for _f in (resnet18,resnet34,resnet50,resnet101,resnet152): _f.stats = [0.485,0.456,0.406],[0.229,0.224,0.225] # Mean and std of the pictures that the weights know
+
+# %% ../../nbs/08_resnets.ipynb #e9c5e7a0
 class SEModule(nn.Module):
     "Scales each channel by a number between 0 and 1, computed from the means of all channels"
     def __init__(self, ch, reduction=16):
@@ -161,7 +163,7 @@ def xresnet50(weights=None, pretrained=False, progress=True, **kwargs):
     "resnet50 with the tricks of He et al. 2018"
     _no_weights('xresnet50', weights, pretrained); return XResNet(4, (3,4,6,3), **kwargs)
 
-# %% ../../nbs/08_resnets.ipynb #57cb34e2
+# %% ../../nbs/08_resnets.ipynb #5d52bdb1
 def resnet_tiny(weights=None, pretrained=False, progress=True, **kwargs):
     "A narrow residual network for training from scratch without a graphics card: about 1.2 M parameters, 55 M multiplications for 128×128 pixels"
     _no_weights('resnet_tiny', weights, pretrained)
