@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['tensor', 'show_image', 'show_titled_image', 'apply', 'to_detach', 'to_cpu', 'to_np', 'subplots', 'show_images',
            'plot_function', 'set_seed', 'default_device', 'to_device', 'image2tensor', 'np', 'torch', 'nn', 'F', 'plt',
-           'Image', 'L', 'Path', 'Tensor', 'patch', 'defaults', 'noop', 'listify', 'is_listy', 'store_attr']
+           'Image', 'Tensor', 'L', 'Path', 'patch', 'defaults', 'noop', 'listify', 'is_listy', 'store_attr']
 
-# %% ../nbs/01_pixels.ipynb #54f317b9
+# %% ../nbs/01_pixels.ipynb #fc8ce9b2
 import os, random
 from numbers import Number
 import numpy as np, torch, matplotlib.pyplot as plt
@@ -14,44 +14,52 @@ import torch.nn.functional as F
 from PIL import Image
 from fastcore.all import L, Path, patch, defaults, noop, listify, is_listy, store_attr
 
-_all_ = ['np', 'torch', 'nn', 'F', 'plt', 'Image', 'L', 'Path', 'Tensor', 'patch', 'defaults', 'noop', 'listify', 'is_listy', 'store_attr']
+_all_ = ['np', 'torch', 'nn', 'F', 'plt', 'Image', 'Tensor', 'L', 'Path', 'patch',
+         'defaults', 'noop', 'listify', 'is_listy', 'store_attr']
 
-# %% ../nbs/01_pixels.ipynb #b62f9d33
+# %% ../nbs/01_pixels.ipynb #b4415ff2
 def _array_tensor(a, dtype): # A NumPy array as a tensor: shares memory where that is safe
-    if a.dtype==object or a.dtype.kind in 'USO': raise TypeError(f"tensor: cannot make numbers of an array of {a.dtype} (first: {a.flat[0] if a.size else 'none'!r})")
-    if a.dtype.kind=='u' and a.dtype.itemsize>1: a = a.astype(np.int64)      # torch has few operations on large unsigned integers
+    if a.dtype.kind in 'USOMm': raise TypeError(f"tensor: cannot make numbers of an array of {a.dtype}, which begins with {a.flat[:1]}")
+    if a.dtype.kind=='u' and a.dtype.itemsize>1: a = a.astype(np.int64)   # torch has few operations for large unsigned integers
     if a.dtype==np.float64 and dtype is None:    a = a.astype(np.float32)
-    if not a.flags.writeable or any(s<0 for s in a.strides) or not a.dtype.isnative: a = a.astype(a.dtype.newbyteorder('='))
+    if not a.flags.writeable or min(a.strides, default=0)<0 or not a.dtype.isnative: a = a.astype(a.dtype.newbyteorder('='))
     return torch.as_tensor(a, dtype=dtype)
+
+def _list_tensor(x, dtype): # A list as a tensor: of numbers, or of things that become tensors of one shape
+    if x and all(isinstance(o, (Tensor, np.ndarray, Image.Image)) for o in x): return torch.stack([tensor(o) for o in x])
+    try: return torch.tensor(x)
+    except (TypeError, ValueError, RuntimeError): return _array_tensor(np.array([np.asarray(o) for o in x]), dtype)
 
 def tensor(x, # Array, PIL image, (nested) list, pandas column, tensor or number
            *rest, # More numbers: `tensor(1,2,3)` is `tensor([1,2,3])`
            dtype=None, # Default: as in `x`, except that 64-bit floats of arrays become 32-bit ones
            device=None, # Default: the CPU, or where `x` is
            **kwargs): # Passed to torch, for example `requires_grad=True`
-    "Make a `torch.Tensor` of `x`. An image gives height × width (grey) or height × width × channels, `uint8`. Raises `TypeError` where `x` holds no numbers."
+    """Make a `torch.Tensor` of `x`. An image gives height × width (grey) or height × width × channels, `uint8`.
+    Raises `TypeError` where `x` holds no numbers."""
     if rest: x = (x,)+rest
     if isinstance(x, (L, range)): x = list(x)
-    if isinstance(x, Image.Image) or hasattr(x, '__array__') and not isinstance(x, Tensor): x = _array_tensor(np.asarray(x), dtype)
-    elif isinstance(x, (list, tuple)):
-        if len(x) and all(isinstance(o, (Tensor, np.ndarray, Image.Image)) for o in x): x = torch.stack([tensor(o) for o in x])
-        else:
-            try: x = torch.tensor(x)
-            except (TypeError, ValueError, RuntimeError): x = _array_tensor(np.array([np.asarray(o) for o in x]), dtype)
-    elif not isinstance(x, Tensor): x = torch.tensor(x)
+    if not isinstance(x, Tensor):
+        if isinstance(x, (list, tuple)): x = _list_tensor(x, dtype)
+        elif isinstance(x, Image.Image) or hasattr(x, '__array__'): x = _array_tensor(np.asarray(x), dtype)
+        else: x = torch.tensor(x)
     if dtype is not None or device is not None: x = x.to(device=device, dtype=dtype)
     return x.requires_grad_(kwargs['requires_grad']) if 'requires_grad' in kwargs else x
 
-# %% ../nbs/01_pixels.ipynb #900a43ef
+# %% ../nbs/01_pixels.ipynb #9fcd22b1
 def _for_plot(im): # `im` as an array that matplotlib draws: HW, or HWC with floats clamped to 0…1
-    if isinstance(im, Image.Image): im = im.convert('L' if im.mode=='1' else 'RGB' if im.mode in ('P','CMYK','YCbCr','HSV','LAB') else 'RGBA' if im.mode in ('LA','PA') else im.mode)
+    if isinstance(im, Image.Image): im = im.convert(_plain_mode.get(im.mode, im.mode))
     a = to_np(im) if isinstance(im, Tensor) else np.asarray(im)
-    if a.ndim not in (2,3): raise ValueError(f"show_image: an image has 2 or 3 dimensions, this has shape {tuple(a.shape)}; for a batch use show_images")
-    if a.ndim==3 and a.shape[0] in (1,3,4) and (isinstance(im, Tensor) or a.shape[2] not in (1,3,4)): a = a.transpose(1,2,0)
-    if a.ndim==3 and a.shape[2]==1: a = a[...,0]
-    if a.ndim==3 and a.shape[2] not in (3,4): raise ValueError(f"show_image: expected 1, 3 or 4 channels, got shape {tuple(a.shape)}")
+    if a.ndim not in (2,3): raise ValueError(
+        f"show_image: an image has 2 or 3 dimensions, this has shape {tuple(a.shape)}; for a batch use show_images")
     if a.dtype==bool: a = a.astype(np.uint8)
-    return a if a.ndim==2 else a.clip(0,1) if a.dtype.kind=='f' else a.clip(0,255).astype(np.uint8)
+    if a.ndim==2: return a
+    if a.shape[0] in (1,3,4) and (isinstance(im, Tensor) or a.shape[2] not in (1,3,4)): a = a.transpose(1,2,0)
+    if a.shape[2] not in (1,3,4): raise ValueError(f"show_image: expected 1, 3 or 4 channels, got shape {tuple(a.shape)}")
+    if a.shape[2]==1: return a[...,0]
+    return a.clip(0,1) if a.dtype.kind=='f' else a.clip(0,255).astype(np.uint8)
+
+_plain_mode = {'1':'L', 'P':'RGB', 'CMYK':'RGB', 'YCbCr':'RGB', 'HSV':'RGB', 'LAB':'RGB', 'LA':'RGBA', 'PA':'RGBA'}
 
 def show_image(im, # PIL image, array (HW, HWC) or tensor (HW, 1HW, 3HW), on any device; colour floats lie in 0…1
                ax=None, # matplotlib axis to draw on; default: a new one
@@ -75,7 +83,7 @@ def show_titled_image(o, # (image, title)
     "Draw a pair of image and title."
     return show_image(o[0], title=str(o[1]), **kwargs)
 
-# %% ../nbs/01_pixels.ipynb #21219cd8
+# %% ../nbs/01_pixels.ipynb #7903e5dc
 def apply(func, # Called with each tensor
           x, # A tensor, or lists, tuples and dicts of them, nested at will
           *args, **kwargs): # Passed on to `func`
@@ -96,10 +104,11 @@ def to_cpu(b): # Tensors, nested at will
     return apply(lambda t: t.cpu(), b)
 
 def to_np(b): # Tensors, nested at will
-    "Turn every tensor in `b` into a NumPy array (16-bit brain floats, which NumPy lacks, become 32-bit ones)."
-    return apply(lambda t: (t.float() if t.dtype==torch.bfloat16 else t).detach().cpu().as_subclass(Tensor).numpy(), b)
+    "Turn every tensor in `b` into a NumPy array (`bfloat16`, which NumPy lacks, becomes 32-bit)."
+    def f(t): return (t.float() if t.dtype==torch.bfloat16 else t).detach().cpu().as_subclass(Tensor).numpy()
+    return apply(f, b)
 
-# %% ../nbs/01_pixels.ipynb #072e51ba
+# %% ../nbs/01_pixels.ipynb #7c95abec
 def subplots(nrows=1, # Rows of axes
              ncols=1, # Columns of axes
              figsize=None, # (width, height) of the figure in inches; default: from `imsize`
@@ -108,7 +117,8 @@ def subplots(nrows=1, # Rows of axes
              **kwargs): # Passed to `plt.subplots`
     "A figure and an *array* of axes (also when there is only one), sized by the picture instead of by the page."
     if nrows<1 or ncols<1: raise ValueError(f"subplots: need at least one row and one column, got {nrows} × {ncols}")
-    fig,axs = plt.subplots(nrows, ncols, figsize=figsize or (ncols*imsize, nrows*imsize + (0.4 if suptitle else 0)), **kwargs)
+    if figsize is None: figsize = ncols*imsize, nrows*imsize + (0.4 if suptitle else 0)
+    fig,axs = plt.subplots(nrows, ncols, figsize=figsize, **kwargs)
     if suptitle is not None: fig.suptitle(suptitle)
     return fig, np.array([axs]) if nrows*ncols==1 else axs
 
@@ -130,7 +140,7 @@ def show_images(ims, # Images as `show_image` takes them, for example a batch
     for ax in axs[len(ims):]: ax.axis('off')
     return axs
 
-# %% ../nbs/01_pixels.ipynb #40d98de1
+# %% ../nbs/01_pixels.ipynb #bb97f73e
 def plot_function(f, # Function of a tensor that returns a tensor of the same shape
                   tx=None, ty=None, # Names of the two axes
                   title=None, # Title of the figure
@@ -147,23 +157,25 @@ def plot_function(f, # Function of a tensor that returns a tensor of the same sh
     if ty    is not None: ax.set_ylabel(ty)
     if title is not None: ax.set_title(title)
 
-# %% ../nbs/01_pixels.ipynb #20ac9926
+# %% ../nbs/01_pixels.ipynb #46213b45
 def set_seed(s:int, # Any whole number
              reproducible=False): # On NVIDIA cards, also choose only algorithms whose results never vary (slower)
     "Seed the random numbers of Python, NumPy and PyTorch (on every device)."
     random.seed(s); np.random.seed(s % 2**32); torch.manual_seed(s % 2**64)
     if reproducible: torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark = True,False
 
-# %% ../nbs/01_pixels.ipynb #2bd0aff9
+# %% ../nbs/01_pixels.ipynb #b8b435c2
 def default_device(use=-1): # True: insist on a graphics card. False: the CPU from now on. -1: as chosen before, or the best there is
-    "The `torch.device` that training uses: `COURSEKIT_DEVICE` if set, else `cuda`, `mps`, `cpu` in this order. Raises `RuntimeError` where `use=True` and there is only a CPU."
+    """The `torch.device` that training uses: `COURSEKIT_DEVICE` if set, else the first of `cuda`, `mps`, `cpu` that is there.
+    Raises `RuntimeError` where `use=True` and there is only a CPU."""
     if use is None or use!=-1: defaults.use_device = use
     use = getattr(defaults, 'use_device', None)
     if name := os.environ.get('COURSEKIT_DEVICE'): return torch.device(name)
     best = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     if use and best=='cpu':
         defaults.use_device = None
-        raise RuntimeError("default_device(True): PyTorch finds no graphics card here; use default_device(False), or install a build of PyTorch for your card")
+        raise RuntimeError("default_device(True): PyTorch finds no graphics card here; use default_device(False), "
+                           "or install a build of PyTorch for your card")
     if use is False or best=='cpu': return torch.device('cpu')
     return torch.device(best, torch.cuda.current_device()) if best=='cuda' else torch.device(best)
 
@@ -174,7 +186,7 @@ def to_device(b, # Tensors, nested at will
     device = default_device() if device is None else device
     return apply(lambda t: t.to(device, non_blocking=non_blocking), b)
 
-# %% ../nbs/01_pixels.ipynb #4c4509e1
+# %% ../nbs/01_pixels.ipynb #1943a7cf
 @patch
 def ls(self:Path, n_max=None, # At most so many entries
        file_type=None, # Only files of this kind, for example 'image'
