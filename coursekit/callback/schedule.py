@@ -4,7 +4,7 @@
 __all__ = ['annealer', 'SchedLin', 'SchedCos', 'SchedNo', 'SchedExp', 'SchedPoly', 'combine_scheds', 'combined_cos',
            'ParamScheduler', 'LRFinder', 'keep_rng', 'untouched', 'valley', 'steep', 'minimum', 'slide']
 
-# %% ../../nbs/07_schedules.ipynb #4624dd16
+# %% ../../nbs/07_schedules.ipynb #97bb8c70
 import copy, functools, math, random
 from collections import namedtuple
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from ..core import *
 from .core import *
 from ..learner import *
 
-# %% ../../nbs/07_schedules.ipynb #984a7f33
+# %% ../../nbs/07_schedules.ipynb #c72ef08f
 class _Annealer:
     def __init__(self, f, start, end): self.f,self.start,self.end = f,start,end
     def __call__(self, pos): return self.f(self.start, self.end, pos)
@@ -55,7 +55,7 @@ def combined_cos(pct, start, middle, end):
     "Cosine from `start` to `middle` for the share `pct`, then to `end`"
     return combine_scheds([pct,1-pct], [SchedCos(start,middle),SchedCos(middle,end)])
 
-# %% ../../nbs/07_schedules.ipynb #963a7022
+# %% ../../nbs/07_schedules.ipynb #03d58a49
 class ParamScheduler(Callback):
     "Sets hyper-parameters before each batch: `scheds` maps names to schedules"
     order,run_valid = 60,False
@@ -135,7 +135,7 @@ def plot_sched(self:Recorder, keys=None, figsize=None):
     for k,ax in zip(keys, axs[0]): ax.plot(self.hps[k], color='#0072B2'); ax.set(xlabel='batch', ylabel=k)
     fig.tight_layout()
 
-# %% ../../nbs/07_schedules.ipynb #e945481e
+# %% ../../nbs/07_schedules.ipynb #207ae9df
 class LRFinder(ParamScheduler):
     "Raises the rate from `start_lr` to `end_lr` over `num_it` batches; stops early when the loss is 4 times its best (`stop_div`)"
     def __init__(self, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True):
@@ -187,7 +187,7 @@ def untouched(learn):
             for p in learn.model.parameters(): p.grad = None
             if opt is not None: learn.opt.load_state_dict(opt)
 
-# %% ../../nbs/07_schedules.ipynb #bc91c58f
+# %% ../../nbs/07_schedules.ipynb #5126a6db
 def valley(lrs, losses, num_it): # Rates and losses as tensors; number of batches asked for → (rate, (rate, loss) of the point to draw)
     "The middle of the longest falling stretch of losses (a subsequence: single bumps are forgiven)"
     ls = losses.tolist(); length = [1]*len(ls)
