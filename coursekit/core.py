@@ -5,7 +5,7 @@ __all__ = ['tensor', 'show_image', 'show_titled_image', 'apply', 'to_detach', 't
            'plot_function', 'set_seed', 'default_device', 'to_device', 'image2tensor', 'np', 'torch', 'nn', 'F', 'plt',
            'Image', 'Tensor', 'L', 'Path', 'patch', 'defaults', 'noop', 'listify', 'is_listy', 'store_attr']
 
-# %% ../nbs/01_pixels.ipynb #fc8ce9b2
+# %% ../nbs/01_pixels.ipynb #498a3c06
 import os, random
 from numbers import Number
 import numpy as np, torch, matplotlib.pyplot as plt
@@ -17,12 +17,14 @@ from fastcore.all import L, Path, patch, defaults, noop, listify, is_listy, stor
 _all_ = ['np', 'torch', 'nn', 'F', 'plt', 'Image', 'Tensor', 'L', 'Path', 'patch',
          'defaults', 'noop', 'listify', 'is_listy', 'store_attr']
 
-# %% ../nbs/01_pixels.ipynb #b4415ff2
+# %% ../nbs/01_pixels.ipynb #ab18f1e9
 def _array_tensor(a, dtype): # A NumPy array as a tensor: shares memory where that is safe
-    if a.dtype.kind in 'USOMm': raise TypeError(f"tensor: cannot make numbers of an array of {a.dtype}, which begins with {a.flat[:1]}")
-    if a.dtype.kind=='u' and a.dtype.itemsize>1: a = a.astype(np.int64)   # torch has few operations for large unsigned integers
+    if a.dtype.kind in 'USOMm':
+        raise TypeError(f"tensor: cannot make numbers of an array of {a.dtype}, which begins with {a.flat[:1]}")
+    if a.dtype.kind=='u' and a.dtype.itemsize>1: a = a.astype(np.int64)    # torch can do little with uint16 and up
     if a.dtype==np.float64 and dtype is None:    a = a.astype(np.float32)
-    if not a.flags.writeable or min(a.strides, default=0)<0 or not a.dtype.isnative: a = a.astype(a.dtype.newbyteorder('='))
+    unsafe = not a.flags.writeable or min(a.strides, default=0)<0 or not a.dtype.isnative
+    if unsafe: a = a.astype(a.dtype.newbyteorder('='))
     return torch.as_tensor(a, dtype=dtype)
 
 def _list_tensor(x, dtype): # A list as a tensor: of numbers, or of things that become tensors of one shape
@@ -46,7 +48,7 @@ def tensor(x, # Array, PIL image, (nested) list, pandas column, tensor or number
     if dtype is not None or device is not None: x = x.to(device=device, dtype=dtype)
     return x.requires_grad_(kwargs['requires_grad']) if 'requires_grad' in kwargs else x
 
-# %% ../nbs/01_pixels.ipynb #9fcd22b1
+# %% ../nbs/01_pixels.ipynb #3d21d0d2
 def _for_plot(im): # `im` as an array that matplotlib draws: HW, or HWC with floats clamped to 0…1
     if isinstance(im, Image.Image): im = im.convert(_plain_mode.get(im.mode, im.mode))
     a = to_np(im) if isinstance(im, Tensor) else np.asarray(im)
@@ -83,7 +85,7 @@ def show_titled_image(o, # (image, title)
     "Draw a pair of image and title."
     return show_image(o[0], title=str(o[1]), **kwargs)
 
-# %% ../nbs/01_pixels.ipynb #7903e5dc
+# %% ../nbs/01_pixels.ipynb #b844bccd
 def apply(func, # Called with each tensor
           x, # A tensor, or lists, tuples and dicts of them, nested at will
           *args, **kwargs): # Passed on to `func`
@@ -108,7 +110,7 @@ def to_np(b): # Tensors, nested at will
     def f(t): return (t.float() if t.dtype==torch.bfloat16 else t).detach().cpu().as_subclass(Tensor).numpy()
     return apply(f, b)
 
-# %% ../nbs/01_pixels.ipynb #7c95abec
+# %% ../nbs/01_pixels.ipynb #6befeec1
 def subplots(nrows=1, # Rows of axes
              ncols=1, # Columns of axes
              figsize=None, # (width, height) of the figure in inches; default: from `imsize`
@@ -140,7 +142,7 @@ def show_images(ims, # Images as `show_image` takes them, for example a batch
     for ax in axs[len(ims):]: ax.axis('off')
     return axs
 
-# %% ../nbs/01_pixels.ipynb #bb97f73e
+# %% ../nbs/01_pixels.ipynb #569b04ae
 def plot_function(f, # Function of a tensor that returns a tensor of the same shape
                   tx=None, ty=None, # Names of the two axes
                   title=None, # Title of the figure
@@ -157,16 +159,16 @@ def plot_function(f, # Function of a tensor that returns a tensor of the same sh
     if ty    is not None: ax.set_ylabel(ty)
     if title is not None: ax.set_title(title)
 
-# %% ../nbs/01_pixels.ipynb #46213b45
+# %% ../nbs/01_pixels.ipynb #c9d3931e
 def set_seed(s:int, # Any whole number
              reproducible=False): # On NVIDIA cards, also choose only algorithms whose results never vary (slower)
     "Seed the random numbers of Python, NumPy and PyTorch (on every device)."
     random.seed(s); np.random.seed(s % 2**32); torch.manual_seed(s % 2**64)
     if reproducible: torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark = True,False
 
-# %% ../nbs/01_pixels.ipynb #b8b435c2
-def default_device(use=-1): # True: insist on a graphics card. False: the CPU from now on. -1: as chosen before, or the best there is
-    """The `torch.device` that training uses: `COURSEKIT_DEVICE` if set, else the first of `cuda`, `mps`, `cpu` that is there.
+# %% ../nbs/01_pixels.ipynb #fcd6773c
+def default_device(use=-1): # True: insist on a graphics card; False: the CPU from now on; None: the best; -1: as chosen before
+    """The `torch.device` that training uses: `COURSEKIT_DEVICE` if set, else the best of `cuda`, `mps`, `cpu`.
     Raises `RuntimeError` where `use=True` and there is only a CPU."""
     if use is None or use!=-1: defaults.use_device = use
     use = getattr(defaults, 'use_device', None)
@@ -186,7 +188,7 @@ def to_device(b, # Tensors, nested at will
     device = default_device() if device is None else device
     return apply(lambda t: t.to(device, non_blocking=non_blocking), b)
 
-# %% ../nbs/01_pixels.ipynb #1943a7cf
+# %% ../nbs/01_pixels.ipynb #2df03390
 @patch
 def ls(self:Path, n_max=None, # At most so many entries
        file_type=None, # Only files of this kind, for example 'image'

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #df988016
+# %% ../../nbs/03_sgd.ipynb #e27980ec
 import itertools, operator, os, pickle, random, sys, traceback
 from collections.abc import Mapping
 import torch.utils.data as tud
@@ -12,7 +12,7 @@ from ..core import *
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #5035d453
+# %% ../../nbs/03_sgd.ipynb #0d9be096
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
@@ -33,7 +33,7 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #b0ac1959
+# %% ../../nbs/03_sgd.ipynb #8eaaba66
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
     for name,shape in zip(names, shapes):
@@ -48,7 +48,7 @@ def _same_parts(samples, names, where):
             f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
             f"item {name}{where} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #8772fd35
+# %% ../../nbs/03_sgd.ipynb #901bda59
 class DataLoader:
     """Hand out the items of a data set in batches, in order or shuffled, on a device. Raises `ValueError` for a batch size
     below 1, and for shuffling what can only be read in order."""
@@ -106,7 +106,7 @@ class DataLoader:
 _hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
           'create_item','create_batch','get_idxs','shuffle_fn','wif')
 
-# %% ../../nbs/03_sgd.ipynb #98c38369
+# %% ../../nbs/03_sgd.ipynb #5a48c67a
 @patch(as_prop=True)
 def n(self:DataLoader):
     "Items per epoch, or `None` where the data set does not know"
@@ -125,7 +125,7 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #1a63e025
+# %% ../../nbs/03_sgd.ipynb #943c5bae
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
@@ -149,7 +149,7 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #6e8c54f5
+# %% ../../nbs/03_sgd.ipynb #4834841a
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -173,7 +173,7 @@ def _describe(ds, i, x): # What an error says about an item
         return f" ({str(x)[:200]})"
     except Exception: return ''
 
-# %% ../../nbs/03_sgd.ipynb #9d8e5797
+# %% ../../nbs/03_sgd.ipynb #358e9e3f
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
     if not isinstance(idxs, range) or idxs.step!=1:
@@ -197,7 +197,7 @@ def _checked(idxs, n): # Indices as a tensor of numbers in 0…n-1
         raise IndexError(f"DataLoader: asked for items {idxs.min()} to {idxs.max()} of a data set that has {n}")
     return torch.where(idxs<0, idxs+n, idxs)
 
-# %% ../../nbs/03_sgd.ipynb #cb63c833
+# %% ../../nbs/03_sgd.ipynb #75bf5c1d
 @patch
 def _plain(self:DataLoader, nm): # Is this method as it was, or replaced by something that does nothing?
     f = self.__dict__.get(nm)
@@ -216,7 +216,7 @@ def _table(self:DataLoader): # (columns, is there only one?), or None where item
     if not hasattr(self, '_rows') or not self._rows.current(ds): self._rows = _Gathered(ds)
     return self._rows.cols and (self._rows.cols, self._rows.single)
 
-# %% ../../nbs/03_sgd.ipynb #3491206b
+# %% ../../nbs/03_sgd.ipynb #24f4ac41
 def _column(items): # (one tensor, is it a copy?) from equal tensors or numbers; None where that cannot be
     o,n = items[0],len(items)
     if type(o) in (bool, int, float): return (torch.tensor(items),False) if {*map(type, items)}=={type(o)} else None
@@ -249,7 +249,7 @@ class _Gathered: # The columns of a list of tensors, or of tuples with tensors i
         same = len(items)==len(self.items) and all(map(operator.is_, items, self.items))
         return same and (self.cols is None or self.versions()==self.version)
 
-# %% ../../nbs/03_sgd.ipynb #33cbe3da
+# %% ../../nbs/03_sgd.ipynb #dab878a6
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
@@ -281,7 +281,7 @@ def one_batch(self:DataLoader):
     try: return apply(lambda t: t.clone(), next(iter(self)))
     finally: self.num_workers = old
 
-# %% ../../nbs/03_sgd.ipynb #2b69dbee
+# %% ../../nbs/03_sgd.ipynb #03520b89
 @patch
 def _read(self:DataLoader): # Batches of an iterable
     self.it,size = iter(self.dataset),self.bs
@@ -297,7 +297,7 @@ def _read(self:DataLoader): # Batches of an iterable
         if full or samples and not self.drop_last: yield self.create_batch(self.before_batch(samples))
         if not full: return
 
-# %% ../../nbs/03_sgd.ipynb #12d09e29
+# %% ../../nbs/03_sgd.ipynb #8acc3bf4
 @patch
 def new(self:DataLoader, dataset=None, # Default: the same
         cls=None, # Class of the new loader; default: the same
@@ -318,7 +318,7 @@ def __repr__(self:DataLoader):
 def __getstate__(self:DataLoader): # What is pickled: no processes, no gathered data
     return {k:v for k,v in self.__dict__.items() if k not in ('_pool','_rows','it')}
 
-# %% ../../nbs/03_sgd.ipynb #2090ae9e
+# %% ../../nbs/03_sgd.ipynb #6f6fc534
 class _Worker: # What a worker process holds: from (seed, indices) to a batch
     def __init__(self, dl): self.dl = dl
     def start(self, _): self.dl.wif()
@@ -344,7 +344,7 @@ class _Work: # The work list of an epoch; torch reads it anew in each
     todo = ()
     def __iter__(self): return iter(self.todo)
 
-# %% ../../nbs/03_sgd.ipynb #08ba18ab
+# %% ../../nbs/03_sgd.ipynb #43b62822
 @patch
 def _make_pool(self:DataLoader, keep): # torch's loader with our workers, and its work list
     work,worker = _Work(),_Worker(object.__new__(type(self)))   # a copy: nothing holds the pool but its user
@@ -352,7 +352,7 @@ def _make_pool(self:DataLoader, keep): # torch's loader with our workers, and it
     gpu = self.device is not None and self.device.type=='cuda'
     return work,tud.DataLoader(worker, batch_size=None, sampler=work, num_workers=self._n_workers(), collate_fn=noop,
         pin_memory=gpu if self.pin_memory is None else self.pin_memory, timeout=self.timeout, persistent_workers=keep,
-        worker_init_fn=worker.start, generator=torch.Generator(), multiprocessing_context='fork' if _fork else None)
+        worker_init_fn=worker.start, generator=torch.Generator(), multiprocessing_context='fork' if _fork else 'spawn')
 
 @patch
 def _ask_workers(self:DataLoader, idxs): # Batches made by worker processes, in order
