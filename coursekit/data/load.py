@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #e27980ec
+# %% ../../nbs/03_sgd.ipynb #ecf60276
 import itertools, operator, os, pickle, random, sys, traceback
 from collections.abc import Mapping
 import torch.utils.data as tud
@@ -12,7 +12,7 @@ from ..core import *
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #0d9be096
+# %% ../../nbs/03_sgd.ipynb #85857c73
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
@@ -33,7 +33,7 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #8eaaba66
+# %% ../../nbs/03_sgd.ipynb #569d3a88
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
     for name,shape in zip(names, shapes):
@@ -48,8 +48,22 @@ def _same_parts(samples, names, where):
             f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
             f"item {name}{where} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #901bda59
-class DataLoader:
+# %% ../../nbs/03_sgd.ipynb #9e8ae5b0
+class _Hooks: # What subclasses and arguments of `DataLoader` may replace
+    def after_item(self, x):   return x
+    def before_batch(self, b): return b
+    def after_batch(self, b):  return b
+    def before_iter(self):     pass                                   # at the start of an epoch
+    def after_iter(self):      pass                                   # at its end
+    def wif(self):             pass                                   # at the start of a worker process
+    def create_item(self, i):  return self.dataset[i] if self.indexed else next(self.it)
+    def create_batch(self, b): return collate(b, self.idxs)
+
+_hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
+          'create_item','create_batch','get_idxs','shuffle_fn','wif')
+
+# %% ../../nbs/03_sgd.ipynb #2a75cbfa
+class DataLoader(_Hooks):
     """Hand out the items of a data set in batches, in order or shuffled, on a device. Raises `ValueError` for a batch size
     below 1, and for shuffling what can only be read in order."""
     def __init__(self, dataset, # Anything with `len` and `[i]` (list, tensor, `Datasets`…), or an iterable
@@ -86,27 +100,18 @@ class DataLoader:
             f"DataLoader: a {type(dataset).__name__} can only be read from start to end by one process, without shuffle, "
             "sampler or num_workers; or pass list(...) of it")
 
-    def after_item(self, x):   return x
-    def before_batch(self, b): return b
-    def after_batch(self, b):  return b
-    def before_iter(self):     pass                                   # at the start of an epoch
-    def after_iter(self):      pass                                   # at its end
-    def wif(self):             pass                                   # at the start of a worker process
-    def create_item(self, i):  return self.dataset[i] if self.indexed else next(self.it)
-    def create_batch(self, b): return collate(b, self.idxs)
+# %% ../../nbs/03_sgd.ipynb #cf883ebf
+@patch
+def to(self:DataLoader, device): # A `torch.device`, its name, or None to leave batches where the items are
+    "Put batches on `device` from now on; returns the loader"
+    self.device = None if device is None else torch.device(device)
+    return self
 
-    def to(self, device): # A `torch.device`, its name, or None to leave batches where the items are
-        "Put batches on `device` from now on; returns the loader."
-        self.device = None if device is None else torch.device(device)
-        return self
+@patch(as_prop=True)
+def indexed(self:DataLoader):
+    "Can items be asked for by number?"
+    return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
 
-    @property
-    def indexed(self): return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
-
-_hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
-          'create_item','create_batch','get_idxs','shuffle_fn','wif')
-
-# %% ../../nbs/03_sgd.ipynb #5a48c67a
 @patch(as_prop=True)
 def n(self:DataLoader):
     "Items per epoch, or `None` where the data set does not know"
@@ -125,7 +130,7 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #943c5bae
+# %% ../../nbs/03_sgd.ipynb #3878b9c4
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
@@ -149,7 +154,7 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #4834841a
+# %% ../../nbs/03_sgd.ipynb #d025bb37
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -173,7 +178,7 @@ def _describe(ds, i, x): # What an error says about an item
         return f" ({str(x)[:200]})"
     except Exception: return ''
 
-# %% ../../nbs/03_sgd.ipynb #358e9e3f
+# %% ../../nbs/03_sgd.ipynb #a54ae371
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
     if not isinstance(idxs, range) or idxs.step!=1:
@@ -197,7 +202,7 @@ def _checked(idxs, n): # Indices as a tensor of numbers in 0…n-1
         raise IndexError(f"DataLoader: asked for items {idxs.min()} to {idxs.max()} of a data set that has {n}")
     return torch.where(idxs<0, idxs+n, idxs)
 
-# %% ../../nbs/03_sgd.ipynb #75bf5c1d
+# %% ../../nbs/03_sgd.ipynb #c7af0f7a
 @patch
 def _plain(self:DataLoader, nm): # Is this method as it was, or replaced by something that does nothing?
     f = self.__dict__.get(nm)
@@ -216,7 +221,7 @@ def _table(self:DataLoader): # (columns, is there only one?), or None where item
     if not hasattr(self, '_rows') or not self._rows.current(ds): self._rows = _Gathered(ds)
     return self._rows.cols and (self._rows.cols, self._rows.single)
 
-# %% ../../nbs/03_sgd.ipynb #24f4ac41
+# %% ../../nbs/03_sgd.ipynb #c2f0ac42
 def _column(items): # (one tensor, is it a copy?) from equal tensors or numbers; None where that cannot be
     o,n = items[0],len(items)
     if type(o) in (bool, int, float): return (torch.tensor(items),False) if {*map(type, items)}=={type(o)} else None
@@ -249,7 +254,7 @@ class _Gathered: # The columns of a list of tensors, or of tuples with tensors i
         same = len(items)==len(self.items) and all(map(operator.is_, items, self.items))
         return same and (self.cols is None or self.versions()==self.version)
 
-# %% ../../nbs/03_sgd.ipynb #dab878a6
+# %% ../../nbs/03_sgd.ipynb #fcdba479
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
@@ -281,7 +286,7 @@ def one_batch(self:DataLoader):
     try: return apply(lambda t: t.clone(), next(iter(self)))
     finally: self.num_workers = old
 
-# %% ../../nbs/03_sgd.ipynb #03520b89
+# %% ../../nbs/03_sgd.ipynb #47716940
 @patch
 def _read(self:DataLoader): # Batches of an iterable
     self.it,size = iter(self.dataset),self.bs
@@ -297,7 +302,7 @@ def _read(self:DataLoader): # Batches of an iterable
         if full or samples and not self.drop_last: yield self.create_batch(self.before_batch(samples))
         if not full: return
 
-# %% ../../nbs/03_sgd.ipynb #8acc3bf4
+# %% ../../nbs/03_sgd.ipynb #365607fd
 @patch
 def new(self:DataLoader, dataset=None, # Default: the same
         cls=None, # Class of the new loader; default: the same
@@ -318,7 +323,7 @@ def __repr__(self:DataLoader):
 def __getstate__(self:DataLoader): # What is pickled: no processes, no gathered data
     return {k:v for k,v in self.__dict__.items() if k not in ('_pool','_rows','it')}
 
-# %% ../../nbs/03_sgd.ipynb #6f6fc534
+# %% ../../nbs/03_sgd.ipynb #3ec6c011
 class _Worker: # What a worker process holds: from (seed, indices) to a batch
     def __init__(self, dl): self.dl = dl
     def start(self, _): self.dl.wif()
@@ -344,7 +349,7 @@ class _Work: # The work list of an epoch; torch reads it anew in each
     todo = ()
     def __iter__(self): return iter(self.todo)
 
-# %% ../../nbs/03_sgd.ipynb #43b62822
+# %% ../../nbs/03_sgd.ipynb #887e4d13
 @patch
 def _make_pool(self:DataLoader, keep): # torch's loader with our workers, and its work list
     work,worker = _Work(),_Worker(object.__new__(type(self)))   # a copy: nothing holds the pool but its user
