@@ -3,12 +3,12 @@
 # %% auto #0
 __all__ = ['POSES', 'ear', 'head_parts', 'eye_spot', 'foot', 'standing', 'sitting', 'lying', 'body_parts', 'tail']
 
-# %% ../../nbs/library/sketch_body.ipynb #285a65af
+# %% ../../nbs/library/sketch_body.ipynb #bde343e5
 import numpy as np
 from .sketch_draw import SKULL,MUZZLE,EAR,TORSO,LEG,PAW,TAIL,Part,ball,limb
 from .sketch_breeds import EARS
 
-# %% ../../nbs/library/sketch_body.ipynb #1b721c8f
+# %% ../../nbs/library/sketch_body.ipynb #d1ed1799
 def ear(t, side, perk=0.):
     "One ear (`side` −1 or 1) as a plate: where it sits, which way it points, which way it looks."
     e = EARS[t.ears]; a,b = np.radians(e['at']+t.ea),np.radians(e['to']+t.ea*.5+perk)
@@ -46,7 +46,7 @@ def eye_spot(t, side):
     n = (p-[0,.12,-.1])/r**2; n = n/np.linalg.norm(n)*.8+np.array([0,0,.6])
     return p,n/np.linalg.norm(n)
 
-# %% ../../nbs/library/sketch_body.ipynb #6aed3897
+# %% ../../nbs/library/sketch_body.ipynb #d56c990e
 def foot(x, z, w, f): # Where, how wide, how furry
     "A paw on the ground."
     return ball((x,.18,z), (w*1.12,.19,w*1.5), PAW, f*.4, (0,-.3,1))
@@ -85,7 +85,7 @@ def lying(t, j, s=(-1,1)):
 
 POSES = dict(sit=sitting, stand=standing, lie=lying)
 
-# %% ../../nbs/library/sketch_body.ipynb #4cadeeac
+# %% ../../nbs/library/sketch_body.ipynb #7d15bfb4
 def body_parts(t,             # An `individual`
                pose:str='sit', # A key of `POSES`
                rng=None,       # Jitters legs and tail

@@ -6,14 +6,14 @@ __all__ = ['SKULL', 'MUZZLE', 'EAR', 'TORSO', 'LEG', 'PAW', 'TAIL', 'SEAM', 'SCE
            'shade', 'box_blur', 'enlarge', 'decal', 'wet', 'hsv', 'hue', 'Canvas', 'indoors', 'outdoors', 'backdrop',
            'scene', 'frame', 'toy', 'develop', 'trimap']
 
-# %% ../../nbs/library/sketch_draw.ipynb #946fb1b9
+# %% ../../nbs/library/sketch_draw.ipynb #f25247b1
 import colorsys, numpy as np
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFilter
 
-# %% ../../nbs/library/sketch_draw.ipynb #b9e36df5
+# %% ../../nbs/library/sketch_draw.ipynb #f0cb621b
 def smooth(x, lo=0., hi=1.): # Numbers or an array
     "0 below `lo`, 1 above `hi`, a smooth step 3t²−2t³ between."
     t = np.clip((x-lo)/(hi-lo),0,1)
@@ -23,7 +23,7 @@ def mix(a, b, w): # Colours (3,) or (…,3), and weights (…) in 0–1
     "`a` where `w` is 0, `b` where it is 1."
     return a+(b-a)*np.asarray(w)[...,None]
 
-# %% ../../nbs/library/sketch_draw.ipynb #14b49b95
+# %% ../../nbs/library/sketch_draw.ipynb #2102efb7
 @lru_cache(None)
 def tile(kind:str, # 'hair', 'blob', 'fleck' or 'cell'
         ): # float32 (512,512) that repeats without a seam; 0–1 (cell: distance in units of 32 pixels)
@@ -46,7 +46,7 @@ def lookup(kind:str, u, v): # `u` to the right, `v` down: arrays, in pixels of t
     "Texture `kind` at (`u`,`v`), wrapped around."
     return tile(kind).take((v.astype(np.int32)&511)*512+(u.astype(np.int32)&511))
 
-# %% ../../nbs/library/sketch_draw.ipynb #85537e0b
+# %% ../../nbs/library/sketch_draw.ipynb #8c115999
 SKULL,MUZZLE,EAR,TORSO,LEG,PAW,TAIL = range(7)
 
 class Part(NamedTuple):
@@ -78,7 +78,7 @@ def limb(p, q, r0, r1, kind, fur=.04, flow=(0,-1,0), n=2, soft=.15): # Two ends,
     e = np.cross(d,[0,0,1] if abs(d[2])<.9 else [1,0,0]); e /= np.linalg.norm(e); g = np.cross(d,e); t = (np.arange(n)+.5)/n
     return [Part(p+(q-p)*k, np.stack([e*r,d*(l/n*.5+r*.55),g*r],1), kind, fur, flow, soft) for k,r in zip(t,r0+(r1-r0)*t)]
 
-# %% ../../nbs/library/sketch_draw.ipynb #f1cba787
+# %% ../../nbs/library/sketch_draw.ipynb #42d84395
 def window(lo, hi, s, ox, oy, W, H): # Corners in units; pixels per unit; the origin's pixel
     "The part of the picture that a shape can touch: (slices, X, Y in units), or None when it is outside."
     x0,x1 = max(0,int(ox+s*lo[0])),min(W,int(ox+s*hi[0])+2); y0,y1 = max(0,int(oy-s*hi[1])),min(H,int(oy-s*lo[1])+2)
@@ -103,7 +103,7 @@ def plate(p, X, Y):
     N = (A[:,2]*face/np.linalg.norm(A[:,2]))[:,None,None]+(A[:,0]/wl)[:,None,None]*(u*(-.9 if hollow else .9))
     return inside, Z, N, smooth(half*.92-np.abs(u),0,.3)*smooth(v,.02,.2)*smooth(.95-v,0,.25)*(face>0)
 
-# %% ../../nbs/library/sketch_draw.ipynb #18056337
+# %% ../../nbs/library/sketch_draw.ipynb #d9927c53
 SEAM = {MUZZLE:.6, SKULL:.12, EAR:.5, PAW:.3} # How dark the line is where a part meets another
 
 def splat(B, i:int, p, s, ox, oy): # Buffers, the part's number, the part; pixels per unit, the origin's pixel
@@ -130,7 +130,7 @@ def rasterize(parts, W:int, H:int, s, ox, oy): # Parts as seen by the camera; th
     for i,p in enumerate(parts): splat(B,i,p,s,ox,oy)
     return B
 
-# %% ../../nbs/library/sketch_draw.ipynb #d5a4da19
+# %% ../../nbs/library/sketch_draw.ipynb #64df9bc3
 def comb(edge, L, flow, x, y, scale, seed, curl=0., coarse=.5, fluff=1.): # (n,) arrays: pixels inside, fur length in px, flow (2,n), pixel positions
     "Streaks along the flow. Returns strands (n,) around .5, the curled flow, and the frayed alpha (n,). Source: Cabral & Leedom 1993."
     bend = (lookup('blob',x*2.2+seed,y*2.2)-.5)*(.9+2.5*curl); fx,fy = flow; fx,fy = fx-bend*fy,fy+bend*fx; reach = np.clip(L*.9,2,18)
@@ -142,7 +142,7 @@ def comb(edge, L, flow, x, y, scale, seed, curl=0., coarse=.5, fluff=1.): # (n,)
     out = np.clip(.5+.26*tuft+.06*fine,0,1); alpha = np.clip((edge-L*(1.05-out)*(.35+.6*coarse))*.65,0,1)
     return np.clip(.5+(.24-w*.5)*fine+w*tuft,0,1), (fx,fy), alpha
 
-# %% ../../nbs/library/sketch_draw.ipynb #1ce12353
+# %% ../../nbs/library/sketch_draw.ipynb #247c2290
 def pick_light(rng): # A numpy generator
     "Where the lamp stands, how strong it and the sky are, and the colour of the light."
     a,e = rng.uniform(-1.1,1.1),rng.uniform(.25,1.); d = np.array([np.sin(a)*np.cos(e),np.sin(e),np.cos(a)*np.cos(e)]); w = rng.normal(0,.035)
@@ -167,7 +167,7 @@ def box_blur(a, r:int): # (H,W)
 
 def enlarge(a, W, H): return np.asarray(Image.fromarray(a).resize((W,H),Image.BILINEAR))
 
-# %% ../../nbs/library/sketch_draw.ipynb #e02ee851
+# %% ../../nbs/library/sketch_draw.ipynb #04cd6542
 def decal(img, B, c, U, V, s, ox, oy, fn, tol=.3): # Picture and buffers; centre and the two half axes of the plane
     "Paint `fn(u,v)` → (colour, alpha) on the plane c+uU+vV, in place, wherever the depth buffer lets it show."
     J = np.stack([U[:2],V[:2]],1); e = np.append(np.abs(J).sum(1)*1.6,0)
@@ -186,7 +186,7 @@ def wet(img, B, p, s, ox, oy, colour, light, fn, tol=.1, taper=0.): # A part; `f
     col = colour*((light.amb+light.dif*d)*fn(l))[...,None]*light.tint+.35*(sp*light.dif)[...,None]
     img[sl] = mix(img[sl],col.astype(np.float32),a*smooth(Z+p.c[2]-z+tol,0,.06)*(z>-50))
 
-# %% ../../nbs/library/sketch_draw.ipynb #4bf911c0
+# %% ../../nbs/library/sketch_draw.ipynb #c508e470
 SCENES = 'studio wall planks sofa grass garden snow beach bokeh blanket'.split()
 
 def hsv(h, s, v): return np.float32(colorsys.hsv_to_rgb(float(h)%1,float(s),float(v)))
@@ -239,7 +239,7 @@ def backdrop(c, kind):
     st = (np.cos(u*f*3)>.3)*.5+(np.cos(v*f*3)>.3)*.5*(pat==1) if pat<2 else smooth(.25-np.hypot(u*f%1-.5,v*f%1-.5),0,.05)
     return mix(c.colour((.1,.55),(.3,.9)),c.colour((.1,.5),(.4,.95)),st*.8)*(1+.7*c.noise('blob',45,45,2)+.08*c.noise('hair',300,300))[...,None]
 
-# %% ../../nbs/library/sketch_draw.ipynb #c92ee867
+# %% ../../nbs/library/sketch_draw.ipynb #f1f55e85
 def scene(kind:str, rng, W:int, H:int, horizon:float=.55): # One of `SCENES`; 0 top – 1 bottom
     "A background, float32 (H,W,3)."
     if kind not in SCENES: raise ValueError(f'unknown place {kind!r}: choose one of {", ".join(SCENES)}')
@@ -264,7 +264,7 @@ def toy(im, rng, ground): # Picture (H,W,3); the y of the floor
     light = .65+.4*np.clip(-u*.4-v*.7,-1,1)+.25*((np.abs(np.hypot(u+.7,v)-1.)<.06)&(kind==0)); a = np.clip((1-d)*r*.9+.5,0,1)
     return mix(im*(1-.4*np.exp(-((u/1.5)**2+((v-1)/.3)**2)))[...,None],np.clip(c*light[...,None],0,1),a).astype(np.float32)
 
-# %% ../../nbs/library/sketch_draw.ipynb #614ed292
+# %% ../../nbs/library/sketch_draw.ipynb #dcb693e5
 def develop(img, rng): # float (H,W,3), may exceed 1
     "Exposure, highlights that roll off, vignette, grain and sometimes a breath of blur: a PIL image."
     H,W = img.shape[:2]; y,x = np.ogrid[-1:1:H*1j,-1:1:W*1j]; k = np.float32(.38); img = np.clip(img*np.float32(np.clip(rng.normal(1.02,.10),.78,1.25)),0,4)

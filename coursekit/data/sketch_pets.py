@@ -3,9 +3,10 @@
 # %% auto #0
 __all__ = ['draw_pet', 'save_pet', 'write_lists', 'draw_pets']
 
-# %% ../../nbs/library/sketch_pets.ipynb #c3dc4ab6
+# %% ../../nbs/library/sketch_pets.ipynb #833a5761
 import os, zlib, numpy as np
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 from PIL import Image, ImageDraw, ImageFilter
@@ -14,7 +15,7 @@ from .sketch_draw import (SKULL,MUZZLE,EAR,TORSO,LEG,PAW,TAIL,SCENES,Part,smooth
 from .sketch_breeds import BREEDS,EARS,individual,rgb
 from .sketch_body import head_parts,body_parts,eye_spot,POSES
 
-# %% ../../nbs/library/sketch_pets.ipynb #d5bdf4c3
+# %% ../../nbs/library/sketch_pets.ipynb #c2126c72
 LAYERS = {}
 def layer(f): LAYERS[f.__name__] = f; return f
 
@@ -24,7 +25,7 @@ def whereabouts(t, kind, h, b, nb, side=1): # Part kinds (n,); positions in head
     (q.hx,q.hy,q.hz),(q.bx,q.by,q.bz),(q.nx,q.ny,q.nz) = h,b,nb
     for i,k in enumerate('skull muz ear torso leg paw tail'.split()): setattr(q,k,kind==i)
     q.face = q.skull|q.muz; q.head = q.face|q.ear; q.u = q.bz+q.bx
-    q.blob = q.tex('blob',60,36) if hasattr(q,'tex') else texture(q,'blob',60,36); q.n = q.blob-.5; q.fleck = texture(q,'fleck',80,50)
+    q.blob = texture(q,'blob',60,36); q.n = q.blob-.5; q.fleck = texture(q,'fleck',80,50)
     return q
 
 def texture(q, kind, on_head, on_body, shift=0):
@@ -38,7 +39,7 @@ def paint_coat(t, q): # An `individual`; its `whereabouts`
         if (k := t.coat.get(name)): col = f(t,q,col,k)
     return np.clip(col,.015,1)
 
-# %% ../../nbs/library/sketch_pets.ipynb #1ed2631b
+# %% ../../nbs/library/sketch_pets.ipynb #53ecd022
 @layer
 def belly(t, q, col, k):
     w = np.where(q.torso,smooth(-q.ny+.35*q.nz,-.1,.7),np.where(q.muz,smooth(-q.hy-.25*q.n,.05,.45),np.where(q.skull,smooth(-q.hy,.25,.7)*.7,(q.leg|q.paw)*.35)))
@@ -71,7 +72,7 @@ def line(t, q, col, k):
     w = np.maximum(smooth(.07-upper,0,.05)*smooth(q.ax,t.ex+.1,t.ex+.2),smooth(.06-lower,0,.05)*smooth(q.ax,.45,.6))
     return mix(col,t.coat['mark'],q.skull*k*w*.9)
 
-# %% ../../nbs/library/sketch_pets.ipynb #dbc5ca50
+# %% ../../nbs/library/sketch_pets.ipynb #84921ee0
 @layer
 def saddle(t, q, col, k):
     tail = .85*(np.abs(q.bz)<t.bl*.5+t.br*.6+t.tl*.55)
@@ -120,7 +121,7 @@ def mask(t, q, col, k):
 @layer
 def earpoint(t, q, col, k): return mix(col,t.coat['mark'],q.ear*k*.9)
 
-# %% ../../nbs/library/sketch_pets.ipynb #15d316cd
+# %% ../../nbs/library/sketch_pets.ipynb #14777956
 @layer
 def point(t, q, col, k):
     r = np.hypot(q.hx/(.42+.42*k),(q.hy+.08)/.66)-.25*q.n
@@ -153,7 +154,7 @@ def chest(t, q, col, k):
 def socks(t, q, col, k):
     return mix(col,WHITE,np.where(q.paw,1.,q.leg*smooth(k*t.leg*.8-q.by+.7*q.n,-.03,.06)))
 
-# %% ../../nbs/library/sketch_pets.ipynb #27b72871
+# %% ../../nbs/library/sketch_pets.ipynb #9d01d217
 def eye(t, light, px, pupil, look, lid): # `px`: radius in pixels; `pupil`: half axes; `look`: where it looks
     "The picture of one eye as a function of u (outwards) and v (up), −1…1."
     aa = lambda d: np.clip(d*px/1.2+.5,0,1)
@@ -200,7 +201,7 @@ def whiskers(img, t, view, light, rng, s, ox, oy):
             d.line([(2*(ox+s*p[0]),2*(oy-s*p[1])) for p in pts],fill=int(rng.uniform(120,200)),width=1 if s<95 else 2)
     img[:] = mix(img,np.float32([.95,.95,.93])*light.tint,np.asarray(im.reduce(2),np.float32)/255*.9)
 
-# %% ../../nbs/library/sketch_pets.ipynb #90e1a346
+# %% ../../nbs/library/sketch_pets.ipynb #5543d24a
 def wrinkles(t, q):
     "How dark the folds are: across the forehead of a pug, all over a sphynx."
     brow = np.sin(q.hy*(17 if t.cat else 13)+1.6*np.cos(q.hx*3.5)+2*(lookup('blob',q.hx*50+9,q.hy*50)-.5))
@@ -235,7 +236,7 @@ def paint(img, B, t, g, parts, hc, light, rng, s, ox, oy):
     out = img.reshape(-1,3).astype(f4); out[idx] = mix(out[idx],col[src],alpha); mask = np.zeros(W*H,f4); mask[idx] = alpha
     return out.reshape(H,W,3),mask.reshape(H,W)
 
-# %% ../../nbs/library/sketch_pets.ipynb #82d0c667
+# %% ../../nbs/library/sketch_pets.ipynb #b5c3e2c5
 def pick_view(t, rng):
     "How close, which pose, how body and head are turned, and where: a dict. Angles in degrees."
     shot,pose,side = str(rng.choice(['head','bust','full'],p=[.48,.24,.28])),str(rng.choice(list(POSES),p=[.42,.3,.28])),rng.choice([-1,1])
@@ -271,7 +272,7 @@ def ground_shadow(img, parts, s, ox, oy, light):
             d.ellipse([v/4 for v in (x-r,y-r*.22 if p.kind==PAW else y,x+r,y+r*.3)],fill=150)
     return img*(1-.62*enlarge(np.asarray(m.filter(ImageFilter.GaussianBlur(max(1,s/22))),np.float32)/255,W,H))[...,None]
 
-# %% ../../nbs/library/sketch_pets.ipynb #787a6eaa
+# %% ../../nbs/library/sketch_pets.ipynb #424bdb79
 def draw_pet(breed:str, # A key of `BREEDS`
              n:int,     # Which picture, ≥ 0: the same number gives the same picture, on any machine with the same numpy and pillow
              size=None, # Long side in pixels, or (width, height); by default it varies as in a photo album
@@ -293,7 +294,7 @@ def draw_pet(breed:str, # A key of `BREEDS`
     img,alpha = paint(img,B,t,g,parts,hc,light,rng,s,ox,oy); finish_face(img,B,t,g,hc,light,rng,s,ox,oy)
     return develop(img,rng),trimap(alpha)
 
-# %% ../../nbs/library/sketch_pets.ipynb #9b6d36f8
+# %% ../../nbs/library/sketch_pets.ipynb #c7687b6b
 def save_pet(job): # (folder, breed, number)
     "Draw one pet and write its JPEG and its trimap; returns the name."
     dest,breed,n = job; im,tri = draw_pet(breed,n); name = f'{breed}_{n}'
@@ -328,6 +329,8 @@ def draw_pets(dest:Path,        # The folder to fill
             if progress and (i%16==0 or i==len(jobs)): progress(i,len(jobs))
     if workers==1: follow(map(save_pet,jobs))
     else:
-        with ProcessPoolExecutor(min(workers,len(jobs))) as ex: follow(ex.map(save_pet,jobs,chunksize=4))
+        try:
+            with ProcessPoolExecutor(min(workers,len(jobs))) as ex: follow(ex.map(save_pet,jobs,chunksize=4))
+        except BrokenProcessPool: follow(map(save_pet,jobs))    # no processes here, as in a script without `if __name__=='__main__'`: draw alone
     write_lists(dest/'annotations',breeds,per_breed)
     return len(jobs)
