@@ -16,7 +16,7 @@ from ..transform import *
 from ..torch_core import *
 from .load import *
 
-# %% ../../nbs/10_data_block.ipynb #83d09746
+# %% ../../nbs/10_data_block.ipynb #f697cb52
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')} | {'.webp'}
 
 def get_files(path, # Folder to search
@@ -52,7 +52,7 @@ def ImageGetter(suf='', recurse=True, folders=None):
     "A `get_image_files` for `path/suf` with its options fixed"
     return FileGetter(suf, image_extensions, recurse, folders)
 
-# %% ../../nbs/10_data_block.ipynb #61cf53f1
+# %% ../../nbs/10_data_block.ipynb #cab70431
 def RandomSplitter(valid_pct:float=0.2, # Share of the items kept for validation, 0…1
                    seed:int=None): # Same seed, same split
     "Split at random: `items -> (train positions, validation positions)`"
@@ -128,7 +128,7 @@ def RandomSubsetSplitter(train_sz, valid_sz, seed=None):
         return tr[:int(train_sz*len(o))],va
     return _inner
 
-# %% ../../nbs/10_data_block.ipynb #81ea3fd0
+# %% ../../nbs/10_data_block.ipynb #f9ece888
 def parent_label(o):
     "The name of the folder a file is in"
     return Path(o).parent.name
@@ -175,7 +175,7 @@ class AttrGetter(ItemTransform):
     def __init__(self, nm, default=None): super().__init__(); self.nm,self.default = nm,default
     def encodes(self, o): return getattr(o, self.nm, self.default)
 
-# %% ../../nbs/10_data_block.ipynb #c18397d5
+# %% ../../nbs/10_data_block.ipynb #6031e0d8
 class CategoryMap(L):
     "A list of class names with a way back, `o2i`"
     def __init__(self, col, sort=True, add_na=False, strict=False):
@@ -229,7 +229,7 @@ class Categorize(DisplayedTransform):
         except KeyError:
             if self.add_na: return TensorCategory(torch.tensor(0))
             raise _label_error(o, self.vocab) from None
-    def decodes(self, o:TensorCategory): return Category(self.vocab[int(o)])
+    def decodes(self, o:Tensor): return Category(self.vocab[int(o)])
     def __repr__(self): return f"Categorize -- {len(self.vocab or [])} classes"
 
 class MultiCategorize(Categorize):
@@ -244,7 +244,7 @@ class MultiCategorize(Categorize):
         for x in o:
             if x not in self.vocab.o2i: raise _label_error(x, self.vocab)
         return TensorMultiCategory(torch.tensor([self.vocab.o2i[x] for x in o], dtype=torch.long))
-    def decodes(self, o:TensorMultiCategory): return MultiCategory(self.vocab[int(i)] for i in o)
+    def decodes(self, o:Tensor): return MultiCategory(self.vocab[int(i)] for i in o)
 
 class OneHotEncode(DisplayedTransform):
     "Class numbers ↔ a 0/1 vector of length `c`"
@@ -254,7 +254,7 @@ class OneHotEncode(DisplayedTransform):
         if self.c is None: self.c = len(getattr(items, 'vocab', None) or [])
         if not self.c: raise ValueError("OneHotEncode could not find out the number of classes: pass `c`.")
     def encodes(self, o:TensorMultiCategory): return TensorMultiCategory(torch.zeros(self.c).index_fill_(0, o.as_subclass(Tensor).long(), 1.))
-    def decodes(self, o:TensorMultiCategory): return TensorMultiCategory(o.as_subclass(Tensor).nonzero().flatten())
+    def decodes(self, o:Tensor): return TensorMultiCategory(o.as_subclass(Tensor).nonzero().flatten())
 
 class RegressionSetup(DisplayedTransform):
     "Numbers ↔ float tensors"
@@ -263,7 +263,7 @@ class RegressionSetup(DisplayedTransform):
     def setups(self, items):
         if self.c is None: self.c = len(L(items[0])) if items is not None and len(items) else 1
     def encodes(self, o): return o if isinstance(o, Tensor) else tensor(o).float()
-    def decodes(self, o): return TitledFloat(o) if o.numel()==1 else TitledTuple(float(i) for i in o)
+    def decodes(self, o:Tensor): return TitledFloat(o) if o.numel()==1 else TitledTuple(float(i) for i in o)
 
 def get_c(dls):
     "How many outputs the model needs"
@@ -272,7 +272,7 @@ def get_c(dls):
     if vocab: return len(vocab[-1]) if isinstance(vocab[-1], (L,list,tuple)) else len(vocab)
     raise ValueError("The number of outputs is unknown: pass `n_out=…`.")
 
-# %% ../../nbs/10_data_block.ipynb #8213cbba
+# %% ../../nbs/10_data_block.ipynb #f4482925
 class ToTensor(Transform):
     "Pictures and the like → tensors (each type's lesson says how)"
     order = 5
