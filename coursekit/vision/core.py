@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Image', 'PIL', 'imagenet_stats', 'cifar_stats', 'mnist_stats', 'ImageError', 'PILBase', 'PILImage', 'PILImageBW', 'PILMask', 'load_image', 'to_image', 'encodes', 'verify_image', 'verify_images']
 
-# %% ../../nbs/library/00_vision_core.ipynb #e47769f2
+# %% ../../nbs/library/00_vision_core.ipynb #f936b8e8
 import io,os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..data.transforms import *
 
 _all_ = ['Image','PIL']
 
-# %% ../../nbs/11_augmentation.ipynb #4bb4ec73
+# %% ../../nbs/11_augmentation.ipynb #364d61e2
 imagenet_stats = ([0.485,0.456,0.406], [0.229,0.224,0.225])   # mean and standard deviation of red, green, blue in ImageNet …
 cifar_stats    = ([0.491,0.482,0.447], [0.247,0.243,0.261])   # … in CIFAR-10 …
 mnist_stats    = ([0.131], [0.308])                           # … and of MNIST's grey
@@ -58,7 +58,7 @@ def _to_mask(im, mode): # Class numbers: of a palette the places, not the colour
     if a.max(initial=0)>255: raise ValueError(f"a mask holds class numbers 0…255, this one goes up to {a.max()}")
     return Image.fromarray(a.astype(np.uint8))
 
-# %% ../../nbs/11_augmentation.ipynb #dee9b179
+# %% ../../nbs/11_augmentation.ipynb #6c995cd7
 class _File:
     "The bytes of a picture file. Its size is known at once; its pixels are decoded when they are needed, only as finely as needed."
     def __init__(self, raw, name, mode, to_mode):
@@ -95,11 +95,11 @@ def _cut_hwc(im, box, size, resample): # Box → size in one antialiased resampl
     if x.shape[-2:]!=size[::-1]: x = F.interpolate(x, size[::-1], mode=_interp[resample], antialias=True)
     return x[0].permute(1,2,0)
 
-# %% ../../nbs/11_augmentation.ipynb #877dbd15
+# %% ../../nbs/11_augmentation.ipynb #30c9e7db
 class PILBase(Image.Image):
     "A PIL image that knows how to open, show and become a tensor. A file is decoded when its pixels are first needed."
     _mode_,_show_args,_tensor_cls,_to_mode,_retain = 'RGB',{},TensorImage,staticmethod(_to_mode),True
-    _todo = None                                   # (file, box, size, resample) as long as there are no pixels yet
+    _todo,_px = None,None                          # (file, box, size, resample) as long as there are no pixels yet; planes that came early
     def __init__(self, im=None): # Any PIL image
         super().__init__()
         if im is not None: self._take(self._to_mode(im, self._mode_))
@@ -133,7 +133,7 @@ class PILBase(Image.Image):
         if self._todo is not None:
             file,box,size,resample = self._todo
             im = file.decode() if size is None else Image.fromarray(self.pixels().numpy())
-            info = self.info; self._take(im); self.info = info
+            info = self.info; self._take(im); self.info,self._px = info,None
         return super().load()
 
     def pixels(self): # height × width, or height × width × channels
@@ -145,6 +145,18 @@ class PILBase(Image.Image):
             sx,sy = im.width/file.size[0],im.height/file.size[1]
             x = _cut_hwc(im, (box[0]*sx, box[1]*sy, box[2]*sx, box[3]*sy), size, resample)
         return x[...,0] if x.shape[-1]==1 else x[...,:3] if self.mode=='RGB' else x
+
+    def planes(self): # channels × height × width, or height × width of one channel
+        "The picture as a `uint8` tensor, one plane per channel"
+        if self._px is not None: x,self._px = self._px,None; return x
+        x = self.pixels()
+        return x if x.ndim==2 else torch.from_numpy(np.ascontiguousarray(x.numpy().transpose(2,0,1)))
+
+    def prefetch(self):
+        "Decode now what `planes` will ask for; an error waits until then"
+        if self._todo is not None and self._px is None:
+            try: self._px = self.planes()
+            except OSError: pass
 
     def cut(self, box, # (left, top, right, bottom) in pixels, inside the picture
             size, # (width, height) of the result
@@ -185,7 +197,7 @@ class PILMask(PILBase):
     "A class number per pixel"
     _mode_,_show_args,_tensor_cls,_to_mode = 'L',{'alpha':0.5, 'cmap':'tab20', 'interpolation':'nearest'},TensorMask,staticmethod(_to_mask)
 
-# %% ../../nbs/11_augmentation.ipynb #8f21f168
+# %% ../../nbs/11_augmentation.ipynb #91bf1258
 def load_image(fn, # File name or bytes
                mode:str=None): # PIL mode to convert to; default: the file's own
     "The picture in file `fn` as a decoded, upright PIL image. Raises `ImageError` where it is none or broken."
@@ -204,10 +216,10 @@ def to_image(x): # Array or tensor: HW, HWC or CHW; uint8, bool, or float in 0�
 
 @ToTensor
 def encodes(self, o:PILBase):
-    x = o.pixels()
-    return o._tensor_cls(x[None] if x.ndim==2 else x.permute(2,0,1).contiguous())
+    x = o.planes()
+    return o._tensor_cls(x[None] if x.ndim==2 else x)
 @ToTensor
-def encodes(self, o:PILMask): return TensorMask(o.pixels())
+def encodes(self, o:PILMask): return TensorMask(o.planes())
 
 @patch(as_prop=True)
 def shape(self:Image.Image): "(height, width)"; return self.size[1],self.size[0]
