@@ -18,7 +18,7 @@ from .core import *
 from .crop import *
 from .crop import _first,_check,_wh,_np_pad
 
-# %% ../../nbs/11_augmentation.ipynb #840730ed
+# %% ../../nbs/11_augmentation.ipynb #f69c1c8e
 def _size2(size): # (height, width), or None
     return None if size is None else _wh(size)[::-1]
 
@@ -39,7 +39,7 @@ def _band(numel): # How many pictures, as floats, fit into a processor's cache t
     t = torch.get_num_threads()
     return max(1, round(1_000_000/max(1, numel)/t))*t
 
-# %% ../../nbs/11_augmentation.ipynb #b6877c66
+# %% ../../nbs/11_augmentation.ipynb #4dff921d
 class AffineCoordTfm(RandTransform):
     """Moves pixels. Each transform is one 3×3 matrix per picture, from places in the result to places in the source (both in -1…1);
     several transforms multiply into one matrix, so that the picture is resampled once"""
@@ -80,7 +80,7 @@ class AffineCoordTfm(RandTransform):
         if isinstance(x, TensorMask): t = t[:,0]
         return t if t.ndim==lead else t[0]
 
-# %% ../../nbs/11_augmentation.ipynb #c2f4500d
+# %% ../../nbs/11_augmentation.ipynb #eab531d7
 class Flip(AffineCoordTfm):
     "Mirror left and right with probability `p`"
     def __init__(self, p=0.5, draw=None, # 1: mirror, 0: do not; numbers, or a function of the batch
@@ -129,7 +129,7 @@ class Zoom(AffineCoordTfm):
         cx,cy = ((1-s)*(2*_numbers(x, 0, 1, 1, 0, d, self.batch)-1) for d in (self.draw_x, self.draw_y))
         return _mat3(s,0,cx, 0,s,cy),h,w
 
-# %% ../../nbs/11_augmentation.ipynb #8c93744a
+# %% ../../nbs/11_augmentation.ipynb #85105e17
 class Warp(AffineCoordTfm):
     "Look from another side: a perspective that moves the corners by up to `magnitude` of half a side, with probability `p`"
     def __init__(self, magnitude=0.2, p=0.5, draw_x=None, draw_y=None, # Amounts to the side and upwards, in -`magnitude`…`magnitude`
@@ -151,7 +151,7 @@ def homography(src, # (n, 4, 2) points x,y
     h = torch.linalg.solve(A, torch.cat([u,v], 1))
     return torch.cat([h, torch.ones_like(h[:,:1])], 1).view(-1,3,3).float()
 
-# %% ../../nbs/11_augmentation.ipynb #e8926585
+# %% ../../nbs/11_augmentation.ipynb #269e6a75
 class RandomResizedCropGPU(AffineCoordTfm):
     "`RandomResizedCrop` for a batch, on its device; in validation, the largest box in the middle that `ratio` allows"
     def __init__(self, size, # Pixels of the result: a side, or (height, width)
@@ -179,7 +179,7 @@ class RandomResizedCropGPU(AffineCoordTfm):
         m = _mat3((cw-k)/fw,0,(2*l+cw-k)/fw-1, 0,(ch-k)/fh,(2*t+ch-k)/fh-1)
         return m.expand(len(x),3,3),ch.expand(len(x)),cw.expand(len(x))
 
-# %% ../../nbs/11_augmentation.ipynb #1ee94920
+# %% ../../nbs/11_augmentation.ipynb #313596d4
 class _Buffers(dict):
     "Memory that is used again from band to band: asking the system for new memory costs more than filling it"
     def __call__(self, name, *shape, **kwargs):
@@ -202,21 +202,24 @@ def _lay_down(t, m): # Matrices that only flip and transpose need no resampling:
     for k in set(ks.tolist())-{0}: i = (ks==k).nonzero().flatten().to(t.device); res[i] = dihedral(t[i], k)
     return res
 
-def _halve(t, buf): # Means of 2 × 2 bytes, as floats: two bytes at a time, as 16-bit numbers
-    n,c,h,w = t.shape
-    v,i16 = t.view(torch.int16),dict(dtype=torch.int16, device=t.device)
-    a,b = (buf(k, n, c, h, w//2, **i16) for k in 'ab')
-    torch.bitwise_and(v, 255, out=a); torch.bitwise_right_shift(v, 8, out=b)
-    a.add_(b.bitwise_and_(255))
-    s = torch.add(a[...,::2,:], a[...,1::2,:], out=buf('s', n, c, h//2, w//2, **i16))
-    return buf('f', n, c, h//2, w//2, device=t.device).copy_(s).mul_(0.25)
-
-def _shrink(t, k, buf): # A k times smaller batch of floats, antialiased
-    h,w = t.shape[-2:]
+def _shrink(t, k, buf): # Means of k × k pixels, as floats; what is left over at the right and below falls away
+    (n,c,h,w),dev = t.shape,t.device
     if k==1: return t.float()
-    if k==2 and t.dtype==torch.uint8 and h%2==0 and w%2==0 and t.is_contiguous(): return _halve(t, buf)
-    if t.dtype!=torch.uint8 or t.device.type!='cpu': t = t.float()
-    return F.interpolate(t, (max(1,h//k),max(1,w//k)), mode='bilinear', antialias=True).float()
+    if dev.type!='cpu': return F.avg_pool2d(t.float(), k)
+    h,w = h//k,w//k
+    rows = buf('rows', n, c, h, t.shape[-1], dtype=torch.int16 if t.dtype==torch.uint8 and k<=128 else torch.float)  # whole rows first: neighbours in memory
+    rows.copy_(t[...,:h*k:k,:])
+    for i in range(1, k): rows.add_(t[...,i:h*k:k,:])
+    res = buf('res', n, c, h, w).copy_(rows[...,:w*k:k])
+    for i in range(1, k): res.add_(rows[...,i:w*k:k])
+    return res.mul_(1/k**2)
+
+def _to_shrunk(h, w, k, align_corners): # The matrix from places in the source to places in its means
+    def one(n):
+        m = max(1, n//k*k-k) if align_corners else n//k*k
+        return ((n-1)/m, (n-k)/m-1) if align_corners else (n/m, n/m-1)
+    (a,b),(c,d) = one(w),one(h)
+    return torch.tensor([[a,0,b],[0,c,d],[0,0,1]])
 
 def _groups(ks, size): # (k, which pictures): bands of pictures with the same `k`
     if len(set(ks.tolist()))==1: return [(int(ks[0]), slice(i, i+size)) for i in range(0, len(ks), size)]
@@ -235,14 +238,14 @@ def warp_batch(t, # (n, channels, height, width), float, or `uint8` in 0…255
     elif (h,w)==(oh,ow) and bool(((m==0)|(m.abs()==1)).all()) and bool((m[:,:2,2:]==0).all()) and (h==w or bool((m[:,0,1]==0).all())): return _lay_down(t, m)
     blend = mode!='nearest'
     ks = (m[:,:2,:2].det().abs()*(h*w)/(oh*ow)).sqrt()                         # source pixels per pixel of the result
-    ks = torch.where(ks<1.5, 1, ks.round()).int() if blend else torch.ones(n, dtype=torch.int)
+    ks = torch.where(ks<1.5, 1, ks.round()).clamp(max=min(h,w)).int() if blend else torch.ones(n, dtype=torch.int)
     out = torch.empty(n, c, oh, ow, device=dev, dtype=torch.float if blend and t.dtype==torch.uint8 else t.dtype)
     buf = _Buffers()
     for k,i in _groups(ks, _band(c*h*w) if dev.type=='cpu' else n):
         x = _shrink(t[i], k, buf)
-        stretch = torch.tensor([(a-1)*b/(a*max(1,b-1)) if align_corners else 1. for a,b in ((w,x.shape[-1]),(h,x.shape[-2]))]+[1.])[:,None]
-        r = F.grid_sample(x, _grid((m[i]*stretch).to(dev, non_blocking=True), oh, ow, align_corners, buf), mode=mode, padding_mode=pad_mode, align_corners=align_corners)
-        if blend and t.dtype==torch.uint8: r.mul_(1/255)
+        mk = m[i] if k==1 else _to_shrunk(h, w, k, align_corners)@m[i]
+        r = F.grid_sample(x, _grid(mk.to(dev, non_blocking=True), oh, ow, align_corners, buf), mode=mode, padding_mode=pad_mode, align_corners=align_corners)
+        if blend and t.dtype==torch.uint8: r.mul_(1/255).clamp_(max=1)                 # rounding
         if mode=='bicubic': r.clamp_(0, 1)
         out[i] = r
     return out
