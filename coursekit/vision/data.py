@@ -23,7 +23,7 @@ from ..data.block import *
 from .core import *
 from .augment import *
 
-# %% ../../nbs/11_augmentation.ipynb #eba22ee8
+# %% ../../nbs/11_augmentation.ipynb #9199cc43
 _threads = {}                                                # process → pool: a process that was forked gets threads of its own
 
 def prefetch(samples): # Items, before they become tensors
@@ -58,7 +58,7 @@ def _part(pipe, fs): # The same pipeline with some of its transforms
     res = Pipeline(fs); res.split_idx = pipe.split_idx
     return res
 
-# %% ../../nbs/11_augmentation.ipynb #8579d66a
+# %% ../../nbs/11_augmentation.ipynb #772297e6
 class _AddCodes(Transform):
     "Gives masks the names of their classes"
     def __init__(self, codes=None): super().__init__(); self.codes = codes; self.vocab,self.c = codes,None if codes is None else len(codes)
@@ -74,7 +74,7 @@ def MaskBlock(codes=None): # Names of the classes, in the order of their numbers
     "A class number for each pixel"
     return TransformBlock(type_tfms=PILMask.create, item_tfms=None if codes is None else _AddCodes(codes), batch_tfms=IntToFloatTensor)
 
-# %% ../../nbs/11_augmentation.ipynb #a56688d4
+# %% ../../nbs/11_augmentation.ipynb #7e539ec8
 _picture = TensorImageBase,PILBase
 
 def _show_on(s, ctx, **kwargs): # Every element of a sample on one axis: pictures drawn over each other, the rest as title
@@ -105,7 +105,7 @@ def show_results(x:TensorImage, y:TensorMask, samples, outs, ctxs=None, max_n=6,
     if ctxs is None: ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target / prediction')
     for i,(s,out) in enumerate(zip(samples[:n], outs)): _show_on(s, ctxs[2*i], **kwargs); _show_on((s[0],out[0]), ctxs[2*i+1], **kwargs)
 
-# %% ../../nbs/11_augmentation.ipynb #d2b76cb3
+# %% ../../nbs/11_augmentation.ipynb #5d4634e5
 class _Column(ItemTransform):
     "Element `i` of a row"
     def __init__(self, i): super().__init__(); self.i = i
