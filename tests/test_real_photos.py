@@ -8,6 +8,7 @@ import numpy as np, pytest, torch
 from torch import nn
 import torch.nn.functional as F
 from coursekit.vision.all import *
+for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n]   # fastcore's own, which pytest would collect
 
 class ConvBNReLU6(nn.Sequential):
     def __init__(self, ni, no, ks, stride, groups=1):

@@ -16,7 +16,7 @@ from .load import *
 from ..transform import *
 from ..torch_core import *
 
-# %% ../../nbs/10_data_block.ipynb #81bc872a
+# %% ../../nbs/10_data_block.ipynb #93aaa823
 class FilteredBase:
     "Something with subsets: `.train`, `.valid`, and loaders for them"
     _dl_type = None
@@ -38,7 +38,6 @@ class FilteredBase:
         train = self.subset(0)
         shuffle = True if shuffle is None else shuffle
         drop_last = (shuffle and len(train)>=bs) if drop_last is None else drop_last
-        if not len(train): raise ValueError("The training set is empty: the splitter left no item for it.")
         dls = [dl_type(train, **{**dict(bs=bs, shuffle=shuffle, drop_last=drop_last, n=n, device=device), **kwargs, **dl_kwargs[0]})]
         for i in range(1, self.n_subsets):
             dls.append(dls[0].new(self.subset(i), **{**dict(bs=val_bs or bs, shuffle=False, drop_last=False, n=None), **dl_kwargs[i]}))
@@ -92,6 +91,7 @@ class Datasets(FilteredBase):
                  tls=None, n_inp=None, # how many elements are inputs; default all but the last
                  splits=None, # positions of training and validation items
                  dl_type=None, do_setup=True):
+        if splits and not len(splits[0]): raise ValueError("The training set is empty: the splitter left no item for it.")
         self.tls = L(tls if tls is not None else [TfmdLists(items, t, splits=splits, do_setup=do_setup) for t in (tfms or [None])])
         self.n_inp = n_inp if n_inp is not None else max(1, len(self.tls)-1)
         if dl_type: self._dl_type = dl_type
@@ -145,7 +145,7 @@ def _test_tl(tl, items):
     res.items = items if hasattr(items, 'iloc') else L(items)
     return res
 
-# %% ../../nbs/10_data_block.ipynb #9eea7d0b
+# %% ../../nbs/10_data_block.ipynb #c09b04c0
 def _named_pipe(dl, nm, fs): p = fs if isinstance(fs, Pipeline) else Pipeline(fs); p.split_idx = getattr(dl.dataset, 'split_idx', None); return p
 
 class TfmdDL(DataLoader):
@@ -225,7 +225,7 @@ class TfmdDL(DataLoader):
 def _like(o, y): return o.as_subclass(type(y)) if isinstance(y, TensorBase) and isinstance(o, Tensor) else o
 def _copy_pipe(p): q = Pipeline.__new__(Pipeline); q.fs,q.split_idx = L(p.fs),None; return q
 
-# %% ../../nbs/10_data_block.ipynb #256dc3d1
+# %% ../../nbs/10_data_block.ipynb #ddfd75e2
 def get_grid(n, nrows=None, ncols=None, figsize=None, double=False, title=None, imsize=3, **kwargs):
     "`n` axes in a grid that is about square"
     nrows,ncols = _grid_shape(n*(2 if double else 1), nrows, ncols, double)
@@ -250,7 +250,7 @@ def show_batch(x, y, samples, ctxs=None, max_n=9, **kwargs):
 def show_results(x, y, samples, outs, ctxs=None, max_n=9, **kwargs):
     for s,o in zip(samples[:max_n], outs): print(' | '.join(str(i)[:60] for i in (*s, *o)))
 
-# %% ../../nbs/10_data_block.ipynb #339f4e5c
+# %% ../../nbs/10_data_block.ipynb #f05f4068
 class DataLoaders:
     "Loaders for training, validation, …, and what they share"
     def __init__(self, *loaders, path='.', device=None):

@@ -16,7 +16,7 @@ from ..transform import *
 from ..torch_core import *
 from .load import *
 
-# %% ../../nbs/10_data_block.ipynb #f697cb52
+# %% ../../nbs/10_data_block.ipynb #1f93ef6a
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')} | {'.webp'}
 
 def get_files(path, # Folder to search
@@ -52,7 +52,7 @@ def ImageGetter(suf='', recurse=True, folders=None):
     "A `get_image_files` for `path/suf` with its options fixed"
     return FileGetter(suf, image_extensions, recurse, folders)
 
-# %% ../../nbs/10_data_block.ipynb #cab70431
+# %% ../../nbs/10_data_block.ipynb #bc8f3863
 def RandomSplitter(valid_pct:float=0.2, # Share of the items kept for validation, 0…1
                    seed:int=None): # Same seed, same split
     "Split at random: `items -> (train positions, validation positions)`"
@@ -128,7 +128,7 @@ def RandomSubsetSplitter(train_sz, valid_sz, seed=None):
         return tr[:int(train_sz*len(o))],va
     return _inner
 
-# %% ../../nbs/10_data_block.ipynb #f9ece888
+# %% ../../nbs/10_data_block.ipynb #ad329add
 def parent_label(o):
     "The name of the folder a file is in"
     return Path(o).parent.name
@@ -143,7 +143,7 @@ class RegexLabeller:
     def __call__(self, o):
         o = str(o).replace(os.sep, '/')
         if (res := self.matcher(o)): return res.group(1)
-        raise ValueError(f"The pattern {self.pat.pattern!r} does not match {o!r}, so this item has no label. "
+        raise ValueError(f"The pattern r'{self.pat.pattern}' does not match {o!r}, so this item has no label. "
                          "Try `re.search(pattern, text)` on it; for paths, `using_attr(RegexLabeller(pat), 'name')` looks at the file's name alone.")
     def __repr__(self): return f'RegexLabeller({self.pat.pattern!r})'
     def __getstate__(self): return {'pat':self.pat, 'm':self.matcher.__name__}
@@ -175,7 +175,7 @@ class AttrGetter(ItemTransform):
     def __init__(self, nm, default=None): super().__init__(); self.nm,self.default = nm,default
     def encodes(self, o): return getattr(o, self.nm, self.default)
 
-# %% ../../nbs/10_data_block.ipynb #6031e0d8
+# %% ../../nbs/10_data_block.ipynb #c7a9ab4c
 class CategoryMap(L):
     "A list of class names with a way back, `o2i`"
     def __init__(self, col, sort=True, add_na=False, strict=False):
@@ -272,7 +272,7 @@ def get_c(dls):
     if vocab: return len(vocab[-1]) if isinstance(vocab[-1], (L,list,tuple)) else len(vocab)
     raise ValueError("The number of outputs is unknown: pass `n_out=…`.")
 
-# %% ../../nbs/10_data_block.ipynb #f4482925
+# %% ../../nbs/10_data_block.ipynb #1543dd36
 class ToTensor(Transform):
     "Pictures and the like → tensors (each type's lesson says how)"
     order = 5
