@@ -13,10 +13,15 @@ data.sketch
 data.archive data.cache data.download
 data.external
 autograd
+data.columns data.workers
 data.load
 optimizer
 layers
-learner callback.core callback.progress metrics
+metrics
+callback.core
+loop checkpoint
+learner
+callback.progress
 callback.schedule
 vision.models
 transform

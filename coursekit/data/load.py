@@ -3,16 +3,17 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #ecf60276
-import itertools, operator, os, pickle, random, sys, traceback
+# %% ../../nbs/03_sgd.ipynb #018582a5
+import itertools, os, random, sys
 from collections.abc import Mapping
-import torch.utils.data as tud
 from torch.utils.data import TensorDataset
 from ..core import *
+from .columns import _checked, _Gathered
+from .workers import _Pool
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #85857c73
+# %% ../../nbs/03_sgd.ipynb #5b98a368
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
@@ -33,7 +34,7 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #569d3a88
+# %% ../../nbs/03_sgd.ipynb #1abab9bd
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
     for name,shape in zip(names, shapes):
@@ -48,7 +49,7 @@ def _same_parts(samples, names, where):
             f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
             f"item {name}{where} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #9e8ae5b0
+# %% ../../nbs/03_sgd.ipynb #9a066f22
 class _Hooks: # What subclasses and arguments of `DataLoader` may replace
     def after_item(self, x):   return x
     def before_batch(self, b): return b
@@ -62,7 +63,7 @@ class _Hooks: # What subclasses and arguments of `DataLoader` may replace
 _hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
           'create_item','create_batch','get_idxs','shuffle_fn','wif')
 
-# %% ../../nbs/03_sgd.ipynb #2a75cbfa
+# %% ../../nbs/03_sgd.ipynb #4f067afa
 class DataLoader(_Hooks):
     """Hand out the items of a data set in batches, in order or shuffled, on a device. Raises `ValueError` for a batch size
     below 1, and for shuffling what can only be read in order."""
@@ -100,7 +101,7 @@ class DataLoader(_Hooks):
             f"DataLoader: a {type(dataset).__name__} can only be read from start to end by one process, without shuffle, "
             "sampler or num_workers; or pass list(...) of it")
 
-# %% ../../nbs/03_sgd.ipynb #cf883ebf
+# %% ../../nbs/03_sgd.ipynb #4ecebf1e
 @patch
 def to(self:DataLoader, device): # A `torch.device`, its name, or None to leave batches where the items are
     "Put batches on `device` from now on; returns the loader"
@@ -130,7 +131,7 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #3878b9c4
+# %% ../../nbs/03_sgd.ipynb #d30099ed
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
@@ -154,7 +155,7 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #d025bb37
+# %% ../../nbs/03_sgd.ipynb #44110d4b
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -178,7 +179,7 @@ def _describe(ds, i, x): # What an error says about an item
         return f" ({str(x)[:200]})"
     except Exception: return ''
 
-# %% ../../nbs/03_sgd.ipynb #a54ae371
+# %% ../../nbs/03_sgd.ipynb #6b8542cc
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
     if not isinstance(idxs, range) or idxs.step!=1:
@@ -196,13 +197,7 @@ def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole column
             "DataLoader: the data set changed while a batch of it was in use. In order, batches of tensors are windows "
             "onto the data, so changing one in place (xb.mul_(2), xb[0] = 0) changes the data. Use xb = xb*2, or xb.clone()")
 
-def _checked(idxs, n): # Indices as a tensor of numbers in 0…n-1
-    idxs = idxs.long() if isinstance(idxs, Tensor) else torch.tensor(list(idxs), dtype=torch.long)
-    if len(idxs) and not -n<=idxs.min()<=idxs.max()<n:
-        raise IndexError(f"DataLoader: asked for items {idxs.min()} to {idxs.max()} of a data set that has {n}")
-    return torch.where(idxs<0, idxs+n, idxs)
-
-# %% ../../nbs/03_sgd.ipynb #c7af0f7a
+# %% ../../nbs/03_sgd.ipynb #ddabdc5d
 @patch
 def _plain(self:DataLoader, nm): # Is this method as it was, or replaced by something that does nothing?
     f = self.__dict__.get(nm)
@@ -221,40 +216,7 @@ def _table(self:DataLoader): # (columns, is there only one?), or None where item
     if not hasattr(self, '_rows') or not self._rows.current(ds): self._rows = _Gathered(ds)
     return self._rows.cols and (self._rows.cols, self._rows.single)
 
-# %% ../../nbs/03_sgd.ipynb #c2f0ac42
-def _column(items): # (one tensor, is it a copy?) from equal tensors or numbers; None where that cannot be
-    o,n = items[0],len(items)
-    if type(o) in (bool, int, float): return (torch.tensor(items),False) if {*map(type, items)}=={type(o)} else None
-    def key(x): return type(x), x.shape, x.stride(), x.dtype, x.device, x.requires_grad, x.layout
-    if not isinstance(o, Tensor) or o.layout!=torch.strided or o.requires_grad: return None
-    if not all(isinstance(x, Tensor) and x.layout==o.layout and key(x)==key(o) for x in items): return None
-    offs = [x.storage_offset() for x in items]
-    gap  = offs[1]-offs[0] if n>1 else 0
-    if gap>=0 and offs==[offs[0]+gap*i for i in range(n)]:    # evenly spaced: perhaps in one piece of memory?
-        memory = {x.untyped_storage().data_ptr() for x in items}
-        if len(memory)==1: return o.as_strided((n,*o.shape), (gap,*o.stride()), offs[0]),False
-    return (torch.stack(items),True) if n*o.numel()*o.element_size()<=2**30 else None
-
-class _Gathered: # The columns of a list of tensors, or of tuples with tensors in them
-    def __init__(self, items):
-        o = items[0]
-        self.items,self.cols,self.single = list(items),None,isinstance(o, Tensor)
-        if not self.single:
-            if type(o) is not tuple or not any(isinstance(x, Tensor) for x in o): return
-            if any(type(x) is not tuple or len(x)!=len(o) for x in items): return
-        cols = [_column(list(c)) for c in ([items] if self.single else zip(*items))]
-        if None in cols: return
-        self.copied = [j for j,(_,copy) in enumerate(cols) if copy]
-        self.cols,self.version = tuple(c for c,_ in cols),self.versions()
-    def versions(self): # Grows whenever an item that was copied is changed in place
-        if not self.copied: return 0
-        ts = self.items if self.single else (x[j] for x in self.items for j in self.copied)
-        return sum(t._version for t in ts if not t.is_inference())
-    def current(self, items): # Is the list still the one that was gathered?
-        same = len(items)==len(self.items) and all(map(operator.is_, items, self.items))
-        return same and (self.cols is None or self.versions()==self.version)
-
-# %% ../../nbs/03_sgd.ipynb #fcdba479
+# %% ../../nbs/03_sgd.ipynb #45e83546
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
@@ -286,7 +248,7 @@ def one_batch(self:DataLoader):
     try: return apply(lambda t: t.clone(), next(iter(self)))
     finally: self.num_workers = old
 
-# %% ../../nbs/03_sgd.ipynb #47716940
+# %% ../../nbs/03_sgd.ipynb #cabd59d2
 @patch
 def _read(self:DataLoader): # Batches of an iterable
     self.it,size = iter(self.dataset),self.bs
@@ -302,7 +264,7 @@ def _read(self:DataLoader): # Batches of an iterable
         if full or samples and not self.drop_last: yield self.create_batch(self.before_batch(samples))
         if not full: return
 
-# %% ../../nbs/03_sgd.ipynb #365607fd
+# %% ../../nbs/03_sgd.ipynb #808ad547
 @patch
 def new(self:DataLoader, dataset=None, # Default: the same
         cls=None, # Class of the new loader; default: the same
@@ -323,68 +285,21 @@ def __repr__(self:DataLoader):
 def __getstate__(self:DataLoader): # What is pickled: no processes, no gathered data
     return {k:v for k,v in self.__dict__.items() if k not in ('_pool','_rows','it')}
 
-# %% ../../nbs/03_sgd.ipynb #3ec6c011
-class _Worker: # What a worker process holds: from (seed, indices) to a batch
-    def __init__(self, dl): self.dl = dl
-    def start(self, _): self.dl.wif()
-    def __getitem__(self, work):
-        seed,idxs = work
-        random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed)
-        try: return self.dl._do_batch(idxs)
-        except Exception as e: return _Failure(e)
-
-class _Failure: # An exception on its way from a worker to this process, with its cause and its traceback
-    def __init__(self, e):
-        self.e,self.text = self.portable(e),''.join(traceback.format_exception(type(e), e, e.__traceback__))
-        self.cause = None if e.__cause__ is None else self.portable(e.__cause__)
-    @staticmethod
-    def portable(e):
-        try: return pickle.loads(pickle.dumps(e))
-        except Exception: return RuntimeError(f'{type(e).__name__}: {e}')
-    def throw(self):
-        (self.cause or self.e).__cause__ = RuntimeError(f'(in a worker process)\n{self.text}')
-        raise self.e from (self.cause or self.e.__cause__)
-
-class _Work: # The work list of an epoch; torch reads it anew in each
-    todo = ()
-    def __iter__(self): return iter(self.todo)
-
-# %% ../../nbs/03_sgd.ipynb #887e4d13
+# %% ../../nbs/03_sgd.ipynb #46aa99a9
 @patch
-def _make_pool(self:DataLoader, keep): # torch's loader with our workers, and its work list
-    work,worker = _Work(),_Worker(object.__new__(type(self)))   # a copy: nothing holds the pool but its user
-    worker.dl.__dict__.update(DataLoader.__getstate__(self))
+def _make_pool(self:DataLoader, key, keep):
+    dl = object.__new__(type(self)); dl.__dict__.update(DataLoader.__getstate__(self))   # a copy: nothing holds the pool but its user
     gpu = self.device is not None and self.device.type=='cuda'
-    return work,tud.DataLoader(worker, batch_size=None, sampler=work, num_workers=self._n_workers(), collate_fn=noop,
-        pin_memory=gpu if self.pin_memory is None else self.pin_memory, timeout=self.timeout, persistent_workers=keep,
-        worker_init_fn=worker.start, generator=torch.Generator(), multiprocessing_context='fork' if _fork else 'spawn')
+    return _Pool(dl, key, self._n_workers(), keep, timeout=self.timeout, pin_memory=gpu if self.pin_memory is None else self.pin_memory,
+                 multiprocessing_context='fork' if _fork else 'spawn')
 
 @patch
 def _ask_workers(self:DataLoader, idxs): # Batches made by worker processes, in order
     keep = not _fork if self.persistent_workers is None else self.persistent_workers
     key  = [self.num_workers, self.pin_memory, self.timeout, self.dataset, *map(self.__dict__.get, _hooks)]
     pool = self.__dict__.pop('_pool', None)                           # a loop inside this loop gets its own
-    if pool is None or not all(map(operator.is_, pool[0], key)): pool = key,*self._make_pool(keep)
-    _,work,loader = pool
-    work.todo = [((self.epoch_seed + k*0x9E3779B97F4A7C15) % 2**63, c.tolist() if isinstance(c, Tensor) else c)
-                 for k,c in enumerate(self._chunks(idxs))]
-    it = None
-    try:
-        it = iter(loader)
-        for b in it:
-            if isinstance(b, _Failure): b.throw()
-            yield b
-    except Exception as e:
-        if it is None: raise RuntimeError(_no_start.format(e=e, kind=type(e).__name__)) from e
-        if not str(e).startswith(('DataLoader worker','DataLoader timed out')): raise
-        keep = False
-        raise RuntimeError(_died.format(e=e, n=loader.num_workers, bs=self.bs)) from e
+    if pool is None or not pool.fits(key): pool = self._make_pool(key, keep)
+    pool.keep = keep
+    try: yield from pool.batches(self.epoch_seed, self._chunks(idxs), self.bs)
     finally:
-        if keep and it is not None: self._pool = pool
-        elif it is not None: it._shutdown_workers()
-
-_no_start = ("DataLoader: cannot start worker processes ({kind}: {e}). Use num_workers=0; or define data set and "
-             "transforms in a module, not in a notebook, and without lambda")
-_died = ("DataLoader: a worker process died or hangs ({e}). Usually memory ran out, because each of the {n} workers holds "
-         "batches of {bs} items, or a library crashed. Use num_workers=0 to see the error itself; if that runs, try fewer "
-         "workers or a smaller bs")
+        if pool.keep: self._pool = pool
