@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import get_default_nowrap_functions
 from .core import *
 
-# %% ../nbs/09_dispatch.ipynb #5ec7798b
+# %% ../nbs/09_dispatch.ipynb #c452029f
 import torch,numpy as np
 from torch import Tensor
 from torch.overrides import get_default_nowrap_functions
@@ -20,7 +20,7 @@ from fastcore.foundation import L
 from .core import *
 from .transform import *
 
-# %% ../nbs/09_dispatch.ipynb #76f80de4
+# %% ../nbs/09_dispatch.ipynb #ac732c1d
 _nowrap = get_default_nowrap_functions()
 
 def _wrap(res, typ):
@@ -60,7 +60,7 @@ class TensorCategory(TensorBase):
 class TensorMultiCategory(TensorCategory):
     "One-hot vector of the classes that are present, float"
 
-# %% ../nbs/09_dispatch.ipynb #d832a210
+# %% ../nbs/09_dispatch.ipynb #51701720
 def show_title(o, ctx=None, ax=None, label=None, color='black', **kwargs):
     "Write `o` over an axis, into a table row (a `Series`), or print it"
     ctx = ax if ctx is None else ctx

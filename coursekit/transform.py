@@ -4,13 +4,13 @@
 __all__ = ['typedispatch', 'TypeDispatch', 'Transform', 'is_tuple', 'rebuild', 'retain_type', 'ItemTransform',
            'DisplayedTransform', 'mk_transform', 'Pipeline']
 
-# %% ../nbs/09_dispatch.ipynb #b2cf133c
+# %% ../nbs/09_dispatch.ipynb #aec1674d
 import inspect,typing,types
 import plum
 from fastcore.basics import listify, nested_attr, camel2snake
 from fastcore.foundation import L
 
-# %% ../nbs/09_dispatch.ipynb #90709216
+# %% ../nbs/09_dispatch.ipynb #1718bfb8
 def _arg_type(f):
     "The annotation of the first argument that is not `self`, as a type; `object` if there is none to be found"
     if not (inspect.isfunction(f) or inspect.ismethod(f)): return object
@@ -25,17 +25,20 @@ class TypeDispatch:
     "A table from the type of one argument to a function. Lookup is plum's; answers are cached per type."
     def __init__(self,
                  *funcs): # functions whose first argument is annotated (`x:int`, `x:int|str`, `x:(int,str)`, or nothing for any type)
-        self.funcs,self.cache,self.table = [],{},None
+        self.funcs = []
+        self._forget()
         for f in funcs: self.add(f)
 
     def add(self, f, t=None):
         "Add `f` for type `t`, else the annotation of its first argument; a later entry for the same type replaces the earlier"
         if t is None: t = _arg_type(f)
         self.funcs = [(u,g) for u,g in self.funcs if u!=t] + [(t,f)]
-        self.table = plum.Function(f, warn_redefinition=False)
-        for u,g in self.funcs: self.table.register(g, signature=plum.Signature(u))
-        self.cache.clear()
+        self._forget()
         return f
+
+    def _forget(self): self.cache,self.table = {},None
+    def __getstate__(self): return {'funcs':self.funcs}
+    def __setstate__(self, s): self.funcs = s['funcs']; self._forget()
 
     def __getitem__(self, t):
         "The function for type `t`, or `None`. Raises `TypeError` if two entries fit equally well."
@@ -43,8 +46,11 @@ class TypeDispatch:
         return self.cache[t]
 
     def _find(self, t):
-        if self.table is None: return None
-        try: return self.table.resolve_method(plum.Signature(t))[0]
+        if not self.funcs: return None
+        if self.table is None:
+            self.table = plum.Function(_nothing, warn_redefinition=False)
+            for u,g in self.funcs: self.table.register(_holder(g), signature=plum.Signature(u))
+        try: return self.table.resolve_method(plum.Signature(t))[0].held
         except plum.NotFoundLookupError: return None
         except plum.AmbiguousLookupError as e:
             raise TypeError(f"{t.__name__} fits several entries equally well: {[_name(u) for u,_ in self.funcs]}. Add one for {t.__name__} itself.") from e
@@ -56,10 +62,15 @@ class TypeDispatch:
     def __repr__(self): return '\n'.join(f'{_name(t)} -> {getattr(f,"__name__",f)}' for t,f in self.funcs)
 
 def _name(t): return getattr(t, '__name__', str(t))
+def _nothing(x): return x
+def _holder(g): # a function that only carries `g`, whatever kind of callable that is
+    def _held(x): return x
+    _held.held = g
+    return _held
 
 typedispatch = plum.Dispatcher() # decorator: functions of one name that differ in the types of *all* their positional arguments
 
-# %% ../nbs/09_dispatch.ipynb #48466e0d
+# %% ../nbs/09_dispatch.ipynb #c426f123
 class _Methods(dict):
     "A class body in which `encodes`, `decodes` and `setups` may be defined several times, once per type"
     names = 'encodes','decodes','setups'
@@ -85,12 +96,11 @@ class _TfmMeta(type):
         cls.__dict__[f.__name__].add(f)
         return f
 
-# %% ../nbs/09_dispatch.ipynb #5db9af7e
-def _as_method(f):
-    "A plain function `f(x)` as a method `f(self, x)`"
-    def _inner(self, x, *args, **kwargs): return f(x, *args, **kwargs)
-    _inner.__name__ = getattr(f, '__name__', type(f).__name__)
-    return _inner
+# %% ../nbs/09_dispatch.ipynb #d745a1a7
+class _AsMethod:
+    "A plain function `f(x)` as a method `f(self, x)`; a class, so that it can be pickled"
+    def __init__(self, f): self.f,self.__name__ = f,getattr(f, '__name__', type(f).__name__)
+    def __call__(self, tfm, x, *args, **kwargs): return self.f(x, *args, **kwargs)
 
 class Transform(metaclass=_TfmMeta):
     "Two functions, `encodes` and `decodes`, that dispatch on type and map over the elements of a tuple"
@@ -112,7 +122,7 @@ class Transform(metaclass=_TfmMeta):
     def _table(fs):
         if fs is None: return None
         res = TypeDispatch()
-        for f in listify(fs): res.add(_as_method(f), _arg_type(f))
+        for f in listify(fs): res.add(_AsMethod(f), _arg_type(f))
         return res
 
     @property
@@ -145,7 +155,7 @@ class Transform(metaclass=_TfmMeta):
             f = self._find('setups', type(items))
             if f is not None: return f(self, items)
 
-# %% ../nbs/09_dispatch.ipynb #d7c72846
+# %% ../nbs/09_dispatch.ipynb #bb364ea6
 def is_tuple(x): return isinstance(x, tuple)
 def rebuild(x, els): return type(x)(*els) if hasattr(x,'_fields') else tuple(els) if type(x) is tuple else type(x)(els)
 
@@ -156,7 +166,7 @@ def retain_type(new, old):
     if hasattr(new, 'as_subclass'): return new.as_subclass(t)
     return t(new) if getattr(t, '_retain', False) else new
 
-# %% ../nbs/09_dispatch.ipynb #0722519b
+# %% ../nbs/09_dispatch.ipynb #69e8fc32
 class ItemTransform(Transform):
     "A transform that takes an item as a whole: tuples are not taken apart"
     def _do(self, which, x, **kwargs):
@@ -169,7 +179,7 @@ class DisplayedTransform(Transform):
         d = {k:v for k,v in self.__dict__.items() if not k.startswith('_') and k not in ('enc_fs','dec_fs')}
         return f"{self.name} -- {d}"
 
-# %% ../nbs/09_dispatch.ipynb #e1a1da08
+# %% ../nbs/09_dispatch.ipynb #f9c00752
 def mk_transform(f):
     "`f` as a `Transform`: a class is instantiated, a function wrapped, a `Transform` kept"
     if isinstance(f, type) and issubclass(f, Transform): f = f()

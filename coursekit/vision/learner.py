@@ -4,7 +4,7 @@
 __all__ = ['cnn_learner', 'find_cut', 'cut_model', 'load_arch', 'create_body', 'create_head', 'default_split', 'add_head',
            'create_vision_model', 'vision_learner']
 
-# %% ../../nbs/13_transfer.ipynb #2c7d1b23
+# %% ../../nbs/13_transfer.ipynb #9d64e98f
 import urllib.error,warnings
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ from ..data.transforms import *
 from .core import *
 from ..losses import *
 
-# %% ../../nbs/13_transfer.ipynb #b7a5da08
+# %% ../../nbs/13_transfer.ipynb #9bc71cab
 _pools = nn.AdaptiveAvgPool2d,nn.AdaptiveMaxPool2d,nn.AvgPool2d,nn.AvgPool1d,nn.AdaptiveAvgPool1d,AdaptiveConcatPool2d
 
 def find_cut(model)->int:
@@ -38,7 +38,7 @@ def cut_model(model, # A network that ends in a pooling layer and a classifier
     if callable(cut): return cut(model)
     return nn.Sequential(*list(model.children())[:find_cut(model) if cut is None else cut])
 
-# %% ../../nbs/13_transfer.ipynb #89f7f82f
+# %% ../../nbs/13_transfer.ipynb #f90a7996
 def _tv_weights(arch):
     "The ImageNet weights that fastai users expect: the first published ones, else torchvision's default; `None` if it knows none"
     from torchvision.models import get_model_weights
@@ -76,7 +76,7 @@ def _own_weights(arch, name):
     except TypeError: raise ValueError(f"{name} is no torchvision constructor and takes no `pretrained=True`: pass `pretrained=False`, or a body module.") from None
     return net,getattr(arch, 'stats', None)
 
-# %% ../../nbs/13_transfer.ipynb #6ddb3bd5
+# %% ../../nbs/13_transfer.ipynb #7f63082a
 def _first_conv(m, n_in, pretrained):
     "Make the first convolution take `n_in` channels; pretrained filters are kept (averaged for grey, repeated for more)"
     for parent in m.modules():
@@ -121,7 +121,7 @@ def create_head(nf:int, # Channels of the body
     if y_range is not None: layers.append(SigmoidRange(*y_range))
     return nn.Sequential(*layers)
 
-# %% ../../nbs/13_transfer.ipynb #692edaac
+# %% ../../nbs/13_transfer.ipynb #d5cfe499
 def _blocks(body):
     ch = [c for c in body.children()]
     return _blocks(ch[0]) if len(ch)==1 and list(ch[0].children()) else ch
@@ -135,7 +135,7 @@ def default_split(model):
     ps[0] = L(*[p for p in model.parameters() if id(p) not in seen], *ps[0])
     return L(g for g in ps if len(g))
 
-# %% ../../nbs/13_transfer.ipynb #2c1da6c3
+# %% ../../nbs/13_transfer.ipynb #110ecda8
 def add_head(body, nf, n_out, init=nn.init.kaiming_normal_, head=None, **kwargs):
     "`body` and a new head, initialised with `init`"
     model = nn.Sequential(body, head if head is not None else create_head(nf, n_out, **kwargs))
