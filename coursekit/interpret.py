@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Interpretation', 'plot_top_losses', 'ClassificationInterpretation']
 
-# %% ../nbs/14_interpretation.ipynb #da5610d5
+# %% ../nbs/14_interpretation.ipynb #c5157c34
 import numpy as np,torch
 import matplotlib.pyplot as plt
 from fastcore.basics import *
@@ -15,7 +15,7 @@ from .data.core import *
 from .data.transforms import *
 from .learner import *
 
-# %% ../nbs/14_interpretation.ipynb #2bd3fda8
+# %% ../nbs/14_interpretation.ipynb #801bf143
 class Interpretation:
     "Predictions, targets and losses of a whole data set, to be looked at from different sides"
     def __init__(self, learn, dl, inputs=None, preds=None, targs=None, decoded=None, losses=None): store_attr()
@@ -72,9 +72,8 @@ def plot_top_losses(x:TensorImage, y, samples, outs, raws, losses, nrows=None, n
     for ax,s,o,r,l in zip(axs, samples, outs, raws, losses):
         s[0].show(ctx=ax)
         ax.set_title(f'{o} / {s[-1]}\n{float(l):.2f} / {float(r.max()):.2f}', fontsize=9)
-    return axs
 
-# %% ../nbs/14_interpretation.ipynb #0eeb67f0
+# %% ../nbs/14_interpretation.ipynb #b23366d3
 class ClassificationInterpretation(Interpretation):
     "Interpretation of a classifier with one class per item"
     def confusion_matrix(self):

@@ -8,7 +8,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from lines above its own, or from its own line.
 ORDER = """core
-data.sketch_digits data.sketch_breeds data.sketch_pets data.sketch_draw
+data.sketch_digits data.sketch_draw
+data.sketch_breeds
+data.sketch_body
+data.sketch_pets
 data.sketch
 data.archive data.cache data.download
 data.external
@@ -28,11 +31,15 @@ transform
 torch_core
 data.core data.transforms
 data.block
-vision.core vision.augment vision.data
+vision.core
+vision.crop vision.affine
+vision.augment
+vision.data
 losses
 vision.learner
 interpret vision.widgets
 callback.fp16 callback.mixup
+basics
 vision.all
 course
 maintain"""
