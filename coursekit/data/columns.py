@@ -9,7 +9,7 @@ __all__ = []
 import operator
 from ..core import *
 
-# %% ../../nbs/03_sgd.ipynb #633e6b12
+# %% ../../nbs/03_sgd.ipynb #bc071898
 def _checked(idxs, n): # Indices as a tensor of numbers in 0…n-1
     idxs = idxs.long() if isinstance(idxs, Tensor) else torch.tensor(list(idxs), dtype=torch.long)
     if len(idxs) and not -n<=idxs.min()<=idxs.max()<n:

@@ -3,17 +3,18 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #018582a5
-import itertools, os, random, sys
+# %% ../../nbs/03_sgd.ipynb #b716795a
+import os
+from ..core import *
+
+# %% ../../nbs/03_sgd.ipynb #d70a839f
+import itertools, random, sys
 from collections.abc import Mapping
 from torch.utils.data import TensorDataset
-from ..core import *
-from .columns import _checked, _Gathered
-from .workers import _Pool
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #5b98a368
+# %% ../../nbs/03_sgd.ipynb #4b719af9
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
@@ -34,7 +35,7 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #1abab9bd
+# %% ../../nbs/03_sgd.ipynb #4d006ef1
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
     for name,shape in zip(names, shapes):
@@ -49,7 +50,7 @@ def _same_parts(samples, names, where):
             f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
             f"item {name}{where} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #9a066f22
+# %% ../../nbs/03_sgd.ipynb #0189a866
 class _Hooks: # What subclasses and arguments of `DataLoader` may replace
     def after_item(self, x):   return x
     def before_batch(self, b): return b
@@ -63,7 +64,7 @@ class _Hooks: # What subclasses and arguments of `DataLoader` may replace
 _hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
           'create_item','create_batch','get_idxs','shuffle_fn','wif')
 
-# %% ../../nbs/03_sgd.ipynb #4f067afa
+# %% ../../nbs/03_sgd.ipynb #9a965d79
 class DataLoader(_Hooks):
     """Hand out the items of a data set in batches, in order or shuffled, on a device. Raises `ValueError` for a batch size
     below 1, and for shuffling what can only be read in order."""
@@ -101,7 +102,7 @@ class DataLoader(_Hooks):
             f"DataLoader: a {type(dataset).__name__} can only be read from start to end by one process, without shuffle, "
             "sampler or num_workers; or pass list(...) of it")
 
-# %% ../../nbs/03_sgd.ipynb #4ecebf1e
+# %% ../../nbs/03_sgd.ipynb #c075f711
 @patch
 def to(self:DataLoader, device): # A `torch.device`, its name, or None to leave batches where the items are
     "Put batches on `device` from now on; returns the loader"
@@ -131,7 +132,7 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #d30099ed
+# %% ../../nbs/03_sgd.ipynb #4ee78296
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
@@ -155,7 +156,7 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #44110d4b
+# %% ../../nbs/03_sgd.ipynb #26af6ed6
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -179,7 +180,7 @@ def _describe(ds, i, x): # What an error says about an item
         return f" ({str(x)[:200]})"
     except Exception: return ''
 
-# %% ../../nbs/03_sgd.ipynb #6b8542cc
+# %% ../../nbs/03_sgd.ipynb #b521703c
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
     if not isinstance(idxs, range) or idxs.step!=1:
@@ -197,7 +198,7 @@ def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole column
             "DataLoader: the data set changed while a batch of it was in use. In order, batches of tensors are windows "
             "onto the data, so changing one in place (xb.mul_(2), xb[0] = 0) changes the data. Use xb = xb*2, or xb.clone()")
 
-# %% ../../nbs/03_sgd.ipynb #ddabdc5d
+# %% ../../nbs/03_sgd.ipynb #68d4c85f
 @patch
 def _plain(self:DataLoader, nm): # Is this method as it was, or replaced by something that does nothing?
     f = self.__dict__.get(nm)
@@ -216,7 +217,10 @@ def _table(self:DataLoader): # (columns, is there only one?), or None where item
     if not hasattr(self, '_rows') or not self._rows.current(ds): self._rows = _Gathered(ds)
     return self._rows.cols and (self._rows.cols, self._rows.single)
 
-# %% ../../nbs/03_sgd.ipynb #45e83546
+# %% ../../nbs/03_sgd.ipynb #55eb9650
+from .columns import _checked, _Gathered
+
+# %% ../../nbs/03_sgd.ipynb #524e1ace
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
@@ -248,7 +252,7 @@ def one_batch(self:DataLoader):
     try: return apply(lambda t: t.clone(), next(iter(self)))
     finally: self.num_workers = old
 
-# %% ../../nbs/03_sgd.ipynb #cabd59d2
+# %% ../../nbs/03_sgd.ipynb #47662d33
 @patch
 def _read(self:DataLoader): # Batches of an iterable
     self.it,size = iter(self.dataset),self.bs
@@ -264,7 +268,7 @@ def _read(self:DataLoader): # Batches of an iterable
         if full or samples and not self.drop_last: yield self.create_batch(self.before_batch(samples))
         if not full: return
 
-# %% ../../nbs/03_sgd.ipynb #808ad547
+# %% ../../nbs/03_sgd.ipynb #c636f9cc
 @patch
 def new(self:DataLoader, dataset=None, # Default: the same
         cls=None, # Class of the new loader; default: the same
@@ -285,7 +289,10 @@ def __repr__(self:DataLoader):
 def __getstate__(self:DataLoader): # What is pickled: no processes, no gathered data
     return {k:v for k,v in self.__dict__.items() if k not in ('_pool','_rows','it')}
 
-# %% ../../nbs/03_sgd.ipynb #46aa99a9
+# %% ../../nbs/03_sgd.ipynb #eefe451e
+from .workers import _Pool
+
+# %% ../../nbs/03_sgd.ipynb #86f74240
 @patch
 def _make_pool(self:DataLoader, key, keep):
     dl = object.__new__(type(self)); dl.__dict__.update(DataLoader.__getstate__(self))   # a copy: nothing holds the pool but its user

@@ -10,7 +10,7 @@ import operator, pickle, random, traceback
 import torch.utils.data as tud
 from ..core import *
 
-# %% ../../nbs/03_sgd.ipynb #506ff980
+# %% ../../nbs/03_sgd.ipynb #be89ece9
 class _Worker: # What a worker process holds: from (seed, indices) to a batch
     def __init__(self, dl): self.dl = dl
     def start(self, _): self.dl.wif()
@@ -32,7 +32,7 @@ class _Failure: # An exception on its way from a worker to this process, with it
         (self.cause or self.e).__cause__ = RuntimeError(f'(in a worker process)\n{self.text}')
         raise self.e from (self.cause or self.e.__cause__)
 
-# %% ../../nbs/03_sgd.ipynb #c312995d
+# %% ../../nbs/03_sgd.ipynb #d7ab1a52
 class _Pool: # Worker processes that make batches, and torch's loader to run and watch them
     def __init__(self, dl, key, n, keep, **kwargs):
         worker,self.key,self.keep,self.work = _Worker(dl),key,keep,[]
