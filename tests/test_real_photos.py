@@ -28,7 +28,7 @@ def mobilenet_body(weights):
     body = nn.Sequential(layers)
     missing,unexpected = body.load_state_dict(load_file(weights), strict=False)
     assert not unexpected and all(k.endswith('num_batches_tracked') for k in missing), (missing, unexpected)
-    return body
+    return body.to(memory_format=torch.channels_last) # a third faster on a CPU
 
 breed = using_attr(RegexLabeller(r'(.+)_\d+.jpg$'), 'name')
 def is_cat(f): return f.name[0].isupper()
