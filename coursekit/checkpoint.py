@@ -10,7 +10,7 @@ import os, tempfile, warnings
 from pathlib import Path
 import torch
 
-# %% ../nbs/06_learner.ipynb #9bebd0f4
+# %% ../nbs/06_learner.ipynb #3b73203d
 def join_path_file(file, path, ext=''):
     "`path/file.ext` as a `Path`; a `Path` or open file stays what it is"
     if not isinstance(file, str): return file

@@ -6,7 +6,7 @@
 __all__ = ['Learner', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'join_path_file',
            'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/06_learner.ipynb #861eefd5
+# %% ../nbs/06_learner.ipynb #879f1fa8
 import inspect
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -23,7 +23,7 @@ from .checkpoint import join_path_file, save_atomic, save_model, load_model
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric', # where fastai has them
          'join_path_file','save_atomic','save_model','load_model']
 
-# %% ../nbs/06_learner.ipynb #df62161a
+# %% ../nbs/06_learner.ipynb #5fe4f456
 defaults.lr = getattr(defaults, 'lr', 1e-3)
 
 class Learner(TrainingLoop):
@@ -108,7 +108,7 @@ class Learner(TrainingLoop):
         "Train all parameter groups"
         self.freeze_to(0)
 
-# %% ../nbs/06_learner.ipynb #a8403b7c
+# %% ../nbs/06_learner.ipynb #c9eeb476
 @contextmanager
 def _replaced(o, nm, v): # `o.nm` is `v` for the time of a `with`
     old = getattr(o, nm); setattr(o, nm, v)
@@ -229,7 +229,7 @@ def show_training_loop(self:Learner):
         print(' '*indent + (f'- {o:15}: {self.ordered_cbs(o)}' if o in vars(event) else o))
         if o.startswith('Start'): indent += 2
 
-# %% ../nbs/06_learner.ipynb #f3c21f5d
+# %% ../nbs/06_learner.ipynb #87074585
 @patch
 def save(self:Learner, file, with_opt=True):
     "Save weights (and optimizer state) as `path/model_dir/file.pth` and return that path"

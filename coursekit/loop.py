@@ -16,7 +16,7 @@ from .metrics import find_bs
 from .callback.core import *
 from .callback.core import _inner, _cancels
 
-# %% ../nbs/06_learner.ipynb #0a1f34cd
+# %% ../nbs/06_learner.ipynb #19b23a3a
 def _explain(e, msg): # Add `msg` to what the exception says
     if len(e.args)==1 and isinstance(e.args[0], str): e.args = (f'{e.args[0]}\n{msg}',)
     elif hasattr(e, 'add_note'): e.add_note(msg)
@@ -67,7 +67,7 @@ class _Announcer: # Who has callbacks, and tells them what happens
         except ex: self(f'after_cancel_{name}')
         self(f'after_{name}')
 
-# %% ../nbs/06_learner.ipynb #5fdd9876
+# %% ../nbs/06_learner.ipynb #358573ba
 def _plain(x): # A semantic tensor as a plain one: looking up its type at every operation would be slow
     if type(x) is Tensor: return x
     return x.as_subclass(Tensor) if isinstance(x, Tensor) else apply(lambda t: t.as_subclass(Tensor), x)
@@ -182,7 +182,7 @@ class TrainingLoop(_Announcer):
         self.dl,self.batch,self.xb,self.yb,self.pred,self.loss,self.loss_grad = None,(),(None,),(None,),None,None,None
         self.training,self.only_validate = False,False
 
-# %% ../nbs/06_learner.ipynb #bc4d2625
+# %% ../nbs/06_learner.ipynb #64a1626c
 def _shapes(b): return ', '.join(f'{list(o.shape)} {str(o.dtype)[6:]}' if isinstance(o, Tensor) else type(o).__name__ for o in b)
 
 def _is_oom(e): return isinstance(e, (MemoryError,torch.OutOfMemoryError)) or "can't allocate memory" in str(e) or 'out of memory' in str(e)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastcore.basics import class2attr
 from .core import *
 
-# %% ../nbs/06_learner.ipynb #7ce2681b
+# %% ../nbs/06_learner.ipynb #015c3cab
 class Metric:
     "What every metric has: `reset`, `accumulate(learn)` after each batch, and `value`"
     def reset(self): pass
@@ -99,7 +99,7 @@ def mk_metric(m):
     if not callable(m): raise TypeError(f'A metric is a function of predictions and targets or a `Metric`, not {m!r}')
     return AvgMetric(m)
 
-# %% ../nbs/06_learner.ipynb #703fcdd2
+# %% ../nbs/06_learner.ipynb #ed4f8780
 def flatten_check(inp, targ):
     "Both flattened; raises `ValueError` if they are not equally long"
     inp,targ = inp.reshape(-1),targ.reshape(-1)

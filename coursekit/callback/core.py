@@ -14,7 +14,7 @@ from ..core import *
 from ..metrics import Metric, AvgLoss, AvgSmoothLoss
 from ..metrics import _scalar
 
-# %% ../../nbs/06_learner.ipynb #2c8f6205
+# %% ../../nbs/06_learner.ipynb #2bb2980c
 _events = ('after_create before_fit before_epoch before_train before_batch after_pred after_loss before_backward '
     'after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch after_batch after_cancel_train after_train '
     'before_validate after_cancel_validate after_validate after_cancel_epoch after_epoch after_cancel_fit after_fit').split()
@@ -68,7 +68,7 @@ class Callback:
 
     def __repr__(self): return type(self).__name__
 
-# %% ../../nbs/06_learner.ipynb #774198b8
+# %% ../../nbs/06_learner.ipynb #f8ea1086
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
     order,run_valid = -10,False
@@ -115,7 +115,7 @@ class GatherPredsCallback(Callback):
         if self.with_input: res = [_gather(self.inputs)]+res
         return res + ([_gather(self.losses)] if self.with_loss else [])
 
-# %% ../../nbs/06_learner.ipynb #b8522e98
+# %% ../../nbs/06_learner.ipynb #b0005e97
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
     order = 50

@@ -12,7 +12,7 @@ from ..core import *
 from .core import *
 from ..learner import *
 
-# %% ../../nbs/06_learner.ipynb #2d03decd
+# %% ../../nbs/06_learner.ipynb #fe0611c5
 def in_notebook():
     "Does this run in a Jupyter kernel?"
     try: return 'IPKernelApp' in get_ipython().config

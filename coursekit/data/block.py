@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['TransformBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'DataBlock']
 
-# %% ../../nbs/10_data_block.ipynb #cc3a55ec
+# %% ../../nbs/10_data_block.ipynb #25bc5e9f
 from inspect import isfunction
 import torch
 from fastcore.basics import *
@@ -15,7 +15,7 @@ from .load import *
 from .core import *
 from .transforms import *
 
-# %% ../../nbs/10_data_block.ipynb #3cc0fd94
+# %% ../../nbs/10_data_block.ipynb #7c55c2f0
 class TransformBlock:
     "What one kind of data needs: transforms for the type, for items, for batches, and options for the loader"
     def __init__(self, type_tfms=None, item_tfms=None, batch_tfms=None, dl_type=None, dls_kwargs=None):
@@ -39,7 +39,7 @@ def RegressionBlock(n_out=None):
     "Numbers to be predicted"
     return TransformBlock(type_tfms=RegressionSetup(c=n_out))
 
-# %% ../../nbs/10_data_block.ipynb #6a5a8ed5
+# %% ../../nbs/10_data_block.ipynb #b07b6b1d
 def _merge(*ls):
     "One list of transforms: a class given twice counts once"
     res = []
@@ -115,7 +115,7 @@ def _fresh(f):
     import copy
     return copy.copy(f)
 
-# %% ../../nbs/10_data_block.ipynb #e8166117
+# %% ../../nbs/10_data_block.ipynb #186f9162
 def _short(o):
     if isinstance(o, Tensor): return f'{type(o).__name__} of shape {tuple(o.shape)}, {str(o.dtype)[6:]}'
     if hasattr(o, 'size') and hasattr(o, 'mode'): return f'{type(o).__name__} of size {o.size}, mode {o.mode}'

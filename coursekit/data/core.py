@@ -16,7 +16,7 @@ from .load import *
 from ..transform import *
 from ..torch_core import *
 
-# %% ../../nbs/10_data_block.ipynb #93aaa823
+# %% ../../nbs/10_data_block.ipynb #487a0785
 class FilteredBase:
     "Something with subsets: `.train`, `.valid`, and loaders for them"
     _dl_type = None
@@ -145,7 +145,7 @@ def _test_tl(tl, items):
     res.items = items if hasattr(items, 'iloc') else L(items)
     return res
 
-# %% ../../nbs/10_data_block.ipynb #c09b04c0
+# %% ../../nbs/10_data_block.ipynb #da9cbd0d
 def _named_pipe(dl, nm, fs): p = fs if isinstance(fs, Pipeline) else Pipeline(fs); p.split_idx = getattr(dl.dataset, 'split_idx', None); return p
 
 class TfmdDL(DataLoader):
@@ -225,7 +225,7 @@ class TfmdDL(DataLoader):
 def _like(o, y): return o.as_subclass(type(y)) if isinstance(y, TensorBase) and isinstance(o, Tensor) else o
 def _copy_pipe(p): q = Pipeline.__new__(Pipeline); q.fs,q.split_idx = L(p.fs),None; return q
 
-# %% ../../nbs/10_data_block.ipynb #ddfd75e2
+# %% ../../nbs/10_data_block.ipynb #c6405740
 def get_grid(n, nrows=None, ncols=None, figsize=None, double=False, title=None, imsize=3, **kwargs):
     "`n` axes in a grid that is about square"
     nrows,ncols = _grid_shape(n*(2 if double else 1), nrows, ncols, double)
@@ -250,7 +250,7 @@ def show_batch(x, y, samples, ctxs=None, max_n=9, **kwargs):
 def show_results(x, y, samples, outs, ctxs=None, max_n=9, **kwargs):
     for s,o in zip(samples[:max_n], outs): print(' | '.join(str(i)[:60] for i in (*s, *o)))
 
-# %% ../../nbs/10_data_block.ipynb #f05f4068
+# %% ../../nbs/10_data_block.ipynb #a9beb458
 class DataLoaders:
     "Loaders for training, validation, …, and what they share"
     def __init__(self, *loaders, path='.', device=None):

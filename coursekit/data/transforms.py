@@ -16,7 +16,7 @@ from ..transform import *
 from ..torch_core import *
 from .load import *
 
-# %% ../../nbs/10_data_block.ipynb #1f93ef6a
+# %% ../../nbs/10_data_block.ipynb #065ebf6a
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')} | {'.webp'}
 
 def get_files(path, # Folder to search
@@ -52,7 +52,7 @@ def ImageGetter(suf='', recurse=True, folders=None):
     "A `get_image_files` for `path/suf` with its options fixed"
     return FileGetter(suf, image_extensions, recurse, folders)
 
-# %% ../../nbs/10_data_block.ipynb #bc8f3863
+# %% ../../nbs/10_data_block.ipynb #a3c63a8d
 def RandomSplitter(valid_pct:float=0.2, # Share of the items kept for validation, 0…1
                    seed:int=None): # Same seed, same split
     "Split at random: `items -> (train positions, validation positions)`"
@@ -128,7 +128,7 @@ def RandomSubsetSplitter(train_sz, valid_sz, seed=None):
         return tr[:int(train_sz*len(o))],va
     return _inner
 
-# %% ../../nbs/10_data_block.ipynb #ad329add
+# %% ../../nbs/10_data_block.ipynb #f4967835
 def parent_label(o):
     "The name of the folder a file is in"
     return Path(o).parent.name
@@ -175,7 +175,7 @@ class AttrGetter(ItemTransform):
     def __init__(self, nm, default=None): super().__init__(); self.nm,self.default = nm,default
     def encodes(self, o): return getattr(o, self.nm, self.default)
 
-# %% ../../nbs/10_data_block.ipynb #c7a9ab4c
+# %% ../../nbs/10_data_block.ipynb #b61da70c
 class CategoryMap(L):
     "A list of class names with a way back, `o2i`"
     def __init__(self, col, sort=True, add_na=False, strict=False):
@@ -272,7 +272,7 @@ def get_c(dls):
     if vocab: return len(vocab[-1]) if isinstance(vocab[-1], (L,list,tuple)) else len(vocab)
     raise ValueError("The number of outputs is unknown: pass `n_out=…`.")
 
-# %% ../../nbs/10_data_block.ipynb #1543dd36
+# %% ../../nbs/10_data_block.ipynb #e9f306c8
 class ToTensor(Transform):
     "Pictures and the like → tensors (each type's lesson says how)"
     order = 5
@@ -311,6 +311,6 @@ class Normalize(DisplayedTransform):
         if self.mean.device!=o.device: self.mean,self.std = self.mean.to(o.device),self.std.to(o.device)
         return self.mean.to(o.dtype),self.std.to(o.dtype)
     def encodes(self, o:TensorImage):
-        m,s = self._stats(o); return (o-m)/s
+        m,s = self._stats(o); return o.sub(m).div_(s)
     def decodes(self, o:TensorImage):
         m,s = self._stats(o); return o*s+m
