@@ -1,9 +1,12 @@
 "What the tests share: the checkout, the real data (skipped where absent), a browser (skipped where absent)."
-import os, shutil
+import os, shutil, signal
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Shells start background jobs with Ctrl-C ignored; the tests that send one need Python's own answer to it.
+if signal.getsignal(signal.SIGINT) is not signal.default_int_handler: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_report_header(config):
     return f"real data: {os.environ.get('COURSEKIT_REAL_DATA') or 'none (set COURSEKIT_REAL_DATA to check against it)'}"

@@ -3,6 +3,7 @@
 The data is not part of the project (see `COURSEKIT_REAL_DATA` in CONTRIBUTING.md): 185 photos, five of each of Oxford's 37 breeds, and the
 body of a MobileNet v1 that was trained on ImageNet. Each of five folds trains on four photos of a breed and validates on the fifth.
 """
+import os
 from collections import OrderedDict
 import numpy as np, pytest, torch
 from torch import nn
@@ -38,6 +39,14 @@ def folds(files, k=5):
     seen,res = {},[]
     for f in files: res.append(seen.get(breed(f), 0)); seen[breed(f)] = res[-1]+1
     return np.array(res)%k
+
+@pytest.fixture(autouse=True)
+def all_cores():
+    "Other tests ask torch for one thread and leave it so; here the work is large"
+    n = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+    yield
+    torch.set_num_threads(n)
 
 def fold_accuracy(real_data, get_y, fold, epochs, freeze_epochs, item_tfms, batch_tfms=(), bs=16):
     set_seed(42)
