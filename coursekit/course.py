@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['need', 'find_nbs', 'lessons', 'notebooks', 'source', 'code_cells', 'directive', 'errors', 'headline', 'code_hash',
-           'shown', 'neutral', 'stamp', 'why_stale', 'cores', 'kernel_env', 'run_nb', 'failure', 'static_output',
-           'write_page', 'write_index', 'short', 'Ticker', 'table', 'links', 'course']
+           'shown', 'static_output', 'neutral', 'stamp', 'why_stale', 'cores', 'kernel_env', 'run_nb', 'failure',
+           'write_page', 'write_index', 'short', 'Ticker', 'table', 'read_too', 'links', 'course']
 
-# %% ../nbs/library/course.ipynb #0ab9cd11
+# %% ../nbs/library/course.ipynb #d6eec1d9
 import hashlib, importlib, os, re, sys, tempfile, threading, time
 from copy import deepcopy
 from functools import partial
 from html import escape
 from pathlib import Path
 
-# %% ../nbs/library/course.ipynb #5a59b24d
+# %% ../nbs/library/course.ipynb #81e5dda1
 def need(name:str): # The module
     "Import module `name`, or say which extra brings it. Raises `SystemExit`."
     try: return importlib.import_module(name)
@@ -39,7 +39,7 @@ def notebooks(nbs:Path): # Paths sorted by file name, as nbdev does: a module's 
     fs = [p for p in Path(nbs).rglob('*.ipynb') if not any(q.startswith(('.', '_')) for q in p.relative_to(nbs).parts)]
     return sorted(fs, key=lambda p: p.name)
 
-# %% ../nbs/library/course.ipynb #a79e4f8d
+# %% ../nbs/library/course.ipynb #9baeb342
 def source(cell): return ''.join(cell['source'])
 def code_cells(nb): return [c for c in nb['cells'] if c['cell_type']=='code' and source(c).strip()]
 def directive(cell, pat): return re.search(rf'^#\|\s*(?:{pat})\s*$', source(cell), re.M)
@@ -56,8 +56,17 @@ def code_hash(nb): # sha256, hexadecimal
 
 def shown(nb): return sum(bool(c.get('outputs')) for c in code_cells(nb))
 
+_widget = 'application/vnd.jupyter.widget-view+json'
+
+def static_output(o): # An output
+    "Take the widget, which needs a kernel, out of an output: its picture stays, else a note"
+    data = dict(o.get('data', {}))
+    if data.pop(_widget, None) is not None: o['data'] = data if 'image/png' in data else {'text/html': '<p><em>A widget stands here: run the lesson to use it.</em></p>'}
+
 def neutral(nb): # The same notebook
-    "Write `~` for the home folder in the text outputs of `nb`: no page should name the machine that made it"
+    "Make the outputs of `nb` fit for any machine: `~` for the home folder, and widgets as their pictures"
+    nb['metadata'].pop('widgets', None)
+    for o in (o for c in code_cells(nb) for o in c.get('outputs', [])): static_output(o)
     home = re.compile(re.escape(str(Path.home())) + r'(?=[/\\])')
     fix = lambda t: [home.sub('~', l) for l in t] if isinstance(t, list) else home.sub('~', t)
     for o in (o for c in code_cells(nb) for o in c.get('outputs', [])):
@@ -82,7 +91,7 @@ def why_stale(nb): # A sentence; '' if the outputs are those of the code
     if shown(nb) < s.get('outputs', 0):         return f"outputs missing: {shown(nb)} cells have some, {s['outputs']} had after the last run"
     return ''
 
-# %% ../nbs/library/course.ipynb #8b9f3415
+# %% ../nbs/library/course.ipynb #7905fdea
 def cores(): # At least 1
     "Count the cores that this process may use: affinity, then the container's quota"
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -130,16 +139,10 @@ def failure(e, cells, i, timeout):
     src = source(cells[i-1]).strip().splitlines()
     return f'code cell {i} of {len(cells)}: {what}\n' + '\n'.join(f'    {l}' for l in (src if len(src)<9 else [*src[:7], f'… {len(src)-7} more lines']))
 
-# %% ../nbs/library/course.ipynb #ec022cdc
+# %% ../nbs/library/course.ipynb #f91f1337
 _page = """{% extends 'lab/index.html.j2' %}{% block html_head_js %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}{% block html_head_js_mathjax %}{% if resources.math %}{{ super() }}{% endif %}{% endblock %}
 {% block html_head_css %}<style>:root{--jp-content-font-size1:16px;--jp-code-font-size:14px} main{max-width:62rem;margin:auto} .jp-InputPrompt,.jp-OutputPrompt{display:none} .jp-RenderedHTMLCommon img{max-width:100%}</style>{% endblock %}"""
-_widget = 'application/vnd.jupyter.widget-view+json'
-
-def static_output(o):
-    "Replace a widget, which needs a kernel, by a note"
-    if _widget not in o.get('data', {}): return o
-    return o | dict(data={'text/html': '<p><em>A widget stands here: run the lesson to use it.</em></p>'})
 
 def write_page(nb, # Executed notebook
                dest, # HTML file to write
@@ -149,13 +152,13 @@ def write_page(nb, # Executed notebook
     nb = need('nbformat').from_dict(deepcopy(nb)); need('nbconvert')
     plumbing = lambda c: c.cell_type=='code' and not errors(c) and (directive(c, 'hide') or re.fullmatch(r'#\| default_exp \S+', c.source.strip()))
     nb.cells = [c for c in nb.cells if not plumbing(c)]
-    for c in code_cells(nb): c.outputs = [static_output(o) for o in c.outputs]
+    neutral(nb)
     link = lambda i: need('nbformat.v4').new_markdown_cell(links, id=f'links{i}')
     if links: nb.cells = [link(0), *nb.cells, link(1)]
     title = next((l[2:].strip() for c in nb.cells if c.cell_type=='markdown' for l in c.source.splitlines() if l.startswith('# ')), Path(dest).stem)
     math = any(c.cell_type=='markdown' and re.search(r'\$[^$\n]+\$|\$\$', c.source) for c in nb.cells)
     html,_ = need('nbconvert.exporters').HTMLExporter(raw_template=_page, embed_images=True).from_notebook_node(nb, resources={'math':math, 'metadata':{'name':title}})
-    Path(dest).write_text(re.sub(r'href="(?:\./)?(\d\d_\w+)\.ipynb', r'href="\1.html', html), encoding='utf-8')
+    Path(dest).write_text(re.sub(r'href="(?:\./|\.\./)?((?:library/)?\w+)\.ipynb', lambda m: f'href="{m[1].split("/")[-1]}.html', html), encoding='utf-8')
 
 def write_index(rows, # (lesson, seconds or None, result, failure) of each lesson
                 dest:Path, # Folder of the pages
@@ -170,7 +173,7 @@ td,th{{padding:.3rem 1rem .3rem 0;text-align:left;vertical-align:top;border-bott
 
 def short(res, err): return f'FAILED in {err.splitlines()[0]}' if err else res
 
-# %% ../nbs/library/course.ipynb #efb9c96f
+# %% ../nbs/library/course.ipynb #f755ef70
 class Ticker:
     "One line that follows a run: rewritten every half second on a terminal; elsewhere a line at the start of each lesson"
     def __init__(self, out=None): self.out = out or sys.stdout; self.tty,self.text,self.stop = self.out.isatty(),'',threading.Event()
@@ -195,6 +198,12 @@ def table(rows): # Text
     body = [f'{n:{w}}  {"–" if t is None else f"{t:.0f}":>7}  {short(res, err)}' for n,t,res,err in rows]
     return '\n'.join([f'{"lesson":{w}}  {"seconds":>7}  result', *body])
 
+def read_too(nbs, todo): # Paths
+    "The notebooks beside and below the lessons to which the Markdown of the lessons `todo` links"
+    text = '\n'.join(source(c) for p in todo for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='markdown')
+    names = sorted({*re.findall(r'\]\((?:\./)?((?:library/)?\w+\.ipynb)', text)})
+    return [nbs/n for n in names if (nbs/n).exists() and nbs/n not in lessons(nbs)]
+
 def links(p, every): # Markdown: the page before, all lessons, the page after
     "Write the links that stand above and below a lesson"
     i = every.index(p); prev,nxt = (every[i-1:i] or [None])[0],(every[i+1:i+2] or [None])[0]
@@ -214,6 +223,7 @@ def course(nbs, dest=None, only=(), timeout:int=600, run=True): # 0 if every les
             write_page(nb, dest/f'{p.stem}.html', links(p, every))
             rows.append((p.stem, t, headline(nb), err))
     except KeyboardInterrupt: rows.append((p.stem, None, '', 'stopped by the keyboard'))
+    for p in read_too(nbs, todo): write_page(read(p), dest/f'{p.stem}.html', '[all lessons](index.html)')
     new = {n for n,*_ in rows}; old = [(p.stem, None, 'from an earlier run', '') for p in every if p.stem not in new and (dest/f'{p.stem}.html').exists()]
     write_index(sorted(rows+old), dest)
     for n,_,_,err in rows:

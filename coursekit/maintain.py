@@ -6,14 +6,15 @@
 __all__ = ['CELLS', 'regenerate', 'files_of', 'home', 'problems', 'stale', 'chosen', 'clean', 'execute', 'readme', 'stream',
            'test_cells', 'test', 'lab', 'main']
 
-# %% ../nbs/library/maintain.ipynb #75c696c4
+# %% ../nbs/library/maintain.ipynb #d80dffd0
 import argparse, json, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from .course import *
+from .terms import *
 
-# %% ../nbs/library/maintain.ipynb #a54c59bb
+# %% ../nbs/library/maintain.ipynb #6884359e
 def regenerate(root, dest): # Notebooks that could not be exported, with the error
     "Copy the notebooks of `root` to `dest`, export them there to an empty package, then clean them"
     nbdev = {m: need(f'nbdev.{m}') for m in ('config', 'export', 'clean')}; get_config = nbdev['config'].get_config
@@ -35,7 +36,7 @@ def files_of(lib): return {p.relative_to(lib).as_posix(): p.read_bytes() for p i
 def home(src): return (re.search(rb'File to edit: [./]*(nbs/\S+\.ipynb)', src or b'') or [b'', b'no notebook'])[1].decode()
 
 def problems(root): # Sentences, each naming a file and the remedy
-    "Say what in the checkout `root` is out of step: modules, clean notebooks, outputs, README.md"
+    "Say what in the checkout `root` is out of step: modules, clean notebooks, outputs, glossary, README.md"
     root = Path(root)
     with tempfile.TemporaryDirectory() as d:
         d = Path(d).resolve(); res = regenerate(root, d)
@@ -47,7 +48,7 @@ def problems(root): # Sentences, each naming a file and the remedy
         for p in notebooks(root/'nbs'):
             rel = p.relative_to(root)
             if p.read_bytes() != (d/rel).read_bytes(): res.append(f'{rel.as_posix()} is not clean: coursekit clean {p.stem}')
-    return res + stale(root/'nbs') + ([] if readme(root) == (root/'README.md').read_text(encoding='utf-8') else ['README.md differs from nbs/index.ipynb: make readme'])
+    return res + stale(root/'nbs') + (term_problems(root/'nbs') if (root/'nbs'/'glossary.ipynb').exists() else []) + ([] if readme(root) == (root/'README.md').read_text(encoding='utf-8') else ['README.md differs from nbs/index.ipynb: make readme'])
 
 def stale(nbs): # Sentences
     "List the notebooks whose committed outputs are missing or old"
@@ -94,7 +95,7 @@ def readme(root): # Text
             if out: res.append(f'```text\n{out}\n```')
     return '\n\n'.join(res) + '\n'
 
-# %% ../nbs/library/maintain.ipynb #c4007655
+# %% ../nbs/library/maintain.ipynb #717a5f78
 def stream(cmd, cwd, env=None, timeout=None): # (exit code, last line printed)
     "Run `cmd`, hand its output on as it comes, and end it with all it started after `timeout` seconds"
     last = ''
@@ -158,6 +159,7 @@ def main(argv=None): # Exit code
     add('site', 'write the pages from the committed outputs'); add('lab', 'open JupyterLab on the lessons')
     add('test', 'check everything', timeout=1800); add('check', 'check exports, clean notebooks, outputs and README only'); add('stale', 'list notebooks with missing or old outputs')
     add('execute', 'run notebooks and keep their outputs', names=True, timeout=600); add('clean', 'clean notebooks', names=True); add('export', 'write the modules')
+    add('glossary', 'link bold terms to the glossary, sort it')
     add('readme', 'write README.md').add_argument('--check', action='store_true', help='only compare')
     a,rest = p.parse_known_args(argv)
     if rest and a.cmd!='lab': p.error(f'unknown arguments: {" ".join(rest)}')
@@ -170,4 +172,4 @@ def main(argv=None): # Exit code
     return dict(course=lambda: course(nbs, a.dest, a.only, a.timeout), site=lambda: course(nbs, run=False), lab=lambda: lab(root, rest),
                 test=lambda: test(root, a.timeout), check=lambda: say(problems(root)), stale=lambda: say(stale(nbs)),
                 execute=lambda: execute(root, a.names, a.timeout), clean=lambda: clean(root, a.names), export=lambda: clean(root, only_export=True),
-                readme=write_readme)[a.cmd]() or 0
+                readme=write_readme, glossary=lambda: [print(p.relative_to(root)) for p in write_terms(nbs)] and 0)[a.cmd]() or 0

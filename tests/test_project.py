@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from lines above its own, or from its own line.
 ORDER = """core
+exercise widgets
 data.sketch_digits data.sketch_draw
 data.sketch_breeds
 data.sketch_body
@@ -39,9 +40,10 @@ losses
 vision.learner
 interpret vision.widgets
 callback.fp16 callback.mixup
+exercises.pixels exercises.gradients exercises.sgd exercises.optimizers exercises.networks
 basics
 vision.all
-course
+course terms
 maintain"""
 RANK = {m: i for i, l in enumerate(ORDER.splitlines()) for m in l.split()}
 
