@@ -6,7 +6,7 @@
 __all__ = ['CELLS', 'regenerate', 'files_of', 'home', 'problems', 'stale', 'chosen', 'clean', 'execute', 'readme', 'stream',
            'test_cells', 'test', 'lab', 'main']
 
-# %% ../nbs/library/maintain.ipynb #d80dffd0
+# %% ../nbs/library/maintain.ipynb #81b7613a
 import argparse, json, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 from .course import *
 from .terms import *
 
-# %% ../nbs/library/maintain.ipynb #6884359e
+# %% ../nbs/library/maintain.ipynb #d6afa497
 def regenerate(root, dest): # Notebooks that could not be exported, with the error
     "Copy the notebooks of `root` to `dest`, export them there to an empty package, then clean them"
     nbdev = {m: need(f'nbdev.{m}') for m in ('config', 'export', 'clean')}; get_config = nbdev['config'].get_config
@@ -95,7 +95,7 @@ def readme(root): # Text
             if out: res.append(f'```text\n{out}\n```')
     return '\n\n'.join(res) + '\n'
 
-# %% ../nbs/library/maintain.ipynb #717a5f78
+# %% ../nbs/library/maintain.ipynb #09432c57
 def stream(cmd, cwd, env=None, timeout=None): # (exit code, last line printed)
     "Run `cmd`, hand its output on as it comes, and end it with all it started after `timeout` seconds"
     last = ''
