@@ -6,7 +6,7 @@
 __all__ = ['CELLS', 'regenerate', 'files_of', 'home', 'problems', 'stale', 'chosen', 'clean', 'execute', 'readme', 'stream',
            'test_cells', 'test', 'lab', 'main']
 
-# %% ../nbs/library/maintain.ipynb #81b7613a
+# %% ../nbs/library/maintain.ipynb #8e6cb3c8
 import argparse, json, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 from .course import *
 from .terms import *
 
-# %% ../nbs/library/maintain.ipynb #d6afa497
+# %% ../nbs/library/maintain.ipynb #7284b17e
 def regenerate(root, dest): # Notebooks that could not be exported, with the error
     "Copy the notebooks of `root` to `dest`, export them there to an empty package, then clean them"
     nbdev = {m: need(f'nbdev.{m}') for m in ('config', 'export', 'clean')}; get_config = nbdev['config'].get_config
@@ -26,8 +26,8 @@ def regenerate(root, dest): # Notebooks that could not be exported, with the err
         for p in notebooks(dest/'nbs'):
             try: nbdev['export'].nb_export(p, lib_path=lib)
             except Exception as e: bad.append(f'nbs/{p.relative_to(dest/"nbs").as_posix()}: cannot be exported: {type(e).__name__}: {e}')
-            clean = partial(nbdev['clean'].clean_nb, allowed_metadata_keys=cfg.allowed_metadata_keys.split(), clean_ids=cfg.clean_ids)
-            nbdev['clean'].process_write('not cleaned', clean, p)
+            clean = partial(nbdev['clean'].clean_nb, allowed_metadata_keys=cfg.allowed_metadata_keys.split(), allowed_cell_metadata_keys=cfg.allowed_cell_metadata_keys.split(), clean_ids=cfg.clean_ids)
+            nbdev['clean'].process_write('not cleaned', lambda nb: fold(clean(nb) or nb), p)
         nbdev['config'].add_init(lib)
     finally: os.chdir(cwd); get_config.cache_clear()
     return bad
@@ -95,7 +95,7 @@ def readme(root): # Text
             if out: res.append(f'```text\n{out}\n```')
     return '\n\n'.join(res) + '\n'
 
-# %% ../nbs/library/maintain.ipynb #09432c57
+# %% ../nbs/library/maintain.ipynb #877dad13
 def stream(cmd, cwd, env=None, timeout=None): # (exit code, last line printed)
     "Run `cmd`, hand its output on as it comes, and end it with all it started after `timeout` seconds"
     last = ''
