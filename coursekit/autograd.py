@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['Value', 'operation', 'Matrix', 'dot', 'gradient_descent']
 
-# %% ../nbs/02_gradients.ipynb #23d45cb0
+# %% ../nbs/02_gradients.ipynb #815f1815
 import math, operator
 from functools import reduce
 from fastcore.all import patch
 from numbers import Real
 
-# %% ../nbs/02_gradients.ipynb #782e944b
+# %% ../nbs/02_gradients.ipynb #3e4bcac6
 class Value:
     "A number that remembers what it was made of, so that `backward` can find the slope of a result in it"
     __array_ufunc__ = None                      # NumPy shall leave `array*value` to us
@@ -22,7 +22,7 @@ class Value:
         self.data,self.grad,self.label,self.op,self.inputs = float(data),0.,label,op,tuple(inputs)
     def __repr__(self): return f"Value({self.label+'=' if self.label else ''}{self.data:.4g}, grad={self.grad:.4g})"
 
-# %% ../nbs/02_gradients.ipynb #6ff3d71b
+# %% ../nbs/02_gradients.ipynb #6746e597
 def operation(op, # Its sign or name, for drawings and messages
               f, # From as many numbers as `args`: the result, then its slope in each of them
               *args): # `Value`s or numbers
@@ -35,7 +35,7 @@ def operation(op, # Its sign or name, for drawings and messages
         raise type(e)(f"'{op}' of {', '.join(f'{o.data:g}' for o in args)}: {why}") from None
     return Value(data, op=op, inputs=zip(args, slopes))
 
-# %% ../nbs/02_gradients.ipynb #d0292603
+# %% ../nbs/02_gradients.ipynb #5f2591e0
 def _signs(op, f): # The methods for `value op other` and for `other op value`
     def there(self, o): return operation(op, f, self, o) if isinstance(o, (Value, Real)) else NotImplemented
     def back (self, o): return operation(op, f, o, self) if isinstance(o, (Value, Real)) else NotImplemented
@@ -47,7 +47,7 @@ Value.__mul__,    Value.__rmul__     = _signs('×', lambda a,b: (a*b,   b,      
 Value.__truediv__,Value.__rtruediv__ = _signs('÷', lambda a,b: (a/b, 1/b, -a/b/b))
 Value.__neg__ = lambda self: operation('neg', lambda a: (-a, -1), self)
 
-# %% ../nbs/02_gradients.ipynb #5b563839
+# %% ../nbs/02_gradients.ipynb #53d7d85d
 @patch
 def __pow__(self:Value, o): # A number, or a `Value`; then the base must be positive
     if isinstance(o, Value): return operation('xʸ', lambda a,b: (math.pow(a, b), b*math.pow(a, b-1), math.pow(a, b)*math.log(a)), self, o)
@@ -55,7 +55,7 @@ def __pow__(self:Value, o): # A number, or a `Value`; then the base must be posi
     return operation(f'^{o:g}', lambda a: (math.pow(a, o), o and o*math.pow(a, o-1)), self)
 Value.__rpow__ = lambda self, o: Value(o)**self
 
-# %% ../nbs/02_gradients.ipynb #77d0925f
+# %% ../nbs/02_gradients.ipynb #be018aea
 @patch
 def exp(self:Value):
     "e to this power; its slope is the result itself. Raises `OverflowError` above 709"
@@ -73,7 +73,7 @@ def tanh(self:Value):
     "Hyperbolic tangent, between −1 and 1"
     return operation('tanh', lambda a: (math.tanh(a), 1-math.tanh(a)**2), self)
 
-# %% ../nbs/02_gradients.ipynb #be3e0385
+# %% ../nbs/02_gradients.ipynb #fd93f6a4
 @patch
 def history(self:Value):
     "Every `Value` that this one was made of, each after its inputs, itself last (however long: no recursion)"
@@ -94,7 +94,7 @@ def backward(self:Value):
     for v in reversed(order):
         for i,local in v.inputs: i.grad += local*v.grad
 
-# %% ../nbs/02_gradients.ipynb #4f4d39a5
+# %% ../nbs/02_gradients.ipynb #e6d09d51
 class Matrix:
     "Rows of `Value`s. `+ - * / **`, `exp`, `log`, `relu` and `tanh` go number by number, `@` is the matrix product"
     __array_ufunc__ = None
@@ -108,7 +108,7 @@ class Matrix:
     def mean(self): return self.sum()/(self.shape[0]*self.shape[1])                   # a `Value`
     def backward(self): raise ValueError(f'backward: only one number has slopes, this has shape {self.shape}; take .sum() or .mean() first')
 
-# %% ../nbs/02_gradients.ipynb #15e794c6
+# %% ../nbs/02_gradients.ipynb #6eaeb934
 def dot(a, b): # Equally many `Value`s or numbers each
     "The products of neighbours, added up. Raises `ValueError` for different or zero lengths"
     a,b = list(a),list(b)
@@ -120,7 +120,7 @@ def __matmul__(self:Matrix, o): # n×k @ k×m gives n×m
     if self.shape[1]!=o.shape[0]: raise ValueError(f'@: shapes {self.shape} and {o.shape} do not fit, {self.shape[1]} columns need as many rows')
     return Matrix([[dot(r, c) for c in zip(*o.rows)] for r in self.rows])
 
-# %% ../nbs/02_gradients.ipynb #82e817c2
+# %% ../nbs/02_gradients.ipynb #5086a1cd
 def _each(f): # From a function of two numbers to a method of `Matrix`
     def g(self, o):
         rows = o.rows if isinstance(o, Matrix) else [[o]*self.shape[1]]*self.shape[0]
@@ -133,7 +133,7 @@ for n in 'add','sub','mul','truediv','pow':
     setattr(Matrix, f'__{n}__', _each(f)); setattr(Matrix, f'__r{n}__', _each(lambda a,b,f=f: f(b, a)))
 for n in '__neg__','exp','log','relu','tanh': setattr(Matrix, n, lambda self, n=n: Matrix([[getattr(o, n)() for o in r] for r in self.rows]))
 
-# %% ../nbs/02_gradients.ipynb #96e4900e
+# %% ../nbs/02_gradients.ipynb #f22f70e5
 def gradient_descent(loss, # From as many `Value`s as `start` has numbers to one `Value`
                      start, # Where to start: a number for each knob
                      lr, # Learning rate: a step is `lr` times the slope

@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['Node', 'draw_graph']
 
-# %% ../nbs/library/graph.ipynb #8009f9f4
+# %% ../nbs/library/graph.ipynb #2e562b33
 import matplotlib.pyplot as plt
 from dataclasses import dataclass
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
 
-# %% ../nbs/library/graph.ipynb #817b25d4
+# %% ../nbs/library/graph.ipynb #bf37d9cf
 @dataclass(eq=False)
 class Node:
     "One box of the drawing"
@@ -38,7 +38,7 @@ def _from_values(root, reached): # Nodes of a lesson's `Value`; `reached`: steps
                         tuple((nodes[i], _num(s)) for i,s in v.inputs))
     return list(nodes.values())
 
-# %% ../nbs/library/graph.ipynb #30662fe2
+# %% ../nbs/library/graph.ipynb #9b99fcc1
 def _size(t): return _num(t.item()) if t.ndim==0 else '×'.join(map(str, t.shape))
 
 def _from_torch(root, names): # Nodes of a tensor with a history
@@ -55,10 +55,10 @@ def _from_torch(root, names): # Nodes of a tensor with a history
             name = f'{label[id(var)]}: ' if id(var) in label else ''
             nodes[f] = Node('', name+_size(var), '' if var.grad is None else f'grad {_size(var.grad)}', 'parameter')
         else: nodes[f] = Node('', type(f).__name__.replace('Backward0','').lower(), inputs=tuple((nodes[i],'') for i,_ in f.next_functions if i is not None))
-    nodes[root.grad_fn].text += f': {_size(root)}'
+    nodes[root.grad_fn].text += f' {_size(root)}'
     return list(nodes.values())
 
-# %% ../nbs/library/graph.ipynb #f99b8474
+# %% ../nbs/library/graph.ipynb #a9c101cf
 def _columns(nodes): # List of columns, left to right, of nodes and stops; and the arrows as chains through them
     depth = {n: 0 for n in nodes}
     for n in nodes[::-1]:
@@ -73,7 +73,7 @@ def _columns(nodes): # List of columns, left to right, of nodes and stops; and t
             chains.append(([i,*stops,n], s))
     return cols,chains
 
-# %% ../nbs/library/graph.ipynb #f6138b16
+# %% ../nbs/library/graph.ipynb #7682017f
 def _spread(want, # Where the members of a column would like to be, in their order
             gaps): # Smallest distance of each from the one before
     "Heights in this order and at these distances, as near to `want` as possible (least squares)"
@@ -98,7 +98,7 @@ def _heights(cols, chains, sweeps=24): # Height of each node and stop
             y.update(zip(c, _spread([mean(o) for o in c], [.6 if o.op=='stop' else 1. for o in c])))
     return y
 
-# %% ../nbs/library/graph.ipynb #4becbeb8
+# %% ../nbs/library/graph.ipynb #2d937044
 _blue,_orange,_grey = '#0072B2','#D55E00','#777777'
 _wide,_high,_step = 2.1,.66,3.6   # width and height of a box, distance of columns
 
@@ -120,7 +120,7 @@ def _box(ax, n, x, y): # One node
     if n.op: ax.text(x-_wide/2, y, n.op, ha='center', va='center', fontsize=9.5, color='white', zorder=5,
                      bbox=dict(boxstyle='circle,pad=.25' if len(n.op)<3 else 'round,pad=.25', fc='#444444', ec='none'))
 
-# %% ../nbs/library/graph.ipynb #e2a04f10
+# %% ../nbs/library/graph.ipynb #e8cd4b7a
 def draw_graph(root, # A `Value`, or a tensor with a history: the result, drawn at the right
                reached=None, # Show only the gradients that this many steps of the walk back have found; default: those stored in the values
                slopes=True, # Write the local slopes on the arrows? (`Value`s only)
@@ -137,7 +137,7 @@ def draw_graph(root, # A `Value`, or a tensor with a history: the result, drawn 
     cols,chains = _columns(nodes); y = _heights(cols, chains)
     x = {o: k*_step for k,c in enumerate(cols) for o in c}
     lo,hi,right = min(y.values())-.6,max(y.values())+.6,(len(cols)-1)*_step
-    if ax is None: _,ax = plt.subplots(figsize=(.5*(right+2.6), max(1.2, .78*(hi-lo))))
+    if ax is None: _,ax = plt.subplots(figsize=(.54*(right+2.6), max(1.2, .78*(hi-lo))))
     ax.set(xlim=(-1.3, right+1.3), ylim=(lo, hi)); ax.axis('off'); ax.invert_yaxis()
     walked = set(nodes[::-1][:reached]) if reached is not None else set()
     for ch,s in chains:
