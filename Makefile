@@ -37,8 +37,8 @@ export: setup ## write coursekit/ from the notebooks
 	@$(RUN) export
 
 bench: ## measure against fastai and a bare PyTorch loop
-	@if ls benchmarks/*.py >/dev/null 2>&1; then $(INSTALL) bench && for f in benchmarks/[a-z]*.py; do $(BIN)/python $$f || exit 1; done; \
-	 else echo "There is no benchmark yet: benchmarks/ is empty."; fi
+	@$(INSTALL) bench
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove .venv, _course and build leftovers
 	rm -rf .venv _course build dist *.egg-info .pytest_cache nbs/models

@@ -68,6 +68,7 @@ def main(extras):
     if not stamps() or not same_python():
         print(f'Making {VENV} with Python {sys.version.split()[0]} and installing what the course needs: about 5 GB, most of it PyTorch. Once only.', flush=True)
         make_venv()
+    elif os.path.exists(stamp(['dev'])): print(f'Adding to {VENV}: {", ".join(e for e in extras if e != "dev")}.', flush=True)
     else: print(f'settings.ini or constraints.txt changed: bringing {VENV} up to date.', flush=True)
     for s in stamps(): os.remove(s)
     t = install(extras)

@@ -1,0 +1,1 @@
+"""Benchmarks: `make bench`. Each topic is a file here; `python -m benchmarks --help`."""
