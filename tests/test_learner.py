@@ -193,7 +193,7 @@ def test_torch_optimizers_and_loaders():
 def test_equal_to_a_bare_loop():
     "The loop, its table and its metrics give the numbers of ten plain lines"
     dls,m,n = get_dls(),model(),model()
-    learn = Learner(dls, m, F.cross_entropy, opt_func=torch.optim.AdamW, lr=0.01, metrics=[accuracy,error_rate], cbs=Log())
+    learn = Learner(dls, m, F.cross_entropy, opt_func=torch.optim.AdamW, lr=0.01, metrics=[accuracy,error_rate], wd_bn_bias=True, cbs=Log())
     set_seed(7); learn.fit(2)
     set_seed(7); dls,opt = get_dls(),torch.optim.AdamW(n.parameters(), lr=0.01, weight_decay=0.01)
     smooth,k = 0.,0
