@@ -3,18 +3,16 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #b716795a
-import os
+# %% ../../nbs/03_sgd.ipynb #d2cecfbd
 from ..core import *
 
-# %% ../../nbs/03_sgd.ipynb #d70a839f
-import itertools, random, sys
+# %% ../../nbs/03_sgd.ipynb #7709f5fc
 from collections.abc import Mapping
 from torch.utils.data import TensorDataset
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #4b719af9
+# %% ../../nbs/03_sgd.ipynb #96297e88
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
@@ -35,7 +33,7 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #4d006ef1
+# %% ../../nbs/03_sgd.ipynb #07bd96a0
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
     for name,shape in zip(names, shapes):
@@ -50,8 +48,12 @@ def _same_parts(samples, names, where):
             f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
             f"item {name}{where} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #0189a866
+# %% ../../nbs/03_sgd.ipynb #44eb7d5a
+_hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
+          'create_item','create_batch','get_idxs','shuffle_fn','wif')
+
 class _Hooks: # What subclasses and arguments of `DataLoader` may replace
+    _hooks = _hooks
     def after_item(self, x):   return x
     def before_batch(self, b): return b
     def after_batch(self, b):  return b
@@ -61,11 +63,12 @@ class _Hooks: # What subclasses and arguments of `DataLoader` may replace
     def create_item(self, i):  return self.dataset[i] if self.indexed else next(self.it)
     def create_batch(self, b): return collate(b, self.idxs)
 
-_hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
-          'create_item','create_batch','get_idxs','shuffle_fn','wif')
+# %% ../../nbs/03_sgd.ipynb #205819e2
+import random
+from .columns import _checked, _Columns
+from .workers import _Workers
 
-# %% ../../nbs/03_sgd.ipynb #9a965d79
-class DataLoader(_Hooks):
+class DataLoader(_Hooks, _Columns, _Workers):
     """Hand out the items of a data set in batches, in order or shuffled, on a device. Raises `ValueError` for a batch size
     below 1, and for shuffling what can only be read in order."""
     def __init__(self, dataset, # Anything with `len` and `[i]` (list, tensor, `Datasets`…), or an iterable
@@ -102,7 +105,7 @@ class DataLoader(_Hooks):
             f"DataLoader: a {type(dataset).__name__} can only be read from start to end by one process, without shuffle, "
             "sampler or num_workers; or pass list(...) of it")
 
-# %% ../../nbs/03_sgd.ipynb #c075f711
+# %% ../../nbs/03_sgd.ipynb #6fc48344
 @patch
 def to(self:DataLoader, device): # A `torch.device`, its name, or None to leave batches where the items are
     "Put batches on `device` from now on; returns the loader"
@@ -114,6 +117,7 @@ def indexed(self:DataLoader):
     "Can items be asked for by number?"
     return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
 
+# %% ../../nbs/03_sgd.ipynb #2894b271
 @patch(as_prop=True)
 def n(self:DataLoader):
     "Items per epoch, or `None` where the data set does not know"
@@ -132,13 +136,20 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #4ee78296
+# %% ../../nbs/03_sgd.ipynb #2b2e70f1
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
     p = torch.randperm(len(idxs), generator=torch.Generator().manual_seed(self.epoch_seed))
     return p if isinstance(idxs, range) and idxs==range(len(idxs)) else [idxs[i] for i in p.tolist()]
 
+@patch
+def _chunks(self:DataLoader, idxs): # `bs` indices at a time
+    if not hasattr(idxs, '__getitem__'): idxs = list(idxs)
+    stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
+    return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
+
+# %% ../../nbs/03_sgd.ipynb #59e1c951
 @patch
 def _start_epoch(self:DataLoader):
     if   self._rng is not None:      self.epoch_seed = self._rng.getrandbits(62)
@@ -150,13 +161,7 @@ def _start_epoch(self:DataLoader):
         f"DataLoader: {self.n} items do not fill a batch of {self.bs}, and drop_last=True drops what is left; "
         "choose a smaller bs, or drop_last=False")
 
-@patch
-def _chunks(self:DataLoader, idxs): # `bs` indices at a time
-    if not hasattr(idxs, '__getitem__'): idxs = list(idxs)
-    stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
-    return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
-
-# %% ../../nbs/03_sgd.ipynb #26af6ed6
+# %% ../../nbs/03_sgd.ipynb #33406358
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -180,7 +185,7 @@ def _describe(ds, i, x): # What an error says about an item
         return f" ({str(x)[:200]})"
     except Exception: return ''
 
-# %% ../../nbs/03_sgd.ipynb #b521703c
+# %% ../../nbs/03_sgd.ipynb #7d6d4547
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
     if not isinstance(idxs, range) or idxs.step!=1:
@@ -198,29 +203,7 @@ def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole column
             "DataLoader: the data set changed while a batch of it was in use. In order, batches of tensors are windows "
             "onto the data, so changing one in place (xb.mul_(2), xb[0] = 0) changes the data. Use xb = xb*2, or xb.clone()")
 
-# %% ../../nbs/03_sgd.ipynb #68d4c85f
-@patch
-def _plain(self:DataLoader, nm): # Is this method as it was, or replaced by something that does nothing?
-    f = self.__dict__.get(nm)
-    if f is None: return getattr(type(self), nm) is getattr(DataLoader, nm)
-    return f is noop or not getattr(f, 'fs', True)                    # `fs`: the functions of a pipeline
-
-@patch
-def _table(self:DataLoader): # (columns, is there only one?), or None where items must be fetched one by one
-    ds = self.dataset
-    if not all(map(self._plain, ('after_item','before_batch','create_item','create_batch'))): return None
-    if isinstance(ds, Tensor): return (ds,),True
-    if isinstance(ds, TensorDataset):
-        return (ds.tensors,False) if type(ds).__getitem__ is TensorDataset.__getitem__ else None
-    if isinstance(ds, L): ds = ds.items
-    if not isinstance(ds, list) or not ds: return None
-    if not hasattr(self, '_rows') or not self._rows.current(ds): self._rows = _Gathered(ds)
-    return self._rows.cols and (self._rows.cols, self._rows.single)
-
-# %% ../../nbs/03_sgd.ipynb #55eb9650
-from .columns import _checked, _Gathered
-
-# %% ../../nbs/03_sgd.ipynb #524e1ace
+# %% ../../nbs/03_sgd.ipynb #6afd4d7f
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
@@ -237,14 +220,6 @@ def __iter__(self:DataLoader):
 def _put(self:DataLoader, b): # On the device; a copy from pinned memory need not be waited for
     return b if self.device is None else to_device(b, self.device, non_blocking=self.device.type=='cuda')
 
-_fork = sys.platform.startswith('linux')              # new processes inherit our memory: quick, nothing to pickle
-
-@patch
-def _n_workers(self:DataLoader): # As asked for; else none for a CPU, and up to eight to feed a graphics card
-    if self.num_workers is not None: return self.num_workers
-    gpu = self.device is not None and self.device.type=='cuda'
-    return min(8, len(os.sched_getaffinity(0))) if gpu and _fork else 0
-
 @patch
 def one_batch(self:DataLoader):
     "The first batch of a new epoch, made in this process"
@@ -252,7 +227,9 @@ def one_batch(self:DataLoader):
     try: return apply(lambda t: t.clone(), next(iter(self)))
     finally: self.num_workers = old
 
-# %% ../../nbs/03_sgd.ipynb #47662d33
+# %% ../../nbs/library/data_load.ipynb #9d8937bb
+import itertools
+
 @patch
 def _read(self:DataLoader): # Batches of an iterable
     self.it,size = iter(self.dataset),self.bs
@@ -268,7 +245,7 @@ def _read(self:DataLoader): # Batches of an iterable
         if full or samples and not self.drop_last: yield self.create_batch(self.before_batch(samples))
         if not full: return
 
-# %% ../../nbs/03_sgd.ipynb #c636f9cc
+# %% ../../nbs/library/data_load.ipynb #bde5efa9
 @patch
 def new(self:DataLoader, dataset=None, # Default: the same
         cls=None, # Class of the new loader; default: the same
@@ -284,29 +261,3 @@ def new(self:DataLoader, dataset=None, # Default: the same
 def __repr__(self:DataLoader):
     return (f"{type(self).__name__}({self.n} items of a {type(self.dataset).__name__}, bs={self.bs}, "
             f"shuffle={self.shuffle}, device={self.device})")
-
-@patch
-def __getstate__(self:DataLoader): # What is pickled: no processes, no gathered data
-    return {k:v for k,v in self.__dict__.items() if k not in ('_pool','_rows','it')}
-
-# %% ../../nbs/03_sgd.ipynb #eefe451e
-from .workers import _Pool
-
-# %% ../../nbs/03_sgd.ipynb #86f74240
-@patch
-def _make_pool(self:DataLoader, key, keep):
-    dl = object.__new__(type(self)); dl.__dict__.update(DataLoader.__getstate__(self))   # a copy: nothing holds the pool but its user
-    gpu = self.device is not None and self.device.type=='cuda'
-    return _Pool(dl, key, self._n_workers(), keep, timeout=self.timeout, pin_memory=gpu if self.pin_memory is None else self.pin_memory,
-                 multiprocessing_context='fork' if _fork else 'spawn')
-
-@patch
-def _ask_workers(self:DataLoader, idxs): # Batches made by worker processes, in order
-    keep = not _fork if self.persistent_workers is None else self.persistent_workers
-    key  = [self.num_workers, self.pin_memory, self.timeout, self.dataset, *map(self.__dict__.get, _hooks)]
-    pool = self.__dict__.pop('_pool', None)                           # a loop inside this loop gets its own
-    if pool is None or not pool.fits(key): pool = self._make_pool(key, keep)
-    pool.keep = keep
-    try: yield from pool.batches(self.epoch_seed, self._chunks(idxs), self.bs)
-    finally:
-        if pool.keep: self._pool = pool
