@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check', 'doubled_odds', 'doubled_corner', 'forgiving', 'nearest', 'as_weights']
 
-# %% ../../nbs/library/exercises_01.ipynb #1786921f
+# %% ../../nbs/library/exercises_01.ipynb #b695763d
 import torch
 from ..core import tensor
 from ..exercise import *
@@ -14,7 +14,7 @@ check = Exercises('01_pixels')
 def _rand(*shape): # Repeatable pictures that touch nobody's dice
     return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
-# %% ../../nbs/library/exercises_01.ipynb #7ec2978b
+# %% ../../nbs/library/exercises_01.ipynb #bf93b325
 @check.exercise(done='A list comprehension says what to keep and what to do with it, in the order in which you would say it aloud.',
     cases=[(list(range(10)),), ([7,2,-5,8],), ([4],), ([],)],
     mistakes=[(lambda ns: [2*n for n in ns],          'You double all numbers. `if n%2==1` behind the `for` keeps only the odd ones.'),
@@ -24,7 +24,7 @@ def _rand(*shape): # Repeatable pictures that touch nobody's dice
               (lambda ns: [n%2==1 for n in ns],       'That list says *whether* each number is odd. The condition belongs behind the `for`, after an `if`.')])
 def doubled_odds(numbers): return [2*n for n in numbers if n%2==1]
 
-# %% ../../nbs/library/exercises_01.ipynb #2075ed03
+# %% ../../nbs/library/exercises_01.ipynb #c2125912
 @check.exercise(done='One operator for all nine numbers, one slice for the corner. No loop, and none hidden in your head either.',
     cases=[(tensor(range(1,10)).view(3,3),), (tensor([[2.,0,1],[5,3,8],[4,9,7]]),)],
     mistakes=[(lambda t: t[-2:,-2:],       'The right corner, but not doubled: `t*2` doubles every number.'),
@@ -35,7 +35,7 @@ def doubled_odds(numbers): return [2*n for n in numbers if n%2==1]
               (lambda t: (t*2)[:,-2:],     'These are the last two *columns*, with all their rows. Slice the rows as well, before the comma.')])
 def doubled_corner(t): return (t*2)[-2:,-2:]
 
-# %% ../../nbs/library/exercises_01.ipynb #6794d64c
+# %% ../../nbs/library/exercises_01.ipynb #1084c0eb
 check.value('stretched_shape', (5,3,4), 
     done='Aligned at the right, (5,1,4) over (3,1): the 4 meets a 1, the 1 meets a 3, the 5 meets nothing.',
     mistakes=[((5,1,4), 'The second tensor stretches, and so does the first: its axis of length 1 meets a 3.'),
@@ -45,7 +45,7 @@ check.value('stretched_shape', (5,3,4),
               ((5,4,3), 'The right lengths in the wrong order. Axes stay where they are; only their lengths change.'),
               ((3,4),   'Missing axes are added, never dropped: the result has the larger rank, 3.')])
 
-# %% ../../nbs/library/exercises_01.ipynb #f615935a
+# %% ../../nbs/library/exercises_01.ipynb #31cf0fcc
 def _down(x, k): return torch.nn.functional.pad(x, (0,0,k,-k))
 def _l1(x, mean): return (x-mean).abs().mean((-1,-2))
 def _three(x, mean, f=_l1): return torch.stack([f(_down(x,k), mean) for k in (-1,0,1)])
@@ -65,7 +65,7 @@ def _three(x, mean, f=_l1): return torch.stack([f(_down(x,k), mean) for k in (-1
               (lambda x,m: _three(x,m,lambda a,b: ((a-b)**2).mean((-1,-2)).sqrt()).amin(0), 'The right idea with the L2 distance. Use `l1`.')])
 def forgiving(x, mean): return torch.stack([_l1(_down(x,k), mean) for k in (-1,0,1)]).amin(0)
 
-# %% ../../nbs/library/exercises_01.ipynb #173454b3
+# %% ../../nbs/library/exercises_01.ipynb #dc542516
 def _apart(ims, means): return ims[:,None]-means
 
 @check.exercise(done='A reader for any number of classes: stretched to images × means, every pair compared at once.',
@@ -75,24 +75,26 @@ def _apart(ims, means): return ims[:,None]-means
               (lambda ims,ms: (_apart(ims,ms)**2).mean((-1,-2)).argmin(1),    'This is nearest by L2. By L1 (absolute values) some images are nearer to another mean.'),
               (lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)).argmin(0),   'Axis 0 are the images: this finds for each mean the nearest image. Use `argmin(1)`.'),
               (lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)).min(1).values, 'These are the smallest distances. You want to know *which* mean has it: `argmin`.'),
+              (lambda ims,ms: (ims-ms).abs().mean((-1,-2)).argmin(1),         'n images minus k means do not fit. Give the images an axis for the classes first: `ims[:,None]-means`.'),
               (lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)),             'All n × k distances are right. One step is missing: `argmin(1)`.')])
 def nearest(ims, means): return (ims[:,None]-means).abs().mean((-1,-2)).argmin(1)
 
-# %% ../../nbs/library/exercises_01.ipynb #95f2a6d3
-def _signs(answer): # What the weights say about many images, for three pairs of means
-    res = []
+# %% ../../nbs/library/exercises_01.ipynb #5d93ec8d
+def _agreement(answer): # On how many of 600 images the sum says what the distances say
+    hits = 0
     for i in range(3):
         m3,m7,xs = _rand(4,4+i)*(1,.6,.9)[i],_rand(5,4+i)[:4]*(1,.9,.5)[i],_rand(200,4,4+i)
         got = answer(m3, m7)
-        if got is None or got is ... : return got
+        if got is None or got is ...: return got
+        if not isinstance(got, (tuple,list)) or len(got)!=2: raise ValueError('return two things, the weights `w` and the number `b`')
         w,b = got
-        if w is ... or b is ... : return ...
-        if tuple(w.shape)!=tuple(m3.shape): return f'w of shape {tuple(w.shape)} for means of shape {tuple(m3.shape)}'
-        res.append(((xs*w).sum((-1,-2)) + b > 0).float())
-    return res
+        if w is ... or b is ...: return ...
+        if tuple(w.shape)!=tuple(m3.shape): raise ValueError(f'`w` has shape {tuple(w.shape)}; `m3` has shape {tuple(m3.shape)}')
+        hits += (((xs*w).sum((-1,-2)) + b > 0) == (((xs-m3)**2).mean((-1,-2)) < ((xs-m7)**2).mean((-1,-2)))).sum().item()
+    return {'of 600 images, the sum and the distances agree on': hits}
 
 @check.exercise(done='You have just written the model of lesson 03. Here averages give the weights; there, mistakes do.',
-    observe=_signs,
+    observe=_agreement,
     mistakes=[(lambda a,c: (c-a, ((a**2).sum()-(c**2).sum())/2), 'Exactly the wrong way round: your sum is above 0 for images nearer to `m7`. Swap the signs of both.'),
               (lambda a,c: (a-c, 0.),                            'The weights are right. `b` is missing: the squares of the two means, which do not depend on `x`.'),
               (lambda a,c: (a-c, ((a**2).sum()-(c**2).sum())/2), 'The weights are right, but `b` has the wrong sign: a bright `m3` makes it harder to be near `m3`.'),
