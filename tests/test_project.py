@@ -27,6 +27,7 @@ loop checkpoint
 learner
 callback.progress
 callback.schedule
+callback.tracker callback.training callback.hook callback.tensorboard callback.checkpoint
 vision.models
 transform
 torch_core
