@@ -3,16 +3,16 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #d2cecfbd
+# %% ../../nbs/03_sgd.ipynb #49be21c2
 from ..core import *
 
-# %% ../../nbs/03_sgd.ipynb #7709f5fc
+# %% ../../nbs/03_sgd.ipynb #d332812a
 from collections.abc import Mapping
 from torch.utils.data import TensorDataset
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #96297e88
+# %% ../../nbs/03_sgd.ipynb #98ce4b65
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
@@ -33,7 +33,7 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #07bd96a0
+# %% ../../nbs/03_sgd.ipynb #80874778
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
     for name,shape in zip(names, shapes):
@@ -48,7 +48,7 @@ def _same_parts(samples, names, where):
             f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
             f"item {name}{where} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #44eb7d5a
+# %% ../../nbs/03_sgd.ipynb #51524aa8
 _hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
           'create_item','create_batch','get_idxs','shuffle_fn','wif')
 
@@ -63,7 +63,7 @@ class _Hooks: # What subclasses and arguments of `DataLoader` may replace
     def create_item(self, i):  return self.dataset[i] if self.indexed else next(self.it)
     def create_batch(self, b): return collate(b, self.idxs)
 
-# %% ../../nbs/03_sgd.ipynb #205819e2
+# %% ../../nbs/03_sgd.ipynb #c87bf22d
 import random
 from .columns import _checked, _Columns
 from .workers import _Workers
@@ -88,24 +88,28 @@ class DataLoader(_Hooks, _Columns, _Workers):
                  persistent_workers=None, # Keep workers between epochs? None: where starting is slow
                  batch_size=None, # The same as `bs`
                  **hooks): # Functions that replace other methods, for example `create_batch` or `get_idxs`
-        bs = bs if batch_size is None else batch_size
-        if not isinstance(bs, (int, np.integer)) or bs<1:
-            raise ValueError(f"DataLoader: bs must be a whole number of at least 1, got {bs!r}")
-        if bad := sorted(set(hooks)-set(_hooks)):
-            raise TypeError(f"DataLoader: unknown argument {bad[0]!r}; there are the hooks {', '.join(_hooks)}")
-        self.dataset,self.bs,self.shuffle,self.drop_last,self.sampler = dataset,int(bs),shuffle,drop_last,sampler
+        self.dataset,self.bs = dataset,bs if batch_size is None else batch_size
+        self.shuffle,self.drop_last,self.sampler = shuffle,drop_last,sampler
         self.num_workers,self.persistent_workers,self.timeout = num_workers,persistent_workers,timeout
         self.pin_memory,self.seed,self.generator = pin_memory,seed,generator
         self._rng = None if seed is None else random.Random(seed)
         hooks.update(after_item=after_item, before_batch=before_batch, after_batch=after_batch)
         for nm,f in hooks.items():
             if f is not None: setattr(self, nm, f)
-        self.to(device)
-        if not self.indexed and (shuffle or sampler is not None or num_workers): raise ValueError(
-            f"DataLoader: a {type(dataset).__name__} can only be read from start to end by one process, without shuffle, "
-            "sampler or num_workers; or pass list(...) of it")
+        self.to(device)._check(hooks)
 
-# %% ../../nbs/03_sgd.ipynb #6fc48344
+# %% ../../nbs/03_sgd.ipynb #9229694b
+@patch
+def _check(self:DataLoader, hooks): # Raise an error where settings make no sense
+    if not isinstance(self.bs, (int, np.integer)) or self.bs<1:
+        raise ValueError(f"DataLoader: bs must be a whole number of at least 1, got {self.bs!r}")
+    if bad := sorted(set(hooks)-set(_hooks)):
+        raise TypeError(f"DataLoader: unknown argument {bad[0]!r}; there are the hooks {', '.join(_hooks)}")
+    if not self.indexed and (self.shuffle or self.sampler is not None or self.num_workers): raise ValueError(
+        f"DataLoader: a {type(self.dataset).__name__} can only be read from start to end by one process, without shuffle, "
+        "sampler or num_workers; or pass list(...) of it")
+
+# %% ../../nbs/03_sgd.ipynb #15c395fe
 @patch
 def to(self:DataLoader, device): # A `torch.device`, its name, or None to leave batches where the items are
     "Put batches on `device` from now on; returns the loader"
@@ -117,7 +121,7 @@ def indexed(self:DataLoader):
     "Can items be asked for by number?"
     return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
 
-# %% ../../nbs/03_sgd.ipynb #2894b271
+# %% ../../nbs/03_sgd.ipynb #01143184
 @patch(as_prop=True)
 def n(self:DataLoader):
     "Items per epoch, or `None` where the data set does not know"
@@ -136,7 +140,7 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #2b2e70f1
+# %% ../../nbs/03_sgd.ipynb #054abe8f
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
@@ -149,7 +153,7 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #59e1c951
+# %% ../../nbs/03_sgd.ipynb #ebd5a3a5
 @patch
 def _start_epoch(self:DataLoader):
     if   self._rng is not None:      self.epoch_seed = self._rng.getrandbits(62)
@@ -161,7 +165,7 @@ def _start_epoch(self:DataLoader):
         f"DataLoader: {self.n} items do not fill a batch of {self.bs}, and drop_last=True drops what is left; "
         "choose a smaller bs, or drop_last=False")
 
-# %% ../../nbs/03_sgd.ipynb #33406358
+# %% ../../nbs/03_sgd.ipynb #f59bf6d6
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -185,7 +189,7 @@ def _describe(ds, i, x): # What an error says about an item
         return f" ({str(x)[:200]})"
     except Exception: return ''
 
-# %% ../../nbs/03_sgd.ipynb #7d6d4547
+# %% ../../nbs/03_sgd.ipynb #3296183f
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
     if not isinstance(idxs, range) or idxs.step!=1:
@@ -203,7 +207,7 @@ def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole column
             "DataLoader: the data set changed while a batch of it was in use. In order, batches of tensors are windows "
             "onto the data, so changing one in place (xb.mul_(2), xb[0] = 0) changes the data. Use xb = xb*2, or xb.clone()")
 
-# %% ../../nbs/03_sgd.ipynb #6afd4d7f
+# %% ../../nbs/03_sgd.ipynb #149fdfd9
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
