@@ -3,15 +3,15 @@
 # %% auto #0
 __all__ = ['Value', 'operation', 'Matrix', 'dot', 'gradient_descent']
 
-# %% ../nbs/02_gradients.ipynb #190e9c84
+# %% ../nbs/02_gradients.ipynb #3c8ddaf7
 import math, operator, functools
 from fastcore.all import patch
 from numbers import Real
 
-# %% ../nbs/02_gradients.ipynb #3427877b
+# %% ../nbs/02_gradients.ipynb #df860858
 class Value:
     "A number that remembers what it was made of, so that `backward` can find the slope of a result in it"
-    __array_ufunc__ = None                      # NumPy shall leave `array*value` to us
+    __array_ufunc__ = None # NumPy shall leave `number*value` to us
     def __init__(self, data, # A real number
                  label='', # Its name in drawings
                  op='', # The operation that made it; '' for a number that was given
@@ -21,7 +21,7 @@ class Value:
         self.data,self.grad,self.label,self.op,self.inputs = float(data),0.,label,op,tuple(inputs)
     def __repr__(self): return f"Value({self.label+'=' if self.label else ''}{self.data:.4g}, grad={self.grad:.4g})"
 
-# %% ../nbs/02_gradients.ipynb #dfdea947
+# %% ../nbs/02_gradients.ipynb #0afa2866
 def operation(op, # Its sign or name, for drawings and messages
               f, # From as many numbers as `args`: the result, then its slope in each of them
               *args): # `Value`s or numbers
@@ -34,7 +34,7 @@ def operation(op, # Its sign or name, for drawings and messages
         raise type(e)(f"'{op}' of {', '.join(f'{o.data:g}' for o in args)}: {why}") from None
     return Value(data, op=op, inputs=zip(args, slopes))
 
-# %% ../nbs/02_gradients.ipynb #93805a9e
+# %% ../nbs/02_gradients.ipynb #4caa7096
 def _signs(op, f): # The methods for `value op other` and for `other op value`
     def there(self, o): return operation(op, f, self, o) if isinstance(o, (Value, Real)) else NotImplemented
     def back (self, o): return operation(op, f, o, self) if isinstance(o, (Value, Real)) else NotImplemented
@@ -46,7 +46,7 @@ Value.__mul__,    Value.__rmul__     = _signs('×', lambda a,b: (a*b,   b,      
 Value.__truediv__,Value.__rtruediv__ = _signs('÷', lambda a,b: (a/b, 1/b, -a/b/b))
 Value.__neg__ = lambda self: operation('neg', lambda a: (-a, -1), self)
 
-# %% ../nbs/02_gradients.ipynb #0ff88eea
+# %% ../nbs/02_gradients.ipynb #547f77b7
 @patch
 def __pow__(self:Value, o): # A number, or a `Value`; then the base must be positive
     if isinstance(o, Value): return operation('xʸ', lambda a,b: (math.pow(a, b), b*math.pow(a, b-1), math.pow(a, b)*math.log(a)), self, o)
@@ -58,7 +58,7 @@ def exp(self:Value):
     "e to this power; its slope is the result itself. Raises `OverflowError` above 709"
     return operation('exp', lambda a: (math.exp(a), math.exp(a)), self)
 
-# %% ../nbs/02_gradients.ipynb #150cf951
+# %% ../nbs/02_gradients.ipynb #9c3a9836
 @patch
 def log(self:Value):
     "Natural logarithm. Raises `ValueError` unless the number is positive"
@@ -72,7 +72,7 @@ def tanh(self:Value):
     "Hyperbolic tangent, between −1 and 1"
     return operation('tanh', lambda a: (math.tanh(a), 1-math.tanh(a)**2), self)
 
-# %% ../nbs/02_gradients.ipynb #0e1b9a11
+# %% ../nbs/02_gradients.ipynb #893b576f
 @patch
 def history(self:Value):
     "Every `Value` that this one was made of, each after its inputs, itself last (however long: no recursion)"
@@ -83,7 +83,7 @@ def history(self:Value):
         elif v not in seen: seen.add(v); todo += [(v,True), *((i,False) for i,_ in v.inputs)]
     return order
 
-# %% ../nbs/02_gradients.ipynb #9af420fa
+# %% ../nbs/02_gradients.ipynb #9629d8ea
 @patch
 def backward(self:Value):
     "Add to `grad` of each given number the slope of this result in it; what was computed gets its slope afresh"
@@ -93,7 +93,7 @@ def backward(self:Value):
     for v in reversed(order):
         for i,local in v.inputs: i.grad += local*v.grad
 
-# %% ../nbs/02_gradients.ipynb #e041cb7d
+# %% ../nbs/02_gradients.ipynb #60902f47
 class Matrix:
     "Rows of `Value`s. `+ - * / **`, `exp`, `log`, `relu` and `tanh` go number by number, `@` is the matrix product"
     __array_ufunc__ = None
@@ -103,11 +103,11 @@ class Matrix:
             f'Matrix: rows must be equally long and not empty, got lengths {[len(r) for r in rows]}')
         self.rows,self.shape = [[o if isinstance(o, Value) else Value(o) for o in r] for r in rows],(len(rows),len(rows[0]))
     def __repr__(self): return f'Matrix({[[round(o.data, 4) for o in r] for r in self.rows]})'
-    def sum(self):  return functools.reduce(operator.add, (o for r in self.rows for o in r))    # a `Value`
-    def mean(self): return self.sum()/(self.shape[0]*self.shape[1])                   # a `Value`
+    def sum(self):  return functools.reduce(operator.add, (o for r in self.rows for o in r))  # a `Value`
+    def mean(self): return self.sum()/(self.shape[0]*self.shape[1])                           # a `Value`
     def backward(self): raise ValueError(f'backward: only one number has slopes, this has shape {self.shape}; take .sum() or .mean() first')
 
-# %% ../nbs/02_gradients.ipynb #7128dc39
+# %% ../nbs/02_gradients.ipynb #ec86e6de
 def dot(a, b): # Equally many `Value`s or numbers each
     "The products of neighbours, added up. Raises `ValueError` for different or zero lengths"
     a,b = list(a),list(b)
@@ -119,7 +119,7 @@ def __matmul__(self:Matrix, o): # n×k @ k×m gives n×m
     if self.shape[1]!=o.shape[0]: raise ValueError(f'@: {self.shape} @ {o.shape} does not fit, {self.shape[1]} columns need as many rows')
     return Matrix([[dot(r, c) for c in zip(*o.rows)] for r in self.rows])
 
-# %% ../nbs/02_gradients.ipynb #99c4854e
+# %% ../nbs/02_gradients.ipynb #ec98ee66
 def _each(f): # From a function of two numbers to a method of `Matrix`
     def g(self, o):
         rows = o.rows if isinstance(o, Matrix) else [[o]*self.shape[1]]*self.shape[0]
@@ -130,9 +130,10 @@ def _each(f): # From a function of two numbers to a method of `Matrix`
 for n in 'add','sub','mul','truediv','pow':
     f = getattr(operator, n)
     setattr(Matrix, f'__{n}__', _each(f)); setattr(Matrix, f'__r{n}__', _each(lambda a,b,f=f: f(b, a)))
-for n in '__neg__','exp','log','relu','tanh': setattr(Matrix, n, lambda self, n=n: Matrix([[getattr(o, n)() for o in r] for r in self.rows]))
+for n in '__neg__','exp','log','relu','tanh':
+    setattr(Matrix, n, lambda self, n=n: Matrix([[getattr(o, n)() for o in r] for r in self.rows]))
 
-# %% ../nbs/02_gradients.ipynb #dcb2fd91
+# %% ../nbs/02_gradients.ipynb #550d5532
 def gradient_descent(loss, # From as many `Value`s as `start` has numbers to one `Value`
                      start, # Where to start: a number for each knob
                      lr, # Learning rate: a step is `lr` times the slope
@@ -141,7 +142,9 @@ def gradient_descent(loss, # From as many `Value`s as `start` has numbers to one
     params,path = [Value(o) for o in start],[list(start)]
     for _ in range(steps):
         for p in params: p.grad = 0.
-        loss(*params).backward()
+        y = loss(*params)
+        if not isinstance(y, Value): raise TypeError(f'gradient_descent: loss must return a Value, got {type(y).__name__}')
+        y.backward()
         for p in params: p.data -= lr*p.grad
         path.append([p.data for p in params])
     return path
