@@ -3,12 +3,12 @@
 # %% auto #0
 __all__ = ['Value', 'operation', 'Matrix', 'dot', 'gradient_descent']
 
-# %% ../nbs/02_gradients.ipynb #3c8ddaf7
+# %% ../nbs/02_gradients.ipynb #fd58ff84
 import math, operator, functools
 from fastcore.all import patch
 from numbers import Real
 
-# %% ../nbs/02_gradients.ipynb #df860858
+# %% ../nbs/02_gradients.ipynb #62cd5b77
 class Value:
     "A number that remembers what it was made of, so that `backward` can find the slope of a result in it"
     __array_ufunc__ = None # NumPy shall leave `number*value` to us
@@ -21,7 +21,7 @@ class Value:
         self.data,self.grad,self.label,self.op,self.inputs = float(data),0.,label,op,tuple(inputs)
     def __repr__(self): return f"Value({self.label+'=' if self.label else ''}{self.data:.4g}, grad={self.grad:.4g})"
 
-# %% ../nbs/02_gradients.ipynb #0afa2866
+# %% ../nbs/02_gradients.ipynb #ba97e210
 def operation(op, # Its sign or name, for drawings and messages
               f, # From as many numbers as `args`: the result, then its slope in each of them
               *args): # `Value`s or numbers
@@ -34,7 +34,7 @@ def operation(op, # Its sign or name, for drawings and messages
         raise type(e)(f"'{op}' of {', '.join(f'{o.data:g}' for o in args)}: {why}") from None
     return Value(data, op=op, inputs=zip(args, slopes))
 
-# %% ../nbs/02_gradients.ipynb #4caa7096
+# %% ../nbs/02_gradients.ipynb #dd027775
 def _signs(op, f): # The methods for `value op other` and for `other op value`
     def there(self, o): return operation(op, f, self, o) if isinstance(o, (Value, Real)) else NotImplemented
     def back (self, o): return operation(op, f, o, self) if isinstance(o, (Value, Real)) else NotImplemented
@@ -46,7 +46,7 @@ Value.__mul__,    Value.__rmul__     = _signs('×', lambda a,b: (a*b,   b,      
 Value.__truediv__,Value.__rtruediv__ = _signs('÷', lambda a,b: (a/b, 1/b, -a/b/b))
 Value.__neg__ = lambda self: operation('neg', lambda a: (-a, -1), self)
 
-# %% ../nbs/02_gradients.ipynb #547f77b7
+# %% ../nbs/02_gradients.ipynb #aa60ffea
 @patch
 def __pow__(self:Value, o): # A number, or a `Value`; then the base must be positive
     if isinstance(o, Value): return operation('xʸ', lambda a,b: (math.pow(a, b), b*math.pow(a, b-1), math.pow(a, b)*math.log(a)), self, o)
@@ -58,7 +58,7 @@ def exp(self:Value):
     "e to this power; its slope is the result itself. Raises `OverflowError` above 709"
     return operation('exp', lambda a: (math.exp(a), math.exp(a)), self)
 
-# %% ../nbs/02_gradients.ipynb #9c3a9836
+# %% ../nbs/02_gradients.ipynb #cb3a7f26
 @patch
 def log(self:Value):
     "Natural logarithm. Raises `ValueError` unless the number is positive"
@@ -72,7 +72,7 @@ def tanh(self:Value):
     "Hyperbolic tangent, between −1 and 1"
     return operation('tanh', lambda a: (math.tanh(a), 1-math.tanh(a)**2), self)
 
-# %% ../nbs/02_gradients.ipynb #893b576f
+# %% ../nbs/02_gradients.ipynb #20e17443
 @patch
 def history(self:Value):
     "Every `Value` that this one was made of, each after its inputs, itself last (however long: no recursion)"
@@ -83,7 +83,7 @@ def history(self:Value):
         elif v not in seen: seen.add(v); todo += [(v,True), *((i,False) for i,_ in v.inputs)]
     return order
 
-# %% ../nbs/02_gradients.ipynb #9629d8ea
+# %% ../nbs/02_gradients.ipynb #32fb7135
 @patch
 def backward(self:Value):
     "Add to `grad` of each given number the slope of this result in it; what was computed gets its slope afresh"
@@ -93,7 +93,7 @@ def backward(self:Value):
     for v in reversed(order):
         for i,local in v.inputs: i.grad += local*v.grad
 
-# %% ../nbs/02_gradients.ipynb #60902f47
+# %% ../nbs/02_gradients.ipynb #1e8860d8
 class Matrix:
     "Rows of `Value`s. `+ - * / **`, `exp`, `log`, `relu` and `tanh` go number by number, `@` is the matrix product"
     __array_ufunc__ = None
@@ -107,7 +107,7 @@ class Matrix:
     def mean(self): return self.sum()/(self.shape[0]*self.shape[1])                           # a `Value`
     def backward(self): raise ValueError(f'backward: only one number has slopes, this has shape {self.shape}; take .sum() or .mean() first')
 
-# %% ../nbs/02_gradients.ipynb #ec86e6de
+# %% ../nbs/02_gradients.ipynb #1a0d6caf
 def dot(a, b): # Equally many `Value`s or numbers each
     "The products of neighbours, added up. Raises `ValueError` for different or zero lengths"
     a,b = list(a),list(b)
@@ -119,7 +119,7 @@ def __matmul__(self:Matrix, o): # n×k @ k×m gives n×m
     if self.shape[1]!=o.shape[0]: raise ValueError(f'@: {self.shape} @ {o.shape} does not fit, {self.shape[1]} columns need as many rows')
     return Matrix([[dot(r, c) for c in zip(*o.rows)] for r in self.rows])
 
-# %% ../nbs/02_gradients.ipynb #ec98ee66
+# %% ../nbs/02_gradients.ipynb #707f3a47
 def _each(f): # From a function of two numbers to a method of `Matrix`
     def g(self, o):
         rows = o.rows if isinstance(o, Matrix) else [[o]*self.shape[1]]*self.shape[0]
@@ -133,7 +133,7 @@ for n in 'add','sub','mul','truediv','pow':
 for n in '__neg__','exp','log','relu','tanh':
     setattr(Matrix, n, lambda self, n=n: Matrix([[getattr(o, n)() for o in r] for r in self.rows]))
 
-# %% ../nbs/02_gradients.ipynb #550d5532
+# %% ../nbs/02_gradients.ipynb #17ee03fc
 def gradient_descent(loss, # From as many `Value`s as `start` has numbers to one `Value`
                      start, # Where to start: a number for each knob
                      lr, # Learning rate: a step is `lr` times the slope
