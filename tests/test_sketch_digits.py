@@ -43,11 +43,24 @@ def accuracy(model, x, y): return (torch.cat([model(b) for b in x.split(1000)]).
 
 def test_linear_model_reads_real_digits(sample, real):
     acc = accuracy(fit(linear,*sample[:2],8,3e-3),*only(*real)); print(f'linear, sketches → real: {acc:.2%}')
-    assert acc>=.95
+    assert acc>=.96
+
+def test_the_model_of_lesson_03_reads_real_digits(sample, real):
+    "Seven steps, `lr=10`, 20 epochs, whatever the start: ≥ 97.5 % of unseen sketches, and ≥ 96 % of what people wrote"
+    (x,y,xv,yv),(xr,yr) = sample,only(*real)
+    x,xv,xr = [o.flatten(1) for o in (x,xv,xr)]; y,yv,yr = [(o==0).long()[:,None] for o in (y,yv,yr)]
+    for seed in range(3):
+        torch.manual_seed(seed); w,b = [torch.randn(s).requires_grad_() for s in ((784,1),1)]
+        for _ in range(20):
+            for i in torch.randperm(len(x)).split(256):
+                p = (x[i]@w+b).sigmoid(); torch.where(y[i]==1,1-p,p).mean().backward()
+                for o in (w,b): o.data -= 10*o.grad; o.grad.zero_()
+        sketch,people = [((a@w+b>0)==(t==1)).float().mean().item() for a,t in ((xv,yv),(xr,yr))]
+        print(f'lesson 03 from seed {seed}: sketches {sketch:.2%}, real {people:.2%}'); assert sketch>=.975 and people>=.96
 
 def test_convnet_reads_real_digits(sample, real):
     acc = accuracy(fit(lambda: convnet(2),*sample[:2],4,1e-2),*only(*real)); print(f'convnet, sketches → real: {acc:.2%}')
-    assert acc>=.98
+    assert acc>=.985
 
 def test_convnet_reads_all_ten_real_digits(real):
     ims,labels = sketch_digits(np.repeat(np.arange(10),3000))
