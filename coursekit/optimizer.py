@@ -6,7 +6,7 @@ __all__ = ['Optimizer', 'params_groups', 'SGD', 'RMSProp', 'Adam', 'RAdam', 'Lam
            'rms_prop_mom_step', 'debias', 'adam_step', 'l2_reg', 'weight_decay', 'radam_step', 'lamb_step',
            'TensorList', 'qhadam_step', 'larc_step', 'keep_slow', 'lookahead_step']
 
-# %% ../nbs/04_optimizers.ipynb #bf74664e
+# %% ../nbs/04_optimizers.ipynb #707dfae5
 import inspect
 from collections import defaultdict
 from functools import partial
@@ -20,7 +20,7 @@ from .steppers import _Piece,_Bucket
 _all_ = ['Buffer', 'sgd_step', 'average_grad', 'momentum_step', 'average_sqr_grad', 'rms_prop_step', 'rms_prop_mom_step', 'debias', 'adam_step',
          'l2_reg', 'weight_decay', 'radam_step', 'lamb_step', 'TensorList', 'qhadam_step', 'larc_step', 'keep_slow', 'lookahead_step']
 
-# %% ../nbs/04_optimizers.ipynb #09e3111e
+# %% ../nbs/04_optimizers.ipynb #71b3561b
 class Optimizer:
     "Runs the pieces `cbs` over groups of parameters. Raises `ValueError` for no parameters, repeated ones, or a piece that asks for something unknown"
     def __init__(self,
@@ -36,12 +36,7 @@ class Optimizer:
         self.state,self.frozen_idx,self._cache = defaultdict(dict),0,{}
         self._set_pieces(_Piece(c, defaults) for c in cbs)
 
-# %% ../nbs/04_optimizers.ipynb #0f074195
-@patch
-def _set_pieces(self:Optimizer, pieces):
-    self.cbs = L(pieces, use_list=True)
-    self._bufs = list(dict.fromkeys(n for c in self.cbs for n in c.bufs))
-
+# %% ../nbs/04_optimizers.ipynb #943c31fc
 def _tensors(o): # All tensors in a module, tensor, or nested list of them
     if isinstance(o, nn.Module): return list(o.parameters())
     return [o] if isinstance(o, Tensor) else [p for x in o for p in _tensors(x)]
@@ -53,7 +48,12 @@ def params_groups(params # A tensor, a module, a list of tensors, or a list of s
     params = [params] if one else list(params)
     return [_tensors(params)] if one or all(isinstance(o, Tensor) for o in params) else [_tensors(o) for o in params]
 
-# %% ../nbs/04_optimizers.ipynb #45664133
+# %% ../nbs/04_optimizers.ipynb #1d7f3cd7
+@patch
+def _set_pieces(self:Optimizer, pieces):
+    self.cbs = L(pieces, use_list=True)
+    self._bufs = list(dict.fromkeys(n for c in self.cbs for n in c.bufs))
+
 @patch
 def all_params(self:Optimizer,
                n=slice(None), # Slice or number of the groups
@@ -63,7 +63,7 @@ def all_params(self:Optimizer,
     return L(((p,self.param_lists[i],self.state[p],self.hypers[i]) for i in ([idxs] if isinstance(idxs,int) else idxs)
               for p in self.param_lists[i] if not with_grad or p.grad is not None), use_list=True)
 
-# %% ../nbs/04_optimizers.ipynb #48a5e58e
+# %% ../nbs/04_optimizers.ipynb #2d3854ef
 @patch
 def zero_grad(self:Optimizer, set_to_none=True):
     "Forget the gradients"
@@ -74,7 +74,7 @@ def __repr__(self:Optimizer):
     n = [len(o) for o in self.param_lists]
     return f'{type(self).__name__}: {" · ".join(c.name for c in self.cbs)}\n{n} tensors in {len(n)} group(s): {[dict(h) for h in self.hypers]}'
 
-# %% ../nbs/04_optimizers.ipynb #9891e8a4
+# %% ../nbs/04_optimizers.ipynb #163afd0e
 def _wd(decouple_wd): return weight_decay if decouple_wd else l2_reg
 _mean_grad = partial(average_grad, dampening=True)
 
@@ -87,13 +87,13 @@ def SGD(params, # A model, its parameters, or a list of groups of them
     steps = [average_grad,momentum_step] if mom!=0 else [sgd_step]
     return Optimizer(params, [_wd(decouple_wd),*steps], lr=lr, mom=mom, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #916f8a6f
+# %% ../nbs/04_optimizers.ipynb #7cdcde02
 def RMSProp(params, lr, mom=0., sqr_mom=0.99, eps=1e-8, wd=0., decouple_wd=True):
     "Gradients over their root mean square. With `mom`, the running sum of gradients over it, as in fastai (torch sums the quotients)"
     steps = [average_grad,average_sqr_grad,rms_prop_mom_step] if mom!=0 else [average_sqr_grad,rms_prop_step]
     return Optimizer(params, [_wd(decouple_wd),*steps], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #8eea403e
+# %% ../nbs/04_optimizers.ipynb #fb1c155f
 def Adam(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01, decouple_wd=True):
     "Mean gradient over root mean square, both debiased; with `decouple_wd` this is AdamW"
     pieces = [_wd(decouple_wd),_mean_grad,average_sqr_grad,adam_step]
@@ -109,7 +109,7 @@ def Lamb(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., decouple_wd=True):
     pieces = [_wd(decouple_wd),_mean_grad,average_sqr_grad,lamb_step]
     return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #baa70f27
+# %% ../nbs/04_optimizers.ipynb #2e00b0be
 @patch
 def set_hyper(self:Optimizer, k, # Name of a hyper-parameter
               v): # One value; a list with one for each group; `slice(lo,hi)`, equal factors; or `slice(hi)`, `hi/10` for all but the last
@@ -122,7 +122,7 @@ def set_hyper(self:Optimizer, k, # Name of a hyper-parameter
     for o,h in zip(v,self.hypers): h[k] = float(o) if hasattr(o,'item') else o
     self._hyper_changed(k)
 
-# %% ../nbs/04_optimizers.ipynb #0000eeb5
+# %% ../nbs/04_optimizers.ipynb #55731cee
 @patch
 def _hyper_changed(self:Optimizer, k): pass               # for wrappers that must pass it on
 
@@ -131,7 +131,7 @@ def set_hypers(self:Optimizer, **kwargs):
     "Set several hyper-parameters"
     for k,v in kwargs.items(): self.set_hyper(k, v)
 
-# %% ../nbs/04_optimizers.ipynb #53ccdc44
+# %% ../nbs/04_optimizers.ipynb #a666ee8c
 @patch
 def freeze_to(self:Optimizer, n:int): # Number of the first group that trains; negative: counted from the end
     "Train only the groups from `n` on; parameters with `force_train` in their state always train. Raises `ValueError` if nothing is left"
@@ -144,7 +144,7 @@ def freeze_to(self:Optimizer, n:int): # Number of the first group that trains; n
             p.requires_grad_(on)
             if not on: p.grad = None
 
-# %% ../nbs/04_optimizers.ipynb #c230f0e7
+# %% ../nbs/04_optimizers.ipynb #2b41af4e
 @patch
 def freeze(self:Optimizer):
     "Train the last group only. Raises `ValueError` if there is only one"
@@ -157,7 +157,7 @@ def unfreeze(self:Optimizer):
     "Train all groups"
     self.freeze_to(0)
 
-# %% ../nbs/04_optimizers.ipynb #80659723
+# %% ../nbs/04_optimizers.ipynb #0afaa818
 _keep = 'do_wd','force_train'                            # marks on parameters, set by `Learner`, which are no memories
 
 @patch
@@ -172,7 +172,7 @@ def state_dict(self:Optimizer):
     "Hyper-parameters, and the state of each parameter, in the order of the parameters"
     return {'state':[dict(s) for _,_,s,_ in self.all_params()], 'hypers':[dict(h) for h in self.hypers]}
 
-# %% ../nbs/04_optimizers.ipynb #f7571d84
+# %% ../nbs/04_optimizers.ipynb #b3efc13c
 @patch
 def _check_state(self:Optimizer, sd, ps):
     if len(sd['hypers'])!=len(self.param_lists) or len(sd['state'])!=len(ps): raise ValueError(f"The saved optimizer has "
@@ -182,7 +182,7 @@ def _check_state(self:Optimizer, sd, ps):
     lost = self.hypers[0].keys()-sd['hypers'][0].keys()
     if lost: raise ValueError(f'The saved optimizer is of another kind: it has no {sorted(lost)}')
 
-# %% ../nbs/04_optimizers.ipynb #e5ab4bdc
+# %% ../nbs/04_optimizers.ipynb #bae74d46
 @patch
 def load_state_dict(self:Optimizer, sd):
     "Restore what `state_dict` returned. Raises `ValueError` where it is another optimizer's, or another model's"
@@ -194,9 +194,7 @@ def load_state_dict(self:Optimizer, sd):
         self.state[p] = marks | {k:v.to(p.device, copy=True) if isinstance(v,Tensor) else v for k,v in s.items()}
     self._cache.clear()
 
-# %% ../nbs/04_optimizers.ipynb #b52dccb8
-_hp_map = dict(lr='lr', momentum='mom', weight_decay='wd', eps='eps', alpha='sqr_mom') # torch's names, and ours
-
+# %% ../nbs/04_optimizers.ipynb #10146b4b
 class OptimWrapper(Optimizer):
     "Lets a `torch.optim.Optimizer` work with schedules, freezing and `Learner`. Raises `TypeError` for anything else"
     def __init__(self, params=None, # Parameters or groups
@@ -209,11 +207,16 @@ class OptimWrapper(Optimizer):
         self.opt = opt
         super().__init__([g['params'] for g in opt.param_groups], [])
         self._read()
-    def _theirs(self, opt, kwargs): # Our names of hyper-parameters as torch's
-        back = {v:k for k,v in self.names.items()}
-        return {k if k in inspect.signature(opt).parameters else back.get(k,k):v for k,v in kwargs.items()}
 
-# %% ../nbs/04_optimizers.ipynb #a0a484cd
+# %% ../nbs/04_optimizers.ipynb #7d178c6e
+_hp_map = dict(lr='lr', momentum='mom', weight_decay='wd', eps='eps', alpha='sqr_mom')     # torch's names, and ours
+
+@patch
+def _theirs(self:OptimWrapper, opt, kwargs): # Arguments of `opt`: our names become torch's
+    back = {v:k for k,v in self.names.items()}
+    return {k if k in inspect.signature(opt).parameters else back.get(k,k):v for k,v in kwargs.items()}
+
+# %% ../nbs/04_optimizers.ipynb #2b8a2132
 @patch
 def _read(self:OptimWrapper): # torch's hyper-parameters, by our names
     self.hypers = L(({ours:g[k] for k,ours in self.names.items() if k in g} for g in self.opt.param_groups), use_list=True)
@@ -227,7 +230,7 @@ def _hyper_changed(self:OptimWrapper, k):
         for theirs,ours in self.names.items():
             if ours==k and theirs in g: g[theirs] = h[k]
 
-# %% ../nbs/04_optimizers.ipynb #bd3fcfd6
+# %% ../nbs/04_optimizers.ipynb #3acc4cad
 @patch
 def _decay_apart(self:OptimWrapper, g): # A torch group as one or two: with decay, and without
     off = [p for p in g['params'] if not self.state[p].get('do_wd', True)]
@@ -236,7 +239,7 @@ def _decay_apart(self:OptimWrapper, g): # A torch group as one or two: with deca
     on = [p for p in g['params'] if id(p) not in spared]
     return [{**g, 'params':ps, 'weight_decay':wd} for ps,wd in ((on,g['weight_decay']),(off,0.)) if ps]
 
-# %% ../nbs/04_optimizers.ipynb #4db8d33a
+# %% ../nbs/04_optimizers.ipynb #548b24ec
 @patch
 def step(self:OptimWrapper, closure=None):
     "torch's step, sparing parameters marked `do_wd=False` its weight decay"
@@ -247,7 +250,7 @@ def step(self:OptimWrapper, closure=None):
         for g,(part,*_) in zip(groups, parts): g.update({k:v for k,v in part.items() if k not in ('params','weight_decay')})
         self.opt.param_groups = groups
 
-# %% ../nbs/04_optimizers.ipynb #32bcb0e3
+# %% ../nbs/04_optimizers.ipynb #ec559b61
 @patch
 def clear_state(self:OptimWrapper):
     "Forget all memories and step counts"
@@ -263,7 +266,7 @@ def load_state_dict(self:OptimWrapper, sd):
 @patch
 def __repr__(self:OptimWrapper): return f'OptimWrapper: {self.opt!r}'
 
-# %% ../nbs/04_optimizers.ipynb #67a59701
+# %% ../nbs/04_optimizers.ipynb #330a8e74
 @patch
 def _buckets(self:Optimizer, i): # Those of group `i`
     live = [p for p in self.param_lists[i] if p.grad is not None]
@@ -276,7 +279,7 @@ def _buckets(self:Optimizer, i): # Those of group `i`
     self._cache[i] = live,wds,res
     return res
 
-# %% ../nbs/04_optimizers.ipynb #494b2c31
+# %% ../nbs/04_optimizers.ipynb #a0d4e397
 @patch
 @torch.no_grad()
 def step(self:Optimizer, closure=None): # `closure`: computes the loss and the gradients anew
@@ -288,19 +291,19 @@ def step(self:Optimizer, closure=None): # `closure`: computes the loss and the g
         for b in self._buckets(i): b.run(self.cbs, hyper)
     return loss
 
-# %% ../nbs/04_optimizers.ipynb #080d0e17
+# %% ../nbs/04_optimizers.ipynb #4b3da8b4
 def QHAdam(params, lr, mom=0.999, sqr_mom=0.999, nu_1=0.7, nu_2=1.0, eps=1e-8, wd=0., decouple_wd=True):
     "Quasi-hyperbolic Adam"
     pieces = [_wd(decouple_wd),_mean_grad,average_sqr_grad,qhadam_step]
     return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, nu_1=nu_1, nu_2=nu_2, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #10b908b4
+# %% ../nbs/04_optimizers.ipynb #e2974ecb
 def Larc(params, lr, mom=0.9, clip=True, trust_coeff=0.02, eps=1e-8, wd=0., decouple_wd=True):
     "Layer-wise rates for SGD with momentum: LARC, or LARS without `clip`"
     pieces = [_wd(decouple_wd),average_grad,partial(larc_step, clip=clip)]
     return Optimizer(params, pieces, lr=lr, mom=mom, trust_coeff=trust_coeff, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #529033f5
+# %% ../nbs/04_optimizers.ipynb #a2218184
 def Lookahead(opt:Optimizer, k=6, alpha=0.5):
     "`opt`, with lookahead: its memories are saved, frozen and restored with the others"
     opt.set_hypers(k=k, alpha=alpha)
@@ -308,7 +311,7 @@ def Lookahead(opt:Optimizer, k=6, alpha=0.5):
     opt._set_pieces([new[0],*old,new[1]]); opt._cache.clear()
     return opt
 
-# %% ../nbs/04_optimizers.ipynb #60ae1cbf
+# %% ../nbs/04_optimizers.ipynb #419e37e6
 def ranger(params, lr, mom=0.95, wd=0.01, eps=1e-6, k=6, alpha=0.5, **kwargs):
     "RAdam with lookahead"
     return Lookahead(RAdam(params, lr, mom=mom, wd=wd, eps=eps, **kwargs), k=k, alpha=alpha)
