@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Raised', 'same', 'Verdict', 'is_stub', 'Exercise', 'Exercises']
 
-# %% ../nbs/library/exercise.ipynb #a6799366
+# %% ../nbs/library/exercise.ipynb #309d2a47
 import copy, dis, functools, html, inspect, random, re, textwrap, traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../nbs/library/exercise.ipynb #a4366309
+# %% ../nbs/library/exercise.ipynb #9a62c033
 @dataclass(frozen=True)
 class Raised: # The outcome "it raised", equal to any other with the same kind of error
     kind:type
@@ -41,7 +41,7 @@ def _plain(o):
     o = torch.as_tensor(o.copy() if isinstance(o, np.ndarray) else o).detach().cpu()
     return o.to(torch.complex128 if o.is_complex() else torch.float64)
 
-# %% ../nbs/library/exercise.ipynb #470dcc08
+# %% ../nbs/library/exercise.ipynb #57e6fefd
 _look = {'not yet':('○','#8888'), 'hint':('→','#e69f00'), 'done':('✓','#009e73')}
 
 @dataclass
@@ -63,7 +63,7 @@ def _say(v): # Show a verdict where the reader is
     if get_ipython() is None: print(v)
     else: display(v)
 
-# %% ../nbs/library/exercise.ipynb #6b7faa70
+# %% ../nbs/library/exercise.ipynb #31ed8a71
 def is_stub(o): # A function, a class or a value
     "Has nobody written anything here yet?"
     if o is ...: return True
@@ -78,7 +78,7 @@ def _has_gap(o): # Is there a `...` anywhere in an outcome?
     if isinstance(o, Mapping): o = list(o.values())
     return o is ... or o==Raised(NotImplementedError) if not isinstance(o, _list) else any(_has_gap(x) for x in o)
 
-# %% ../nbs/library/exercise.ipynb #26ebe7bf
+# %% ../nbs/library/exercise.ipynb #ce0e7f61
 class _frozen_dice: # Seeds all random numbers inside a `with`, and puts them back afterwards
     def __enter__(self):
         self.state = random.getstate(),np.random.get_state(),torch.get_rng_state()
@@ -86,7 +86,7 @@ class _frozen_dice: # Seeds all random numbers inside a `with`, and puts them ba
     def __exit__(self, *args): random.setstate(self.state[0]); np.random.set_state(self.state[1]); torch.set_rng_state(self.state[2])
 
 def _short(o, n=140):
-    s = ' '.join(repr(o).split())
+    s = (o.__name__ if o.__name__!='<lambda>' else 'a function') if inspect.isfunction(o) else ' '.join(repr(o).split())
     return s if len(s)<=n else s[:n-1]+'…'
 
 @dataclass
@@ -116,7 +116,7 @@ class Exercise:
     @functools.cached_property
     def right(self): return self.outcome(self.answer)
 
-# %% ../nbs/library/exercise.ipynb #d30e3181
+# %% ../nbs/library/exercise.ipynb #285da487
 def _where(e): # The line of the reader's own code in which `e` arose
     own = [f for f in traceback.extract_tb(e.__traceback__) if 'ipykernel' in f.filename or f.filename.startswith('<ipython')]
     return f' in the line `{own[-1].line}`' if own and own[-1].line else ''
@@ -151,7 +151,7 @@ def _judge(self:Exercise, answer): # Verdict
     return say('hint', f'For `{args}` {_contrast(got[i], self.right[i])}.')
 Exercise.judge = _judge
 
-# %% ../nbs/library/exercise.ipynb #ce5f8b17
+# %% ../nbs/library/exercise.ipynb #1e88c197
 class Exercises:
     "The exercises of one lesson; call it with an answer"
     def __init__(self, lesson:str): self.lesson,self.all,self.solved = lesson,{},set() # `lesson`: stem of the lesson's notebook
@@ -188,7 +188,7 @@ class Exercises:
         src = textwrap.dedent(inspect.getsource(ex.answer))
         print(src[re.search(r'^(def|class) ', src, re.M).start():].rstrip())
 
-# %% ../nbs/library/exercise.ipynb #5539155e
+# %% ../nbs/library/exercise.ipynb #5048e97b
 def _prove(self:Exercises):
     "Assert that all exercises answer as they should. Raises `AssertionError` naming the exercise"
     solved = set(self.solved)

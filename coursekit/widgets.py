@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['slider', 'choice', 'as_png', 'explore']
 
-# %% ../nbs/library/widgets.ipynb #3109e0d1
+# %% ../nbs/library/widgets.ipynb #5c9a0756
 import base64, io, math
 from dataclasses import dataclass
 import matplotlib.pyplot as plt
 
-# %% ../nbs/library/widgets.ipynb #c00eee12
+# %% ../nbs/library/widgets.ipynb #02b9ef08
 @dataclass
 class slider:
     "A number that the reader chooses between `lo` and `hi`; whole numbers only if `lo`, `hi` and `value` are whole"
@@ -39,13 +39,13 @@ class choice:
         if not any(self.value is o or self.value==o for o in vals): raise ValueError(f'choice: value={self.value!r} is not among the options {vals}')
     def control(self, w, **kw): return w.Dropdown(options=self.options, value=self.value, **kw)
 
-# %% ../nbs/library/widgets.ipynb #08945ca6
+# %% ../nbs/library/widgets.ipynb #958fcfac
 def as_png(draw, # Draws one matplotlib figure
            **kwargs): # Arguments of `draw`
     "The figure that `draw` makes, as the bytes of a PNG. Raises `ValueError` if it drew nothing"
     before = set(plt.get_fignums())
     try:
-        with plt.ioff(): draw(**kwargs)
+        draw(**kwargs)
         new = [n for n in plt.get_fignums() if n not in before]
         if not new: raise ValueError(f'explore: {getattr(draw,"__name__","the function")} made no figure')
         buf = io.BytesIO(); plt.figure(new[-1]).savefig(buf, format='png', dpi=72, bbox_inches='tight'); return buf.getvalue()
@@ -53,7 +53,7 @@ def as_png(draw, # Draws one matplotlib figure
         for n in plt.get_fignums():
             if n not in before: plt.close(n)
 
-# %% ../nbs/library/widgets.ipynb #4d6d5748
+# %% ../nbs/library/widgets.ipynb #cb963110
 def explore(draw, # Draws one matplotlib figure from its arguments
             **controls): # For each argument a `slider`, a `choice` or a bool
     "Show the figure of `draw` with a control for each argument; without a kernel, the figure for the first values"

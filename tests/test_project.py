@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from lines above its own, or from its own line.
 ORDER = """core
-exercise widgets
+exercise widgets graph
 data.sketch_digits data.sketch_draw
 data.sketch_breeds
 data.sketch_body
