@@ -3,16 +3,16 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #88715bb2
+# %% ../../nbs/03_sgd.ipynb #2bcd5586
 from ..core import *
 
-# %% ../../nbs/03_sgd.ipynb #3dd9e6db
+# %% ../../nbs/03_sgd.ipynb #211701dd
 from collections.abc import Mapping
 from torch.utils.data import TensorDataset
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #dea0b6fe
+# %% ../../nbs/03_sgd.ipynb #30e6cb99
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
@@ -33,7 +33,7 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #9ad8d905
+# %% ../../nbs/03_sgd.ipynb #7b6a3063
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
     for name,shape in zip(names, shapes):
@@ -48,7 +48,7 @@ def _same_parts(samples, names, where):
             f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
             f"item {name}{where} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #0e38ffe3
+# %% ../../nbs/03_sgd.ipynb #9d7d8341
 _hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
           'create_item','create_batch','get_idxs','shuffle_fn','wif')
 
@@ -63,7 +63,7 @@ class _Hooks: # What subclasses and arguments of `DataLoader` may replace
     def create_item(self, i):  return self.dataset[i] if self.indexed else next(self.it)
     def create_batch(self, b): return collate(b, self.idxs)
 
-# %% ../../nbs/03_sgd.ipynb #91b4085b
+# %% ../../nbs/03_sgd.ipynb #ba7a6e81
 import random
 from .columns import _checked, _Columns
 from .workers import _Workers
@@ -98,7 +98,7 @@ class DataLoader(_Hooks, _Columns, _Workers):
             if f is not None: setattr(self, nm, f)
         self.to(device)._check(hooks)
 
-# %% ../../nbs/03_sgd.ipynb #ba8d42a6
+# %% ../../nbs/03_sgd.ipynb #bc8aca6c
 @patch
 def _check(self:DataLoader, hooks): # Raise an error where settings make no sense
     if not isinstance(self.bs, (int, np.integer)) or self.bs<1:
@@ -109,7 +109,7 @@ def _check(self:DataLoader, hooks): # Raise an error where settings make no sens
         f"DataLoader: a {type(self.dataset).__name__} can only be read from start to end by one process, without shuffle, "
         "sampler or num_workers; or pass list(...) of it")
 
-# %% ../../nbs/03_sgd.ipynb #05f21f4b
+# %% ../../nbs/03_sgd.ipynb #9f45d31a
 @patch
 def to(self:DataLoader, device): # A `torch.device`, its name, or None to leave batches where the items are
     "Put batches on `device` from now on; returns the loader"
@@ -121,7 +121,7 @@ def indexed(self:DataLoader):
     "Can items be asked for by number?"
     return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
 
-# %% ../../nbs/03_sgd.ipynb #94128d3c
+# %% ../../nbs/03_sgd.ipynb #f01aa0ad
 @patch(as_prop=True)
 def n(self:DataLoader):
     "Items per epoch, or `None` where the data set does not know"
@@ -140,7 +140,7 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #474e1165
+# %% ../../nbs/03_sgd.ipynb #a7ab13f6
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
@@ -153,7 +153,7 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #6228305e
+# %% ../../nbs/03_sgd.ipynb #8647d211
 @patch
 def _start_epoch(self:DataLoader):
     if   self._rng is not None:      self.epoch_seed = self._rng.getrandbits(62)
@@ -165,7 +165,7 @@ def _start_epoch(self:DataLoader):
         f"DataLoader: {self.n} items do not fill a batch of {self.bs}, and drop_last=True drops what is left; "
         "choose a smaller bs, or drop_last=False")
 
-# %% ../../nbs/03_sgd.ipynb #05fb4356
+# %% ../../nbs/03_sgd.ipynb #47a821d7
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -189,7 +189,7 @@ def _describe(ds, i, x): # What an error says about an item
         return f" ({str(x)[:200]})"
     except Exception: return ''
 
-# %% ../../nbs/03_sgd.ipynb #8029e985
+# %% ../../nbs/03_sgd.ipynb #9b08bfc5
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
     if not isinstance(idxs, range) or idxs.step!=1:
@@ -207,7 +207,7 @@ def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole column
             "DataLoader: the data set changed while a batch of it was in use. In order, batches of tensors are windows "
             "onto the data, so changing one in place (xb.mul_(2), xb[0] = 0) changes the data. Use xb = xb*2, or xb.clone()")
 
-# %% ../../nbs/03_sgd.ipynb #6c52fd24
+# %% ../../nbs/03_sgd.ipynb #1e9189b0
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
