@@ -6,7 +6,7 @@ __all__ = ['Optimizer', 'params_groups', 'SGD', 'RMSProp', 'Adam', 'RAdam', 'Lam
            'rms_prop_mom_step', 'debias', 'adam_step', 'l2_reg', 'weight_decay', 'radam_step', 'lamb_step',
            'TensorList', 'qhadam_step', 'larc_step', 'keep_slow', 'lookahead_step']
 
-# %% ../nbs/04_optimizers.ipynb #707dfae5
+# %% ../nbs/04_optimizers.ipynb #ce9beffb
 import inspect
 from collections import defaultdict
 from functools import partial
@@ -20,7 +20,7 @@ from .steppers import _Piece,_Bucket
 _all_ = ['Buffer', 'sgd_step', 'average_grad', 'momentum_step', 'average_sqr_grad', 'rms_prop_step', 'rms_prop_mom_step', 'debias', 'adam_step',
          'l2_reg', 'weight_decay', 'radam_step', 'lamb_step', 'TensorList', 'qhadam_step', 'larc_step', 'keep_slow', 'lookahead_step']
 
-# %% ../nbs/04_optimizers.ipynb #71b3561b
+# %% ../nbs/04_optimizers.ipynb #418fd710
 class Optimizer:
     "Runs the pieces `cbs` over groups of parameters. Raises `ValueError` for no parameters, repeated ones, or a piece that asks for something unknown"
     def __init__(self,
@@ -36,7 +36,7 @@ class Optimizer:
         self.state,self.frozen_idx,self._cache = defaultdict(dict),0,{}
         self._set_pieces(_Piece(c, defaults) for c in cbs)
 
-# %% ../nbs/04_optimizers.ipynb #943c31fc
+# %% ../nbs/04_optimizers.ipynb #0304b668
 def _tensors(o): # All tensors in a module, tensor, or nested list of them
     if isinstance(o, nn.Module): return list(o.parameters())
     return [o] if isinstance(o, Tensor) else [p for x in o for p in _tensors(x)]
@@ -48,7 +48,7 @@ def params_groups(params # A tensor, a module, a list of tensors, or a list of s
     params = [params] if one else list(params)
     return [_tensors(params)] if one or all(isinstance(o, Tensor) for o in params) else [_tensors(o) for o in params]
 
-# %% ../nbs/04_optimizers.ipynb #1d7f3cd7
+# %% ../nbs/04_optimizers.ipynb #2f2e0f45
 @patch
 def _set_pieces(self:Optimizer, pieces):
     self.cbs = L(pieces, use_list=True)
@@ -63,7 +63,7 @@ def all_params(self:Optimizer,
     return L(((p,self.param_lists[i],self.state[p],self.hypers[i]) for i in ([idxs] if isinstance(idxs,int) else idxs)
               for p in self.param_lists[i] if not with_grad or p.grad is not None), use_list=True)
 
-# %% ../nbs/04_optimizers.ipynb #2d3854ef
+# %% ../nbs/04_optimizers.ipynb #b70a8550
 @patch
 def zero_grad(self:Optimizer, set_to_none=True):
     "Forget the gradients"
@@ -74,7 +74,7 @@ def __repr__(self:Optimizer):
     n = [len(o) for o in self.param_lists]
     return f'{type(self).__name__}: {" · ".join(c.name for c in self.cbs)}\n{n} tensors in {len(n)} group(s): {[dict(h) for h in self.hypers]}'
 
-# %% ../nbs/04_optimizers.ipynb #163afd0e
+# %% ../nbs/04_optimizers.ipynb #7d8c8930
 def _wd(decouple_wd): return weight_decay if decouple_wd else l2_reg
 _mean_grad = partial(average_grad, dampening=True)
 
@@ -87,29 +87,38 @@ def SGD(params, # A model, its parameters, or a list of groups of them
     steps = [average_grad,momentum_step] if mom!=0 else [sgd_step]
     return Optimizer(params, [_wd(decouple_wd),*steps], lr=lr, mom=mom, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #7cdcde02
-def RMSProp(params, lr, mom=0., sqr_mom=0.99, eps=1e-8, wd=0., decouple_wd=True):
-    "Gradients over their root mean square. With `mom`, the running sum of gradients over it, as in fastai (torch sums the quotients)"
+# %% ../nbs/04_optimizers.ipynb #90d8a734
+def RMSProp(params, lr, # As in `SGD`
+            mom=0., # Share of the running sum that stays. Here the sum of gradients is divided, as in fastai; torch sums the quotients
+            sqr_mom=0.99, # Share of the running mean of squares that stays from step to step
+            eps=1e-8, # Added to the root (as in torch; fastai 2.8 takes this argument and then uses 1e-8)
+            wd=0., decouple_wd=True): # As in `SGD`
+    "Gradients, or with `mom` their running sum, over their root mean square"
     steps = [average_grad,average_sqr_grad,rms_prop_mom_step] if mom!=0 else [average_sqr_grad,rms_prop_step]
     return Optimizer(params, [_wd(decouple_wd),*steps], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #fb1c155f
-def Adam(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01, decouple_wd=True):
+# %% ../nbs/04_optimizers.ipynb #bed2d7f2
+def Adam(params, lr, # As in `SGD`
+         mom=0.9, # Share of the running mean of gradients that stays from step to step (β₁ in the paper)
+         sqr_mom=0.99, # The same for their squares (β₂; the paper and torch: 0.999)
+         eps=1e-5, # Added to the root (torch: 1e-8)
+         wd=0.01, decouple_wd=True): # As in `SGD`
     "Mean gradient over root mean square, both debiased; with `decouple_wd` this is AdamW"
     pieces = [_wd(decouple_wd),_mean_grad,average_sqr_grad,adam_step]
     return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
+# %% ../nbs/04_optimizers.ipynb #0d101691
 def RAdam(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., decouple_wd=True):
-    "Adam that waits until its mean square can be trusted"
+    "Adam that waits until its mean square can be trusted. Arguments as in `Adam`"
     pieces = [_wd(decouple_wd),_mean_grad,average_sqr_grad,radam_step]
     return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
 def Lamb(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., decouple_wd=True):
-    "Adam with a rate of its own for each tensor, for very large batches"
+    "Adam with a rate of its own for each tensor, for very large batches. Arguments as in `Adam`"
     pieces = [_wd(decouple_wd),_mean_grad,average_sqr_grad,lamb_step]
     return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #2e00b0be
+# %% ../nbs/04_optimizers.ipynb #b90ac79a
 @patch
 def set_hyper(self:Optimizer, k, # Name of a hyper-parameter
               v): # One value; a list with one for each group; `slice(lo,hi)`, equal factors; or `slice(hi)`, `hi/10` for all but the last
@@ -122,7 +131,7 @@ def set_hyper(self:Optimizer, k, # Name of a hyper-parameter
     for o,h in zip(v,self.hypers): h[k] = float(o) if hasattr(o,'item') else o
     self._hyper_changed(k)
 
-# %% ../nbs/04_optimizers.ipynb #55731cee
+# %% ../nbs/04_optimizers.ipynb #fa3ae39c
 @patch
 def _hyper_changed(self:Optimizer, k): pass               # for wrappers that must pass it on
 
@@ -131,7 +140,7 @@ def set_hypers(self:Optimizer, **kwargs):
     "Set several hyper-parameters"
     for k,v in kwargs.items(): self.set_hyper(k, v)
 
-# %% ../nbs/04_optimizers.ipynb #a666ee8c
+# %% ../nbs/04_optimizers.ipynb #aad89f77
 @patch
 def freeze_to(self:Optimizer, n:int): # Number of the first group that trains; negative: counted from the end
     "Train only the groups from `n` on; parameters with `force_train` in their state always train. Raises `ValueError` if nothing is left"
@@ -144,7 +153,7 @@ def freeze_to(self:Optimizer, n:int): # Number of the first group that trains; n
             p.requires_grad_(on)
             if not on: p.grad = None
 
-# %% ../nbs/04_optimizers.ipynb #2b41af4e
+# %% ../nbs/04_optimizers.ipynb #e175a76b
 @patch
 def freeze(self:Optimizer):
     "Train the last group only. Raises `ValueError` if there is only one"
@@ -157,7 +166,7 @@ def unfreeze(self:Optimizer):
     "Train all groups"
     self.freeze_to(0)
 
-# %% ../nbs/04_optimizers.ipynb #0afaa818
+# %% ../nbs/04_optimizers.ipynb #859e7747
 _keep = 'do_wd','force_train'                            # marks on parameters, set by `Learner`, which are no memories
 
 @patch
@@ -172,7 +181,7 @@ def state_dict(self:Optimizer):
     "Hyper-parameters, and the state of each parameter, in the order of the parameters"
     return {'state':[dict(s) for _,_,s,_ in self.all_params()], 'hypers':[dict(h) for h in self.hypers]}
 
-# %% ../nbs/04_optimizers.ipynb #b3efc13c
+# %% ../nbs/04_optimizers.ipynb #a263553a
 @patch
 def _check_state(self:Optimizer, sd, ps):
     if len(sd['hypers'])!=len(self.param_lists) or len(sd['state'])!=len(ps): raise ValueError(f"The saved optimizer has "
@@ -182,7 +191,7 @@ def _check_state(self:Optimizer, sd, ps):
     lost = self.hypers[0].keys()-sd['hypers'][0].keys()
     if lost: raise ValueError(f'The saved optimizer is of another kind: it has no {sorted(lost)}')
 
-# %% ../nbs/04_optimizers.ipynb #bae74d46
+# %% ../nbs/04_optimizers.ipynb #e02ce07b
 @patch
 def load_state_dict(self:Optimizer, sd):
     "Restore what `state_dict` returned. Raises `ValueError` where it is another optimizer's, or another model's"
@@ -194,7 +203,7 @@ def load_state_dict(self:Optimizer, sd):
         self.state[p] = marks | {k:v.to(p.device, copy=True) if isinstance(v,Tensor) else v for k,v in s.items()}
     self._cache.clear()
 
-# %% ../nbs/04_optimizers.ipynb #10146b4b
+# %% ../nbs/04_optimizers.ipynb #555bc0f7
 class OptimWrapper(Optimizer):
     "Lets a `torch.optim.Optimizer` work with schedules, freezing and `Learner`. Raises `TypeError` for anything else"
     def __init__(self, params=None, # Parameters or groups
@@ -208,7 +217,7 @@ class OptimWrapper(Optimizer):
         super().__init__([g['params'] for g in opt.param_groups], [])
         self._read()
 
-# %% ../nbs/04_optimizers.ipynb #7d178c6e
+# %% ../nbs/04_optimizers.ipynb #c49e8ffa
 _hp_map = dict(lr='lr', momentum='mom', weight_decay='wd', eps='eps', alpha='sqr_mom')     # torch's names, and ours
 
 @patch
@@ -216,7 +225,7 @@ def _theirs(self:OptimWrapper, opt, kwargs): # Arguments of `opt`: our names bec
     back = {v:k for k,v in self.names.items()}
     return {k if k in inspect.signature(opt).parameters else back.get(k,k):v for k,v in kwargs.items()}
 
-# %% ../nbs/04_optimizers.ipynb #2b8a2132
+# %% ../nbs/04_optimizers.ipynb #c4a0019c
 @patch
 def _read(self:OptimWrapper): # torch's hyper-parameters, by our names
     self.hypers = L(({ours:g[k] for k,ours in self.names.items() if k in g} for g in self.opt.param_groups), use_list=True)
@@ -230,7 +239,7 @@ def _hyper_changed(self:OptimWrapper, k):
         for theirs,ours in self.names.items():
             if ours==k and theirs in g: g[theirs] = h[k]
 
-# %% ../nbs/04_optimizers.ipynb #3acc4cad
+# %% ../nbs/04_optimizers.ipynb #a63940d6
 @patch
 def _decay_apart(self:OptimWrapper, g): # A torch group as one or two: with decay, and without
     off = [p for p in g['params'] if not self.state[p].get('do_wd', True)]
@@ -239,7 +248,7 @@ def _decay_apart(self:OptimWrapper, g): # A torch group as one or two: with deca
     on = [p for p in g['params'] if id(p) not in spared]
     return [{**g, 'params':ps, 'weight_decay':wd} for ps,wd in ((on,g['weight_decay']),(off,0.)) if ps]
 
-# %% ../nbs/04_optimizers.ipynb #548b24ec
+# %% ../nbs/04_optimizers.ipynb #885baaaa
 @patch
 def step(self:OptimWrapper, closure=None):
     "torch's step, sparing parameters marked `do_wd=False` its weight decay"
@@ -250,7 +259,7 @@ def step(self:OptimWrapper, closure=None):
         for g,(part,*_) in zip(groups, parts): g.update({k:v for k,v in part.items() if k not in ('params','weight_decay')})
         self.opt.param_groups = groups
 
-# %% ../nbs/04_optimizers.ipynb #ec559b61
+# %% ../nbs/04_optimizers.ipynb #30345354
 @patch
 def clear_state(self:OptimWrapper):
     "Forget all memories and step counts"
@@ -266,7 +275,7 @@ def load_state_dict(self:OptimWrapper, sd):
 @patch
 def __repr__(self:OptimWrapper): return f'OptimWrapper: {self.opt!r}'
 
-# %% ../nbs/04_optimizers.ipynb #330a8e74
+# %% ../nbs/04_optimizers.ipynb #0c443ba6
 @patch
 def _buckets(self:Optimizer, i): # Those of group `i`
     live = [p for p in self.param_lists[i] if p.grad is not None]
@@ -279,7 +288,7 @@ def _buckets(self:Optimizer, i): # Those of group `i`
     self._cache[i] = live,wds,res
     return res
 
-# %% ../nbs/04_optimizers.ipynb #a0d4e397
+# %% ../nbs/04_optimizers.ipynb #139a0ae0
 @patch
 @torch.no_grad()
 def step(self:Optimizer, closure=None): # `closure`: computes the loss and the gradients anew
@@ -291,27 +300,29 @@ def step(self:Optimizer, closure=None): # `closure`: computes the loss and the g
         for b in self._buckets(i): b.run(self.cbs, hyper)
     return loss
 
-# %% ../nbs/04_optimizers.ipynb #4b3da8b4
+# %% ../nbs/04_optimizers.ipynb #f38e526c
 def QHAdam(params, lr, mom=0.999, sqr_mom=0.999, nu_1=0.7, nu_2=1.0, eps=1e-8, wd=0., decouple_wd=True):
-    "Quasi-hyperbolic Adam"
+    "Quasi-hyperbolic Adam: as `Adam`; `nu_1` and `nu_2` are the shares of the means, the rest is the newest gradient's"
     pieces = [_wd(decouple_wd),_mean_grad,average_sqr_grad,qhadam_step]
     return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, nu_1=nu_1, nu_2=nu_2, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #e2974ecb
+# %% ../nbs/04_optimizers.ipynb #62e72175
 def Larc(params, lr, mom=0.9, clip=True, trust_coeff=0.02, eps=1e-8, wd=0., decouple_wd=True):
-    "Layer-wise rates for SGD with momentum: LARC, or LARS without `clip`"
+    "SGD with momentum, each tensor at a rate of `lr*trust_coeff` times its length over its gradient's: LARC, or LARS without the limit `clip`"
     pieces = [_wd(decouple_wd),average_grad,partial(larc_step, clip=clip)]
     return Optimizer(params, pieces, lr=lr, mom=mom, trust_coeff=trust_coeff, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #a2218184
-def Lookahead(opt:Optimizer, k=6, alpha=0.5):
+# %% ../nbs/04_optimizers.ipynb #539416b0
+def Lookahead(opt:Optimizer, # Any of ours
+              k=6, # Steps ahead
+              alpha=0.5): # Share of the way that is kept
     "`opt`, with lookahead: its memories are saved, frozen and restored with the others"
     opt.set_hypers(k=k, alpha=alpha)
     old,new = list(opt.cbs),[_Piece(f, opt.hypers[0]) for f in (keep_slow,lookahead_step)]
     opt._set_pieces([new[0],*old,new[1]]); opt._cache.clear()
     return opt
 
-# %% ../nbs/04_optimizers.ipynb #419e37e6
+# %% ../nbs/04_optimizers.ipynb #3d6923dc
 def ranger(params, lr, mom=0.95, wd=0.01, eps=1e-6, k=6, alpha=0.5, **kwargs):
-    "RAdam with lookahead"
+    "RAdam with lookahead: arguments as in `RAdam` and `Lookahead`"
     return Lookahead(RAdam(params, lr, mom=mom, wd=wd, eps=eps, **kwargs), k=k, alpha=alpha)
