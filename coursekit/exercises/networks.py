@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check', 'collapse', 'leaky_relu', 'conv_params', 'batchnorm_step', 'get_cnn', 'xavier_std']
 
-# %% ../../nbs/library/exercises_05.ipynb #3255d22b
+# %% ../../nbs/library/exercises_05.ipynb #cb494a5a
 import torch
 from ..core import *
 from ..layers import *
@@ -15,7 +15,7 @@ check = Exercises('05_networks')
 def _randn(*shape): # Repeatable numbers that touch nobody's dice
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
-# %% ../../nbs/library/exercises_05.ipynb #ef055059
+# %% ../../nbs/library/exercises_05.ipynb #09ed04a1
 def _layers(n): # w1, b1, w2, b2, all square, so that wrong orders run too
     (w1,w2),(b1,b2) = _randn(2,n,n),_randn(2,n)
     return w1,b1,w2,b2
@@ -30,7 +30,7 @@ def _layers(n): # w1, b1, w2, b2, all square, so that wrong orders run too
               (lambda w1,b1,w2,b2: (w1@w2, w2@b1+b2), 'The weights are right. The first bias is a row, like `x`, and rows stand to the left of the weights: `b1@w2`.')])
 def collapse(w1, b1, w2, b2): return w1@w2, b1@w2 + b2
 
-# %% ../../nbs/library/exercises_05.ipynb #9146b80b
+# %% ../../nbs/library/exercises_05.ipynb #b1e45c36
 _x = tensor(-3.,-1,-.25,0,.25,1,3)
 
 @check.exercise(done='A unit that is silent for every input has slope zero and never wakes up again. The leak keeps a little slope alive.',
@@ -43,7 +43,7 @@ _x = tensor(-3.,-1,-.25,0,.25,1,3)
               (lambda x,slope: torch.where(x>0, x, slope*torch.ones_like(x)), 'All negative numbers give the same value. Multiply: `slope*x`.')])
 def leaky_relu(x, slope): return torch.where(x>0, x, slope*x)
 
-# %% ../../nbs/library/exercises_05.ipynb #7f30ed5e
+# %% ../../nbs/library/exercises_05.ipynb #29376925
 @check.exercise(done='Note what is missing from the formula: the size of the picture. The same few numbers serve any size.',
     cases=[(1,8,5), (3,64,7), (16,32,3), (512,10,1)],
     mistakes=[(lambda ni,nf,ks: ni*nf*ks*ks,      'All weights are there. Each of the `nf` output channels also has a bias.'),
@@ -54,7 +54,7 @@ def leaky_relu(x, slope): return torch.where(x>0, x, slope*x)
               (lambda ni,nf,ks: ni*ks*ks + nf,    'That is one kernel. There is one for each of the `nf` output channels.')])
 def conv_params(ni, nf, ks): return nf*(ni*ks*ks + 1)
 
-# %% ../../nbs/library/exercises_05.ipynb #37585b13
+# %% ../../nbs/library/exercises_05.ipynb #b97654eb
 def _bn(x, mean, var, mom=.1, use=0, keep=1, sqrt=True, dims=(0,2,3), take=lambda old,new,mom: (1-mom)*old + mom*new):
     m,v = x.mean(dims,keepdim=True),x.var(dims,keepdim=True,correction=use)
     y = (x-m)/(v+1e-5)**(.5 if sqrt else 1)
@@ -69,7 +69,7 @@ def _bn_running(x, mean, var, mom=.1):
 
 _tiny = torch.cat([_randn(4,1,3,3)*3+1, _randn(4,1,3,3)*1e-3], 1) # its second channel hardly varies: eps shows
 
-# %% ../../nbs/library/exercises_05.ipynb #4bc1eeec
+# %% ../../nbs/library/exercises_05.ipynb #396d1b26
 @check.exercise(done='That is all of batch norm that is hard. Scale and shift are two more lines.',
     cases=[(_tiny, torch.zeros(2), torch.ones(2)), (_randn(2,2,2,3)*2-1, tensor(1.,2), tensor(3.,.5), .3)],
     mistakes=[(lambda *a: _bn(*a, sqrt=False),    'Divide by the standard deviation, the root of the variance.'),
@@ -85,9 +85,9 @@ def batchnorm_step(x, mean, var, mom=.1):
     y = (x - m[:,None,None])/(v[:,None,None] + 1e-5).sqrt()
     return y, mean + mom*(m-mean), var + mom*(x.var((0,2,3))-var)
 
-# %% ../../nbs/library/exercises_05.ipynb #59f6cbde
+# %% ../../nbs/library/exercises_05.ipynb #0ac47c78
 def _look_at(make): # Sizes of the feature maps on the way, and of the result
-    model,x,res = make(),torch.zeros(2,3,96,96),[]
+    model,x,res = make().to("meta"),torch.zeros(2,3,96,96, device="meta"),[] # shapes only, nothing is computed
     model.eval()
     for layer in list(model)[:-1]: x = layer(x); res.append(tuple(x.shape[1:]))
     norms = sum(isinstance(l, nn.BatchNorm2d) for l in model.modules())
@@ -102,7 +102,7 @@ def _look_at(make): # Sizes of the feature maps on the way, and of the result
               (lambda: simple_cnn([3,8,16,32,10], strides=[1,1,2,2], bn=True), 'Two halvings end at 24×24. How many lead from 96 to 12?')])
 def get_cnn(): return simple_cnn([3,8,16,32,10], strides=[1,2,2,2], bn=True)
 
-# %% ../../nbs/library/exercises_05.ipynb #64cd1dac
+# %% ../../nbs/library/exercises_05.ipynb #62827b0f
 @check.exercise(cases=[(100,100), (784,30), (30,1), (64,256)],
     done='That is Xavier initialization (Glorot & Bengio 2010): a compromise between the way there and the way back.',
     mistakes=[(lambda n_in,n_out: (2/n_in)**.5,         'That is Kaiming\'s start, made for ReLU. Its 2 makes up for the half that ReLU throws away; tanh throws nothing away.'),
