@@ -3,16 +3,16 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #2bcd5586
+# %% ../../nbs/03_sgd.ipynb #f3624a2a
 from ..core import *
 
-# %% ../../nbs/03_sgd.ipynb #211701dd
+# %% ../../nbs/03_sgd.ipynb #31c0b313
 from collections.abc import Mapping
 from torch.utils.data import TensorDataset
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #30e6cb99
+# %% ../../nbs/03_sgd.ipynb #6a1bcb15
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
@@ -33,7 +33,7 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #7b6a3063
+# %% ../../nbs/03_sgd.ipynb #9b853ca0
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
     for name,shape in zip(names, shapes):
@@ -48,7 +48,7 @@ def _same_parts(samples, names, where):
             f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
             f"item {name}{where} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #9d7d8341
+# %% ../../nbs/03_sgd.ipynb #b152ac9d
 _hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
           'create_item','create_batch','get_idxs','shuffle_fn','wif')
 
@@ -63,12 +63,12 @@ class _Hooks: # What subclasses and arguments of `DataLoader` may replace
     def create_item(self, i):  return self.dataset[i] if self.indexed else next(self.it)
     def create_batch(self, b): return collate(b, self.idxs)
 
-# %% ../../nbs/03_sgd.ipynb #ba7a6e81
+# %% ../../nbs/03_sgd.ipynb #cd87b887
 import random
-from .columns import _checked, _Columns
+from .columns import _checked, _Columns, _Stream
 from .workers import _Workers
 
-class DataLoader(_Hooks, _Columns, _Workers):
+class DataLoader(_Hooks, _Columns, _Stream, _Workers):
     """Hand out the items of a data set in batches, in order or shuffled, on a device. Raises `ValueError` for a batch size
     below 1, and for shuffling what can only be read in order."""
     def __init__(self, dataset, # Anything with `len` and `[i]` (list, tensor, `Datasets`…), or an iterable
@@ -98,7 +98,7 @@ class DataLoader(_Hooks, _Columns, _Workers):
             if f is not None: setattr(self, nm, f)
         self.to(device)._check(hooks)
 
-# %% ../../nbs/03_sgd.ipynb #bc8aca6c
+# %% ../../nbs/03_sgd.ipynb #10b6faac
 @patch
 def _check(self:DataLoader, hooks): # Raise an error where settings make no sense
     if not isinstance(self.bs, (int, np.integer)) or self.bs<1:
@@ -109,7 +109,7 @@ def _check(self:DataLoader, hooks): # Raise an error where settings make no sens
         f"DataLoader: a {type(self.dataset).__name__} can only be read from start to end by one process, without shuffle, "
         "sampler or num_workers; or pass list(...) of it")
 
-# %% ../../nbs/03_sgd.ipynb #9f45d31a
+# %% ../../nbs/03_sgd.ipynb #231d2e9d
 @patch
 def to(self:DataLoader, device): # A `torch.device`, its name, or None to leave batches where the items are
     "Put batches on `device` from now on; returns the loader"
@@ -121,7 +121,7 @@ def indexed(self:DataLoader):
     "Can items be asked for by number?"
     return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
 
-# %% ../../nbs/03_sgd.ipynb #f01aa0ad
+# %% ../../nbs/03_sgd.ipynb #6cc51281
 @patch(as_prop=True)
 def n(self:DataLoader):
     "Items per epoch, or `None` where the data set does not know"
@@ -140,7 +140,7 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #a7ab13f6
+# %% ../../nbs/03_sgd.ipynb #35a27dc9
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
@@ -153,7 +153,7 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #8647d211
+# %% ../../nbs/03_sgd.ipynb #b07c57e4
 @patch
 def _start_epoch(self:DataLoader):
     if   self._rng is not None:      self.epoch_seed = self._rng.getrandbits(62)
@@ -165,7 +165,7 @@ def _start_epoch(self:DataLoader):
         f"DataLoader: {self.n} items do not fill a batch of {self.bs}, and drop_last=True drops what is left; "
         "choose a smaller bs, or drop_last=False")
 
-# %% ../../nbs/03_sgd.ipynb #47a821d7
+# %% ../../nbs/03_sgd.ipynb #753ac53a
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -189,7 +189,7 @@ def _describe(ds, i, x): # What an error says about an item
         return f" ({str(x)[:200]})"
     except Exception: return ''
 
-# %% ../../nbs/03_sgd.ipynb #9b08bfc5
+# %% ../../nbs/03_sgd.ipynb #3b086b9f
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
     if not isinstance(idxs, range) or idxs.step!=1:
@@ -207,7 +207,7 @@ def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole column
             "DataLoader: the data set changed while a batch of it was in use. In order, batches of tensors are windows "
             "onto the data, so changing one in place (xb.mul_(2), xb[0] = 0) changes the data. Use xb = xb*2, or xb.clone()")
 
-# %% ../../nbs/03_sgd.ipynb #1e9189b0
+# %% ../../nbs/03_sgd.ipynb #0a75498f
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
@@ -231,25 +231,7 @@ def one_batch(self:DataLoader):
     try: return apply(lambda t: t.clone(), next(iter(self)))
     finally: self.num_workers = old
 
-# %% ../../nbs/library/data_load.ipynb #9d8937bb
-import itertools
-
-@patch
-def _read(self:DataLoader): # Batches of an iterable
-    self.it,size = iter(self.dataset),self.bs
-    for k in itertools.count():
-        self.idxs,samples = range(k*size, (k+1)*size),[]
-        for i in self.idxs:
-            try: samples.append(self._do_item(i))
-            except StopIteration: break
-        if not samples and k==0: raise ValueError(
-            f"DataLoader: the {type(self.dataset).__name__} gave no items. A generator is used up after one epoch: "
-            "pass a list, or an object whose __iter__ starts over")
-        full = len(samples)==size
-        if full or samples and not self.drop_last: yield self.create_batch(self.before_batch(samples))
-        if not full: return
-
-# %% ../../nbs/library/data_load.ipynb #bde5efa9
+# %% ../../nbs/03_sgd.ipynb #a482f0f1
 @patch
 def new(self:DataLoader, dataset=None, # Default: the same
         cls=None, # Class of the new loader; default: the same

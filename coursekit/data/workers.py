@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/data_workers.ipynb #8e7471c6
+# %% ../../nbs/library/data_workers.ipynb #4eddf88f
 import operator, os, pickle, random, sys, traceback
 import torch.utils.data as tud
 from ..core import *
 
-# %% ../../nbs/library/data_workers.ipynb #a74e1b25
+# %% ../../nbs/library/data_workers.ipynb #3ff46238
 class _Worker: # What a worker process holds: from (seed, indices) to a batch
     def __init__(self, dl): self.dl = dl
     def start(self, _): self.dl.wif()
@@ -20,7 +20,7 @@ class _Worker: # What a worker process holds: from (seed, indices) to a batch
         try: return self.dl._do_batch(idxs)
         except Exception as e: return _Failure(e)
 
-# %% ../../nbs/library/data_workers.ipynb #b82e7f0a
+# %% ../../nbs/library/data_workers.ipynb #019034ce
 class _Failure: # An exception on its way from a worker to this process, with its cause and its traceback
     def __init__(self, e):
         self.e,self.text = self.portable(e),''.join(traceback.format_exception(type(e), e, e.__traceback__))
@@ -33,7 +33,7 @@ class _Failure: # An exception on its way from a worker to this process, with it
         (self.cause or self.e).__cause__ = RuntimeError(f'(in a worker process)\n{self.text}')
         raise self.e from (self.cause or self.e.__cause__)
 
-# %% ../../nbs/library/data_workers.ipynb #4550c501
+# %% ../../nbs/library/data_workers.ipynb #0d0e147c
 class _Pool: # Worker processes that make batches, and torch's loader to run and watch them
     def __init__(self, dl, key, n, keep, **kwargs):
         worker,self.key,self.keep,self.work = _Worker(dl),key,keep,[]
@@ -57,14 +57,14 @@ class _Pool: # Worker processes that make batches, and torch's loader to run and
             if it is None: self.keep = False
             elif not self.keep: it._shutdown_workers()
 
-# %% ../../nbs/library/data_workers.ipynb #28330a83
+# %% ../../nbs/library/data_workers.ipynb #b7492ee0
 _no_start = ("DataLoader: cannot start worker processes ({kind}: {e}). Use num_workers=0; or define data set and "
              "transforms in a module, not in a notebook, and without lambda")
 _died = ("DataLoader: a worker process died or hangs ({e}). Usually memory ran out, because each of the {n} workers holds "
          "batches of {bs} items, or a library crashed. Use num_workers=0 to see the error itself; if that runs, try fewer "
          "workers or a smaller bs")
 
-# %% ../../nbs/library/data_workers.ipynb #fb609ce7
+# %% ../../nbs/library/data_workers.ipynb #b30b7495
 _fork = sys.platform.startswith('linux')              # new processes inherit our memory: quick, nothing to pickle
 
 class _Workers: # The part of `DataLoader` that gets batches from other processes
