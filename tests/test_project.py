@@ -19,6 +19,7 @@ data.external
 autograd
 data.columns data.workers
 data.load
+steppers
 optimizer
 layers
 metrics
