@@ -23,6 +23,7 @@ steppers
 optimizer
 layers
 metrics
+hooks
 callback.core
 loop checkpoint
 learner
