@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['Raised', 'same', 'Verdict', 'is_stub', 'Exercise', 'Exercises']
 
-# %% ../nbs/library/exercise.ipynb #309d2a47
+# %% ../nbs/library/exercise.ipynb #8d6c43c0
 import copy, dis, functools, html, inspect, random, re, textwrap, traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../nbs/library/exercise.ipynb #9a62c033
+# %% ../nbs/library/exercise.ipynb #844c6ee9
 @dataclass(frozen=True)
 class Raised: # The outcome "it raised", equal to any other with the same kind of error
     kind:type
+    text:str = field(default='', compare=False)
     def __repr__(self): return f'{self.kind.__name__} raised'
 
 _num  = (bool, int, float, complex, np.number, np.bool_)
@@ -41,7 +42,7 @@ def _plain(o):
     o = torch.as_tensor(o.copy() if isinstance(o, np.ndarray) else o).detach().cpu()
     return o.to(torch.complex128 if o.is_complex() else torch.float64)
 
-# %% ../nbs/library/exercise.ipynb #57e6fefd
+# %% ../nbs/library/exercise.ipynb #d944da72
 _look = {'not yet':('○','#8888'), 'hint':('→','#e69f00'), 'done':('✓','#009e73')}
 
 @dataclass
@@ -63,7 +64,7 @@ def _say(v): # Show a verdict where the reader is
     if get_ipython() is None: print(v)
     else: display(v)
 
-# %% ../nbs/library/exercise.ipynb #31ed8a71
+# %% ../nbs/library/exercise.ipynb #52de942a
 def is_stub(o): # A function, a class or a value
     "Has nobody written anything here yet?"
     if o is ...: return True
@@ -78,7 +79,7 @@ def _has_gap(o): # Is there a `...` anywhere in an outcome?
     if isinstance(o, Mapping): o = list(o.values())
     return o is ... or o==Raised(NotImplementedError) if not isinstance(o, _list) else any(_has_gap(x) for x in o)
 
-# %% ../nbs/library/exercise.ipynb #ce0e7f61
+# %% ../nbs/library/exercise.ipynb #9bbf122c
 class _frozen_dice: # Seeds all random numbers inside a `with`, and puts them back afterwards
     def __enter__(self):
         self.state = random.getstate(),np.random.get_state(),torch.get_rng_state()
@@ -99,6 +100,7 @@ class Exercise:
     cases:list = None # Tuples of arguments
     observe:object = None # From an answer to its outcome; default: a list with one outcome for each case
     tol:float = 1e-4
+    otherwise:str = None # What is said of a wrong answer that nobody foresaw; default: the first difference, for a value no more than "not it"
 
     def outcome(self, answer, err=None): # `err`: a list that collects exceptions
         "What `answer` does"
@@ -111,12 +113,12 @@ class Exercise:
         try: return f(*args)
         except Exception as e:
             if err is not None: err.append(e)
-            return Raised(type(e))
+            return Raised(type(e), str(e))
 
     @functools.cached_property
     def right(self): return self.outcome(self.answer)
 
-# %% ../nbs/library/exercise.ipynb #285da487
+# %% ../nbs/library/exercise.ipynb #6b1c04db
 def _where(e): # The line of the reader's own code in which `e` arose
     own = [f for f in traceback.extract_tb(e.__traceback__) if 'ipykernel' in f.filename or f.filename.startswith('<ipython')]
     return f' in the line `{own[-1].line}`' if own and own[-1].line else ''
@@ -134,6 +136,10 @@ def _contrast(got, want): # How `got` differs from `want`, in a sentence
             return f'yours gives {_kind(got)}; expected is {_kind(want)}'
     return f'yours gives {_short(got)}; expected is {_short(want)}'
 
+def _complaints(o): # What the exceptions in an outcome say
+    if isinstance(o, Mapping): o = list(o.values())
+    return [o.text] if isinstance(o, Raised) else [t for x in o for t in _complaints(x)] if isinstance(o, _list) else []
+
 def _judge(self:Exercise, answer): # Verdict
     say = lambda state, text: Verdict(self.name, state, text)
     if is_stub(answer): return say('not yet', 'Replace `...` by your answer and run the cell again.')
@@ -141,9 +147,12 @@ def _judge(self:Exercise, answer): # Verdict
     if _has_gap(got): return say('not yet', 'There is still a `...` in your answer.')
     if same(got, self.right, self.tol): return say('done', self.done)
     for wrong,hint in self.mistakes:
-        if same(got, self.outcome(wrong), self.tol): return say('hint', hint)
+        out = self.outcome(wrong)
+        if same(got, out, self.tol) and _complaints(got)==_complaints(out): return say('hint', hint)
     if errs and not isinstance(self.right, Raised): return say('hint', f'Your code raised `{type(errs[0]).__name__}: {_short(str(errs[0]))}`{_where(errs[0])}.')
-    if self.cases is None or self.observe: return say('hint', f'Not yet right: {_contrast(got, self.right)}.')
+    if self.otherwise: return say('hint', self.otherwise)
+    if self.cases is None and not self.observe: return say('hint', 'That is not it. Go back to the place in the lesson that shows this, and work it out once more.')
+    if self.observe: return say('hint', f'Not yet right: {_contrast(got, self.right)}.')
     i = next(i for i,(a,b) in enumerate(zip(got, self.right)) if not same(a, b, self.tol))
     try: names = list(inspect.signature(self.answer).parameters)
     except (TypeError, ValueError): names = []
@@ -151,7 +160,7 @@ def _judge(self:Exercise, answer): # Verdict
     return say('hint', f'For `{args}` {_contrast(got[i], self.right[i])}.')
 Exercise.judge = _judge
 
-# %% ../nbs/library/exercise.ipynb #1e88c197
+# %% ../nbs/library/exercise.ipynb #fddb5e8f
 class Exercises:
     "The exercises of one lesson; call it with an answer"
     def __init__(self, lesson:str): self.lesson,self.all,self.solved = lesson,{},set() # `lesson`: stem of the lesson's notebook
@@ -160,14 +169,14 @@ class Exercises:
         if ex.name in self.all: raise ValueError(f'{self.lesson} has two exercises named {ex.name!r}')
         self.all[ex.name] = ex
 
-    def exercise(self, done, mistakes, cases=None, observe=None, tol=1e-4):
+    def exercise(self, done, mistakes, cases=None, observe=None, tol=1e-4, otherwise=None):
         "Decorator: make an `Exercise` of the right answer, a function or class"
-        def f(answer): self.add(Exercise(answer.__name__, answer, done, mistakes, cases, observe, tol)); return answer
+        def f(answer): self.add(Exercise(answer.__name__, answer, done, mistakes, cases, observe, tol, otherwise)); return answer
         return f
 
-    def value(self, name, answer, done, mistakes, tol=1e-4):
+    def value(self, name, answer, done, mistakes, tol=1e-4, otherwise=None):
         "Make an `Exercise` whose answer is a value"
-        self.add(Exercise(name, answer, done, mistakes, tol=tol))
+        self.add(Exercise(name, answer, done, mistakes, tol=tol, otherwise=otherwise))
 
     def verdict(self, *answer): # A function or class; or the name of the exercise, and an answer
         "Judge an answer"
@@ -188,7 +197,7 @@ class Exercises:
         src = textwrap.dedent(inspect.getsource(ex.answer))
         print(src[re.search(r'^(def|class) ', src, re.M).start():].rstrip())
 
-# %% ../nbs/library/exercise.ipynb #5048e97b
+# %% ../nbs/library/exercise.ipynb #82d24dea
 def _prove(self:Exercises):
     "Assert that all exercises answer as they should. Raises `AssertionError` naming the exercise"
     solved = set(self.solved)
