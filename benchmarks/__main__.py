@@ -19,11 +19,13 @@ def main():
     if a.threads: torch.set_num_threads(a.threads)
     warnings.simplefilter('ignore')                    # what fastai says about its own age
     print(harness.machine(), flush=True)
-    done = []
+    done,busy = [],harness.busy()
+    if busy: print(busy, flush=True)
     for name,m in chosen:
         t = m.TOPICS[name]()
         print(f'measuring {t.name}: {t.title} …', file=sys.stderr, flush=True); done.append((t, harness.measure(t, a.seconds, a.rounds)))
     print('\n'+harness.table(done)); met,n = harness.goals(done)
     print(f'{met} of {n} goals met. A ratio is the median over rounds, each round compared with itself; in brackets the middle half.' if n else '')
+    if busy: print(busy)
 
 if __name__ == '__main__': sys.exit(main())

@@ -75,6 +75,11 @@ def installed(name):
     try: return version(name)
     except PackageNotFoundError: return 'not installed'
 
+def busy(): # A sentence, or ''
+    "Is there other work? To be asked before measuring"
+    load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0
+    return f'This machine is busy (load average {load:.1f} on {cores()} cores): ratios are not to be trusted, and goals may be missed or met by accident.' if load>.6*cores() else ''
+
 def machine(): # Text
     "What was measured where"
     import torch
