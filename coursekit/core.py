@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['defaults', 'tensor', 'show_image', 'show_images', 'plot_function', 'set_seed', 'default_device', 'np', 'torch', 'nn', 'F', 'plt', 'Image', 'Tensor', 'L', 'Path', 'patch', 'noop', 'listify', 'is_listy', 'store_attr', 'apply', 'to_detach', 'to_cpu', 'to_np', 'to_device', 'image2tensor', 'subplots', 'show_titled_image']
 
-# %% ../nbs/01_pixels.ipynb #08e1fce3
+# %% ../nbs/01_pixels.ipynb #402682ea
 import os, random
 from numbers import Number
 import numpy as np, torch, matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ _all_ = ['np', 'torch', 'nn', 'F', 'plt', 'Image', 'Tensor', 'L', 'Path', 'patch
          'noop', 'listify', 'is_listy', 'store_attr']
 defaults = SimpleNamespace() # settings that lessons share; not fastcore's, which fastai fills with its own
 
-# %% ../nbs/01_pixels.ipynb #13500d7d
+# %% ../nbs/01_pixels.ipynb #4f5f3c0e
 def tensor(x, # Array, PIL image, (nested) list, pandas column, tensor or number
            *rest, # More numbers: `tensor(1,2,3)` is `tensor([1,2,3])`
            dtype=None, # Default: as in `x`, except that 64-bit floats of arrays become 32-bit ones
@@ -32,7 +32,7 @@ def tensor(x, # Array, PIL image, (nested) list, pandas column, tensor or number
     if dtype is not None or device is not None: x = x.to(device=device, dtype=dtype)
     return x.requires_grad_(kwargs['requires_grad']) if 'requires_grad' in kwargs else x
 
-# %% ../nbs/01_pixels.ipynb #238cb7a6
+# %% ../nbs/01_pixels.ipynb #92a7fb32
 def show_image(im, # PIL image, array (HW, HWC) or tensor (HW, 1HW, 3HW), on any device; colour floats lie in 0…1
                ax=None, # matplotlib axis to draw on; default: a new one
                figsize=None, # (width, height) in inches of a new figure
@@ -48,7 +48,8 @@ def show_image(im, # PIL image, array (HW, HWC) or tensor (HW, 1HW, 3HW), on any
     if title is not None: ax.set_title(title)
     ax.axis('off'); return ax
 
-# %% ../nbs/01_pixels.ipynb #150ecaf1
+# %% ../nbs/01_pixels.ipynb #18fbb524
+#| code-fold: true
 def show_images(ims, # Images as `show_image` takes them, for example a batch
                 nrows=1, # Rows in the figure
                 ncols=None, # Columns; default: as many as are needed
@@ -63,7 +64,7 @@ def show_images(ims, # Images as `show_image` takes them, for example a batch
     for ax in axs[len(ims):]: ax.axis('off')
     return axs
 
-# %% ../nbs/01_pixels.ipynb #2720cc72
+# %% ../nbs/01_pixels.ipynb #e4e81066
 @patch
 def ls(self:Path, n_max=None, # At most so many entries
        file_type=None, # Only files of this kind, for example 'image'
@@ -73,7 +74,7 @@ def ls(self:Path, n_max=None, # At most so many entries
     exts = L(file_exts) + L(k for k,v in mimetypes.types_map.items() if file_type and v.startswith(f'{file_type}/'))
     return L(sorted(o for o in self.iterdir() if not exts or o.suffix.lower() in exts))[:n_max]
 
-# %% ../nbs/01_pixels.ipynb #3885f341
+# %% ../nbs/01_pixels.ipynb #e537d866
 def plot_function(f, # Function of a tensor that returns a tensor of the same shape
                   tx=None, ty=None, # Names of the two axes
                   title=None, # Title of the figure
@@ -88,14 +89,14 @@ def plot_function(f, # Function of a tensor that returns a tensor of the same sh
     ax.plot(x, to_np(f(x)), **kwargs)
     ax.set(**{k:v for k,v in dict(xlabel=tx, ylabel=ty, title=title).items() if v is not None})
 
-# %% ../nbs/01_pixels.ipynb #6793317d
+# %% ../nbs/01_pixels.ipynb #99665f76
 def set_seed(s:int, # Any whole number
              reproducible=False): # On NVIDIA cards, also choose only algorithms whose results never vary (slower)
     "Seed the random numbers of Python, NumPy and PyTorch (on every device)."
     random.seed(s); np.random.seed(s % 2**32); torch.manual_seed(s % 2**64)
     if reproducible: torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark = True,False
 
-# %% ../nbs/01_pixels.ipynb #adf059fa
+# %% ../nbs/01_pixels.ipynb #c9b8bc54
 def default_device(use=-1): # True: insist on a graphics card; False: the CPU from now on; None: the best; -1: as chosen before
     """The `torch.device` that training uses: `COURSEKIT_DEVICE` if set, else the best of `cuda`, `mps`, `cpu`.
     Raises `RuntimeError` where `use=True` and there is only a CPU."""

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check', 'doubled_odds', 'doubled_corner', 'forgiving', 'nearest', 'as_weights']
 
-# %% ../../nbs/library/exercises_01.ipynb #b695763d
+# %% ../../nbs/library/exercises_01.ipynb #42041452
 import torch
 from ..core import tensor
 from ..exercise import *
@@ -14,7 +14,7 @@ check = Exercises('01_pixels')
 def _rand(*shape): # Repeatable pictures that touch nobody's dice
     return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
-# %% ../../nbs/library/exercises_01.ipynb #bf93b325
+# %% ../../nbs/library/exercises_01.ipynb #c8afa045
 @check.exercise(done='A list comprehension says what to keep and what to do with it, in the order in which you would say it aloud.',
     cases=[(list(range(10)),), ([7,2,-5,8],), ([4],), ([],)],
     mistakes=[(lambda ns: [2*n for n in ns],          'You double all numbers. `if n%2==1` behind the `for` keeps only the odd ones.'),
@@ -24,7 +24,7 @@ def _rand(*shape): # Repeatable pictures that touch nobody's dice
               (lambda ns: [n%2==1 for n in ns],       'That list says *whether* each number is odd. The condition belongs behind the `for`, after an `if`.')])
 def doubled_odds(numbers): return [2*n for n in numbers if n%2==1]
 
-# %% ../../nbs/library/exercises_01.ipynb #c2125912
+# %% ../../nbs/library/exercises_01.ipynb #7a2a112c
 @check.exercise(done='One operator for all nine numbers, one slice for the corner. No loop, and none hidden in your head either.',
     cases=[(tensor(range(1,10)).view(3,3),), (tensor([[2.,0,1],[5,3,8],[4,9,7]]),)],
     mistakes=[(lambda t: t[-2:,-2:],       'The right corner, but not doubled: `t*2` doubles every number.'),
@@ -35,8 +35,8 @@ def doubled_odds(numbers): return [2*n for n in numbers if n%2==1]
               (lambda t: (t*2)[:,-2:],     'These are the last two *columns*, with all their rows. Slice the rows as well, before the comma.')])
 def doubled_corner(t): return (t*2)[-2:,-2:]
 
-# %% ../../nbs/library/exercises_01.ipynb #1084c0eb
-check.value('stretched_shape', (5,3,4), 
+# %% ../../nbs/library/exercises_01.ipynb #e8f23e65
+check.value('stretched_shape', (5,3,4), otherwise='Not yet. Write the two shapes one above the other, aligned at the right, and go column by column.',
     done='Aligned at the right, (5,1,4) over (3,1): the 4 meets a 1, the 1 meets a 3, the 5 meets nothing.',
     mistakes=[((5,1,4), 'The second tensor stretches, and so does the first: its axis of length 1 meets a 3.'),
               ((5,3,1), 'Look at the last axis: 4 meets 1, and it is the 1 that stretches.'),
@@ -45,7 +45,7 @@ check.value('stretched_shape', (5,3,4),
               ((5,4,3), 'The right lengths in the wrong order. Axes stay where they are; only their lengths change.'),
               ((3,4),   'Missing axes are added, never dropped: the result has the larger rank, 3.')])
 
-# %% ../../nbs/library/exercises_01.ipynb #31cf0fcc
+# %% ../../nbs/library/exercises_01.ipynb #01a0eff6
 def _down(x, k): return torch.nn.functional.pad(x, (0,0,k,-k))
 def _l1(x, mean): return (x-mean).abs().mean((-1,-2))
 def _three(x, mean, f=_l1): return torch.stack([f(_down(x,k), mean) for k in (-1,0,1)])
@@ -57,7 +57,11 @@ def _three(x, mean, f=_l1): return torch.stack([f(_down(x,k), mean) for k in (-1
               (lambda x,m: _three(x,m).amax(0),           'You keep the *largest* distance. Forgiving is the smallest.'),
               (lambda x,m: _three(x,m).mean(0),           'You average over the positions. An image should be judged in its best one: `.amin(0)`.'),
               (lambda x,m: _three(x,m).amin(),            'One number for all images. `.amin(0)` takes the smallest along axis 0, the positions, and keeps the images.'),
-              (lambda x,m: _three(x,m).amin(1),           'Axis 1 are the images here: you found the best image for each position. Use `.amin(0)`.'),
+              (lambda x,m: min(_three(x,m)),              "Python's `min` compares whole tensors, and cannot. Stack them, then `.amin(0)`."),
+              (lambda x,m: _three(x,m).min(0),            '`.min(0)` gives two things, values and positions; `.amin(0)` only the values.'),
+              (lambda x,m: torch.stack([_l1(x, _down(m,k)) for k in (-1,0,1)]).amin(0), 'You move the mean. Move the images: what leaves the picture is lost for them, too.'),
+              (lambda x,m: _three(x,m).argmin(0),         '`argmin` says *where* the smallest is. You want how small it is: `.amin(0)`.'),
+              (lambda x,m: _three(x,m).amin(1),           'You found the best image for each position. Take the smallest along the axis of the positions: the one where `torch.stack` puts them, the first unless you say otherwise.'),
               (lambda x,m: _three(x,m)[1:].amin(0),       'You try positions 0 and 1. A digit may also sit too low: try -1, too.'),
               (lambda x,m: _three(x,m)[[0,2]].amin(0),    'You try -1 and 1, but not 0. Most digits are in the right place already.'),
               (lambda x,m: torch.stack([_l1(x.roll(k,-2),m) for k in (-1,0,1)]).amin(0), '`roll` brings the row that leaves back on the other side. With `shift`, black comes in.'),
@@ -65,7 +69,7 @@ def _three(x, mean, f=_l1): return torch.stack([f(_down(x,k), mean) for k in (-1
               (lambda x,m: _three(x,m,lambda a,b: ((a-b)**2).mean((-1,-2)).sqrt()).amin(0), 'The right idea with the L2 distance. Use `l1`.')])
 def forgiving(x, mean): return torch.stack([_l1(_down(x,k), mean) for k in (-1,0,1)]).amin(0)
 
-# %% ../../nbs/library/exercises_01.ipynb #dc542516
+# %% ../../nbs/library/exercises_01.ipynb #187e270f
 def _apart(ims, means): return ims[:,None]-means
 
 @check.exercise(done='A reader for any number of classes: stretched to images × means, every pair compared at once.',
@@ -73,25 +77,26 @@ def _apart(ims, means): return ims[:,None]-means
     mistakes=[(lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)).argmax(1),   '`argmax` finds the *farthest* mean. You want the smallest distance.'),
               (lambda ims,ms: _apart(ims,ms).mean((-1,-2)).argmin(1),         'Signs cancel, and the smallest number may be a large negative one. Take `.abs()` before the mean.'),
               (lambda ims,ms: (_apart(ims,ms)**2).mean((-1,-2)).argmin(1),    'This is nearest by L2. By L1 (absolute values) some images are nearer to another mean.'),
-              (lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)).argmin(0),   'Axis 0 are the images: this finds for each mean the nearest image. Use `argmin(1)`.'),
+              (lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)).argmin(0),   'You found the nearest image for each mean. Look along the axis of the *means*: with `ims[:,None]` that is axis 1.'),
               (lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)).min(1).values, 'These are the smallest distances. You want to know *which* mean has it: `argmin`.'),
               (lambda ims,ms: (ims-ms).abs().mean((-1,-2)).argmin(1),         'n images minus k means do not fit. Give the images an axis for the classes first: `ims[:,None]-means`.'),
               (lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)),             'All n × k distances are right. One step is missing: `argmin(1)`.')])
 def nearest(ims, means): return (ims[:,None]-means).abs().mean((-1,-2)).argmin(1)
 
-# %% ../../nbs/library/exercises_01.ipynb #5d93ec8d
+# %% ../../nbs/library/exercises_01.ipynb #27979813
 def _agreement(answer): # On how many of 600 images the sum says what the distances say
     hits = 0
     for i in range(3):
         m3,m7,xs = _rand(4,4+i)*(1,.6,.9)[i],_rand(5,4+i)[:4]*(1,.9,.5)[i],_rand(200,4,4+i)
         got = answer(m3, m7)
         if got is None or got is ...: return got
-        if not isinstance(got, (tuple,list)) or len(got)!=2: raise ValueError('return two things, the weights `w` and the number `b`')
+        if not isinstance(got, (tuple,list)) or len(got)!=2: return {'Things returned (wanted: the weights `w` and the number `b`)': len(got) if isinstance(got, (tuple,list)) else 1}
         w,b = got
+        if getattr(b,'ndim',0): raise ValueError('`b` is one number: add up the squares')
         if w is ... or b is ...: return ...
         if tuple(w.shape)!=tuple(m3.shape): raise ValueError(f'`w` has shape {tuple(w.shape)}; `m3` has shape {tuple(m3.shape)}')
         hits += (((xs*w).sum((-1,-2)) + b > 0) == (((xs-m3)**2).mean((-1,-2)) < ((xs-m7)**2).mean((-1,-2)))).sum().item()
-    return {'of 600 images, the sum and the distances agree on': hits}
+    return {'Images of 600 on which your sum agrees with the distances': hits}
 
 @check.exercise(done='You have just written the model of lesson 03. Here averages give the weights; there, mistakes do.',
     observe=_agreement,
@@ -100,5 +105,7 @@ def _agreement(answer): # On how many of 600 images the sum says what the distan
               (lambda a,c: (a-c, ((a**2).sum()-(c**2).sum())/2), 'The weights are right, but `b` has the wrong sign: a bright `m3` makes it harder to be near `m3`.'),
               (lambda a,c: (a-c, (c**2).sum()-(a**2).sum()),     'Nearly: the weights in the expansion carry a factor 2. Either keep it in `w`, or halve `b`.'),
               (lambda a,c: (c-a, ((c**2).sum()-(a**2).sum())/2), '`b` is right, but the weights have the wrong sign: −2x·m3 is on the side that must be *smaller*.'),
+              (lambda a,c: (a-c, ((c**2).mean()-(a**2).mean())/2), '`b` must be measured like `(x*w).sum()`: sum the squares, do not average them.'),
+              (lambda a,c: (a-c, (c**2-a**2)/2),                 '`b` is one number, not an image: add up the squares.'),
               (lambda a,c: (a, 0.),                              'Multiplying by `m3` alone asks how bright the image is where 3s are bright. What `m7` says must be taken off.')])
 def as_weights(m3, m7): return m3-m7, ((m7**2).sum()-(m3**2).sum())/2
