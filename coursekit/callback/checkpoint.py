@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['training_state', 'load_training_state', 'CheckpointCallback']
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #85cf196a
+# %% ../../nbs/library/callback_checkpoint.ipynb #0cd152d1
 import random, warnings
 from types import SimpleNamespace
 from ..core import *
@@ -13,11 +13,12 @@ from ..checkpoint import join_path_file, save_atomic, _check_state
 from .core import *
 from .schedule import ParamScheduler, _generators
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #618b24de
+# %% ../../nbs/library/callback_checkpoint.ipynb #cb2a3499
+def _loaders(learn): return list(getattr(learn.dls,'loaders',None) or (learn.get_dl(0),learn.get_dl(1)))
+
 def _sources(learn): # Python's, NumPy's, PyTorch's, the graphics cards', and what the data loaders have of their own
-    loaders = list(getattr(learn.dls,'loaders',None) or (learn.get_dl(0),learn.get_dl(1)))
     gpus = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
-    return [random, np.random, torch.default_generator, *gpus, *_generators(SimpleNamespace(loaders=loaders))]
+    return [random, np.random, torch.default_generator, *gpus, *_generators(SimpleNamespace(loaders=_loaders(learn)))]
 
 def _rng_state(g):
     if hasattr(g,'getstate'): v,ints,gauss = g.getstate(); return [v,list(ints),gauss]
@@ -29,7 +30,7 @@ def _set_rng_state(g, s):
     elif isinstance(s, Tensor): g.set_state(s)
     else: g.set_state((s[0],s[1].numpy().astype(np.uint32),*s[2:]))
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #b59778fe
+# %% ../../nbs/library/callback_checkpoint.ipynb #3e2a4953
 def _plain(o, what='the training'): # `o` as tensors, numbers and texts in lists and dicts
     if isinstance(o, Tensor): return o.detach().cpu().as_subclass(Tensor)
     if isinstance(o, dict): return {k:_plain(v, what) for k,v in o.items()}
@@ -47,7 +48,7 @@ def _set_cb_state(cb, s):
     if hasattr(type(cb), 'load_state_dict'): cb.load_state_dict(s)
     else: cb.hps = s['hps']
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #8ce04aec
+# %% ../../nbs/library/callback_checkpoint.ipynb #c746480e
 def _record(rec): # What the recorder knows
     sl = rec.smooth_loss; sl.flush()
     nums = dict(raw=sl.raw, smooth=sl.smooth, lrs=rec.lrs)
@@ -58,7 +59,7 @@ def _set_record(rec, s):
     rec.values,rec.iters,rec.lrs = [L(o) for o in s['values']],list(s['iters']),s['lrs'].tolist()
     sl.val,sl.raw,sl.smooth,sl.pending = s['val'],s['raw'].tolist(),s['smooth'].tolist(),[]
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #43e891f6
+# %% ../../nbs/library/callback_checkpoint.ipynb #8ba3c070
 def training_state(learn, # A `Learner`, between two epochs
                   ): # Tensors, numbers and texts, in lists and dicts
     "Everything that training needs to go on as if it had not stopped. Raises `TypeError` if a callback wants to keep something else"
@@ -68,7 +69,7 @@ def training_state(learn, # A `Learner`, between two epochs
         'rng':[_rng_state(g) for g in _sources(learn)], 'recorder':_record(learn.recorder),
         'cbs':[[cb.name,_plain(s, f'callback `{cb.name}`')] for cb in learn.cbs if (s := _cb_state(cb)) is not None]})
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #74ab7842
+# %% ../../nbs/library/callback_checkpoint.ipynb #388c7a66
 def load_training_state(learn, # A `Learner` made as the one that was saved
                         state, # From `training_state`
                         where='the checkpoint'): # What to call it in errors
@@ -90,7 +91,7 @@ def load_training_state(learn, # A `Learner` made as the one that was saved
     if len(gs)!=len(state['rng']): warnings.warn(f'{where} was saved with other data loaders or devices: the random numbers will be others')
     for g,s in zip(gs, state['rng']): _set_rng_state(g, s)
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #8f9f9732
+# %% ../../nbs/library/callback_checkpoint.ipynb #2b4cd34a
 class CheckpointCallback(Callback):
     "Writes `path/model_dir/fname.ckpt` after each epoch, from which a killed training goes on bit for bit"
     order = 100 # after all others
@@ -107,12 +108,14 @@ class CheckpointCallback(Callback):
         "The file, as a `Path`"
         return join_path_file(self.fname, self.path/self.model_dir, ext='.ckpt')
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #dd4f4878
+# %% ../../nbs/library/callback_checkpoint.ipynb #120ac910
 @patch
 def before_fit(self:CheckpointCallback):
     "Go on from the file if that is wanted"
     self.run = not (self.only_validate or hasattr(self.learn, 'lr_finder'))
     if not self.run: return
+    if any(isinstance(o, torch.utils.data.DataLoader) and o.num_workers and o.persistent_workers for o in _loaders(self.learn)): warnings.warn("torch's `DataLoader` with "
+        '`persistent_workers=True` keeps random numbers in its worker processes, out of reach: a resumed training may see other augmentations. `persistent_workers=False` can be resumed exactly')
     self.rows,state = [],self.read() if self.resume and self.file.exists() else None
     if state is None or state['fit']<self.n_fits: return
     if state['fit']>self.n_fits: # this training is over, and a later one wrote the file
@@ -128,7 +131,7 @@ def before_fit(self:CheckpointCallback):
 def _say(self:CheckpointCallback, msg):
     if self.learn.logger is not noop: print(msg)
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #88175696
+# %% ../../nbs/library/callback_checkpoint.ipynb #220d71aa
 def _reason(e): # PyTorch hides the system's reason, such as a full disk, behind one of its own
     o = e
     while o is not None and not isinstance(o, OSError): o = o.__cause__ or o.__context__
