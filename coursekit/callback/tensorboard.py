@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProjectorCallback']
 
-# %% ../../nbs/library/callback_tensorboard.ipynb #df869b5e
+# %% ../../nbs/library/callback_tensorboard.ipynb #e6d12094
 import warnings
 from ..core import *
 from .core import *
 from .schedule import keep_rng
 from ..hooks import hook_output
 
-# %% ../../nbs/library/callback_tensorboard.ipynb #f7d01d14
+# %% ../../nbs/library/callback_tensorboard.ipynb #0d69b784
 def _writer_class():
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError as e: raise ImportError('TensorBoardCallback needs the package `tensorboard`: pip install tensorboard. (Without it, `CSVLogger` keeps the table as a file.)') from e
@@ -25,7 +25,7 @@ def _raw_batch(learn, i): # A batch of loader `i` on the device, and its inputs;
     n = getattr(dl,'n_inp',None) or getattr(learn.dls,'n_inp',None) or max(len(b)-1, 1)
     return b,[o.as_subclass(Tensor) for o in b[:n]]
 
-# %% ../../nbs/library/callback_tensorboard.ipynb #9e2a9d4b
+# %% ../../nbs/library/callback_tensorboard.ipynb #12c0e503
 class TensorBoardBaseCallback(Callback):
     "What the callbacks for TensorBoard share: a writer, and the features of a layer during validation"
     order = Recorder.order+1
@@ -38,7 +38,7 @@ class TensorBoardBaseCallback(Callback):
         if self.feats is not None: self.feats[0].remove(); self.feats = None
         if self.writer is not None: self.writer.close(); self.writer = None
 
-# %% ../../nbs/library/callback_tensorboard.ipynb #6ac690b6
+# %% ../../nbs/library/callback_tensorboard.ipynb #951714d6
 @patch
 def _listen(self:TensorBoardBaseCallback): # To the layer, from now on
     try: layer = self.model[1][1] if self.layer is None else self.layer
@@ -49,6 +49,8 @@ def after_pred(self:TensorBoardBaseCallback):
     if self.feats is None or self.training: return
     h,vecs,imgs,labels = self.feats
     vecs.append(h.stored.flatten(1)); imgs.append(to_detach(self.xb[0])); labels.append(to_detach(self.yb[0]) if len(self.yb) else None)
+
+# %% ../../nbs/library/callback_tensorboard.ipynb #8824fed6
 @patch
 def after_validate(self:TensorBoardBaseCallback):
     "Write the features that validation has gathered"
@@ -63,7 +65,7 @@ def after_validate(self:TensorBoardBaseCallback):
         kw['label_img'] = ((im-lo)/(hi-lo).clamp(min=1e-6)).expand(-1,3,-1,-1) if im.shape[1]==1 else (im-lo)/(hi-lo).clamp(min=1e-6)
     self.writer.add_embedding(torch.cat(vecs), global_step=getattr(self.learn,'train_iter',0), **kw)
 
-# %% ../../nbs/library/callback_tensorboard.ipynb #456b4c47
+# %% ../../nbs/library/callback_tensorboard.ipynb #1f76607b
 class TensorBoardCallback(TensorBoardBaseCallback):
     "Logs the model's graph, smoothed loss and hyper-parameters of each batch, metrics and sample predictions of each epoch"
     every = 50 # batches between two writings
@@ -86,7 +88,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
     def before_validate(self):
         if self.projector: self._listen()
 
-# %% ../../nbs/library/callback_tensorboard.ipynb #8ab139a6
+# %% ../../nbs/library/callback_tensorboard.ipynb #58de26a3
 @patch
 def _graph(self:TensorBoardCallback):
     modes = [(o,o.training) for o in self.model.modules()]; self.model.eval()
@@ -104,6 +106,8 @@ def after_batch(self:TensorBoardCallback):
     if len(self.pending)>=self.every: self._write()
 @patch
 def after_train(self:TensorBoardCallback): self._write()
+
+# %% ../../nbs/library/callback_tensorboard.ipynb #9f95e6ff
 @patch
 def _write(self:TensorBoardCallback): # What the batches since the last time gave
     losses,pending,self.pending = self.recorder.losses,self.pending,[]
@@ -111,7 +115,7 @@ def _write(self:TensorBoardCallback): # What the batches since the last time gav
         if n: self.writer.add_scalar('train_loss', losses[n-1], step)
         for k,v in hypers.items(): self.writer.add_scalar(k, v, step)
 
-# %% ../../nbs/library/callback_tensorboard.ipynb #5e76b24c
+# %% ../../nbs/library/callback_tensorboard.ipynb #986df7a4
 @patch
 def after_epoch(self:TensorBoardCallback):
     "Log the metrics, and predictions if the data can show them"
@@ -129,7 +133,7 @@ def _samples(self:TensorBoardCallback):
     self.learn.get_dl(1).show_results(b, getattr(f,'decodes',noop)(to_detach(out)), max_n=self.n_preds)
     self.writer.add_figure('Sample results', plt.gcf(), self.train_iter); plt.close()
 
-# %% ../../nbs/library/callback_tensorboard.ipynb #4a4d173c
+# %% ../../nbs/library/callback_tensorboard.ipynb #d51b0769
 class TensorBoardProjectorCallback(TensorBoardBaseCallback):
     "Logs the features of `layer` for each item: `learn.validate(cbs=TensorBoardProjectorCallback())`, or `get_preds`"
     def before_fit(self):

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TerminateOnNaNCallback', 'TrackerCallback', 'EarlyStoppingCallback', 'SaveModelCallback', 'ReduceLROnPlateau']
 
-# %% ../../nbs/library/callback_tracker.ipynb #b357e3f1
+# %% ../../nbs/library/callback_tracker.ipynb #71ff7823
 import math, warnings
 from ..core import *
 from .core import *
 from .schedule import ParamScheduler
 
-# %% ../../nbs/library/callback_tracker.ipynb #3937ec08
+# %% ../../nbs/library/callback_tracker.ipynb #ce20db3b
 def _say(cb, msg): # Print, unless the learner shall be silent
     if cb.learn.logger is not noop: print(msg)
 
@@ -24,7 +24,7 @@ class TerminateOnNaNCallback(Callback):
         _say(self, f'The {what} loss is {self.loss.mean():.0f} in epoch {self.epoch}, batch {self.iter}: training stops.')
         raise CancelFitException()
 
-# %% ../../nbs/library/callback_tracker.ipynb #8cb00260
+# %% ../../nbs/library/callback_tracker.ipynb #a480517f
 _falls = ('loss','error','mse','mae','perplexity') # A column with one of these in its name shall fall
 
 class TrackerCallback(Callback):
@@ -41,7 +41,7 @@ class TrackerCallback(Callback):
         self.monitor,self.comp,self.min_delta,self.reset_on_fit = monitor,comp,-min_delta if self.lower else min_delta,reset_on_fit
         self.best,self.new_best = None,False
 
-# %% ../../nbs/library/callback_tracker.ipynb #092c36e3
+# %% ../../nbs/library/callback_tracker.ipynb #a90e6223
 @patch
 def before_fit(self:TrackerCallback):
     "Find the column. Raises `ValueError` if the table has no such column"
@@ -53,6 +53,7 @@ def before_fit(self:TrackerCallback):
         + ('' if self.recorder.has_valid else ' (there is no validation data)'))
     if self.reset_on_fit or self.best is None: self.best = math.inf if self.lower else -math.inf
 
+# %% ../../nbs/library/callback_tracker.ipynb #556951f4
 @patch
 def after_epoch(self:TrackerCallback):
     "Compare the last value with the best"
@@ -61,7 +62,7 @@ def after_epoch(self:TrackerCallback):
     self.new_best = val is not None and bool(self.comp(val-self.min_delta, self.best))
     if self.new_best: self.best = float(val)
 
-# %% ../../nbs/library/callback_tracker.ipynb #76c603e9
+# %% ../../nbs/library/callback_tracker.ipynb #2ae2707e
 @patch
 def state_dict(self:TrackerCallback):
     "What a checkpoint must keep"
@@ -72,7 +73,7 @@ def load_state_dict(self:TrackerCallback, sd): # From `state_dict`
     "Go on from a checkpoint"
     for k,v in sd.items(): setattr(self, k, v)
 
-# %% ../../nbs/library/callback_tracker.ipynb #7e903f7a
+# %% ../../nbs/library/callback_tracker.ipynb #b0576d4a
 class EarlyStoppingCallback(TrackerCallback):
     "Stops training after `patience` epochs in a row without improvement"
     order = TrackerCallback.order+3
@@ -94,7 +95,7 @@ class EarlyStoppingCallback(TrackerCallback):
         _say(self, f'No improvement since epoch {self.epoch-self.wait}: early stopping')
         raise CancelFitException()
 
-# %% ../../nbs/library/callback_tracker.ipynb #a159509c
+# %% ../../nbs/library/callback_tracker.ipynb #53613c67
 class SaveModelCallback(TrackerCallback):
     "Saves the model of the best epoch as `path/model_dir/fname.pth`, and loads it at the end of training"
     order = TrackerCallback.order+1
@@ -113,7 +114,7 @@ class SaveModelCallback(TrackerCallback):
         self.fname,self.every_epoch,self.at_end,self.with_opt = fname,every_epoch,at_end,with_opt
         self.last_saved_path = None
 
-# %% ../../nbs/library/callback_tracker.ipynb #940a8d2c
+# %% ../../nbs/library/callback_tracker.ipynb #8fb1fb67
 @patch
 def before_fit(self:SaveModelCallback):
     super(SaveModelCallback, self).before_fit()
@@ -131,7 +132,7 @@ def after_epoch(self:SaveModelCallback):
     _say(self, f'Better model found at epoch {self.epoch} with {self.monitor} value: {self.best}.')
     self._save(self.fname)
 
-# %% ../../nbs/library/callback_tracker.ipynb #4223dfb0
+# %% ../../nbs/library/callback_tracker.ipynb #6cdb7d11
 @patch
 def after_fit(self:SaveModelCallback):
     "Load the best model, unless training ended with an error"
@@ -144,7 +145,7 @@ def state_dict(self:SaveModelCallback):
     "What a checkpoint must keep"
     return {'best':self.best, 'last_saved_path':self.last_saved_path and str(self.last_saved_path)}
 
-# %% ../../nbs/library/callback_tracker.ipynb #c13ff951
+# %% ../../nbs/library/callback_tracker.ipynb #81d240ce
 class ReduceLROnPlateau(TrackerCallback):
     "Divides the learning rates by `factor` after `patience` epochs in a row without improvement"
     order = TrackerCallback.order+2
@@ -160,7 +161,7 @@ class ReduceLROnPlateau(TrackerCallback):
         super().__init__(monitor=monitor, comp=comp, min_delta=min_delta, reset_on_fit=reset_on_fit)
         self.patience,self.factor,self.min_lr,self.wait = patience,factor,min_lr,0
 
-# %% ../../nbs/library/callback_tracker.ipynb #09366fa1
+# %% ../../nbs/library/callback_tracker.ipynb #6d948645
 @patch
 def before_fit(self:ReduceLROnPlateau):
     self.wait = 0; super(ReduceLROnPlateau, self).before_fit()
