@@ -3,12 +3,13 @@
 # %% auto #0
 __all__ = ['Value', 'operation', 'Matrix', 'dot', 'gradient_descent']
 
-# %% ../nbs/02_gradients.ipynb #fd58ff84
+# %% ../nbs/02_gradients.ipynb #e3677994
 import math, operator, functools
 from fastcore.all import patch
 from numbers import Real
 
-# %% ../nbs/02_gradients.ipynb #62cd5b77
+# %% ../nbs/02_gradients.ipynb #bbe433fd
+#| code-fold: true
 class Value:
     "A number that remembers what it was made of, so that `backward` can find the slope of a result in it"
     __array_ufunc__ = None # NumPy shall leave `number*value` to us
@@ -21,32 +22,38 @@ class Value:
         self.data,self.grad,self.label,self.op,self.inputs = float(data),0.,label,op,tuple(inputs)
     def __repr__(self): return f"Value({self.label+'=' if self.label else ''}{self.data:.4g}, grad={self.grad:.4g})"
 
-# %% ../nbs/02_gradients.ipynb #ba97e210
+# %% ../nbs/02_gradients.ipynb #1f378dbf
+#| code-fold: true
 def operation(op, # Its sign or name, for drawings and messages
               f, # From as many numbers as `args`: the result, then its slope in each of them
               *args): # `Value`s or numbers
     "The result of `f`, which remembers its inputs. Raises what `f` raises, and says which numbers were to blame"
     args = [o if isinstance(o, Value) else Value(o) for o in args]
-    try: data,*slopes = f(*(o.data for o in args))
+    try: out = f(*(o.data for o in args))
     except (ValueError, ZeroDivisionError, OverflowError) as e:
         why = ('the result is too large for a float; try a smaller learning rate or smaller numbers' if isinstance(e, OverflowError)
                else 'there is no result, or no slope, for such numbers; keep them away from here, for example with `.relu()+1e-6`')
         raise type(e)(f"'{op}' of {', '.join(f'{o.data:g}' for o in args)}: {why}") from None
-    return Value(data, op=op, inputs=zip(args, slopes))
+    if not isinstance(out, tuple) or len(out)!=len(args)+1: raise TypeError(
+        f"operation '{op}': the function must give the result and one slope for each of {len(args)} inputs, got {out!r}")
+    return Value(out[0], op=op, inputs=zip(args, out[1:]))
 
-# %% ../nbs/02_gradients.ipynb #dd027775
+# %% ../nbs/02_gradients.ipynb #54879e28
+#| code-fold: true
 def _signs(op, f): # The methods for `value op other` and for `other op value`
     def there(self, o): return operation(op, f, self, o) if isinstance(o, (Value, Real)) else NotImplemented
     def back (self, o): return operation(op, f, o, self) if isinstance(o, (Value, Real)) else NotImplemented
     return there,back
 
+# %% ../nbs/02_gradients.ipynb #1159c948
 Value.__add__,    Value.__radd__     = _signs('+', lambda a,b: (a+b,   1,      1))
 Value.__sub__,    Value.__rsub__     = _signs('−', lambda a,b: (a-b,   1,     -1))
 Value.__mul__,    Value.__rmul__     = _signs('×', lambda a,b: (a*b,   b,      a))
 Value.__truediv__,Value.__rtruediv__ = _signs('÷', lambda a,b: (a/b, 1/b, -a/b/b))
 Value.__neg__ = lambda self: operation('neg', lambda a: (-a, -1), self)
 
-# %% ../nbs/02_gradients.ipynb #aa60ffea
+# %% ../nbs/02_gradients.ipynb #fb720955
+#| code-fold: true
 @patch
 def __pow__(self:Value, o): # A number, or a `Value`; then the base must be positive
     if isinstance(o, Value): return operation('xʸ', lambda a,b: (math.pow(a, b), b*math.pow(a, b-1), math.pow(a, b)*math.log(a)), self, o)
@@ -58,7 +65,8 @@ def exp(self:Value):
     "e to this power; its slope is the result itself. Raises `OverflowError` above 709"
     return operation('exp', lambda a: (math.exp(a), math.exp(a)), self)
 
-# %% ../nbs/02_gradients.ipynb #cb3a7f26
+# %% ../nbs/02_gradients.ipynb #fd05b746
+#| code-fold: true
 @patch
 def log(self:Value):
     "Natural logarithm. Raises `ValueError` unless the number is positive"
@@ -72,7 +80,7 @@ def tanh(self:Value):
     "Hyperbolic tangent, between −1 and 1"
     return operation('tanh', lambda a: (math.tanh(a), 1-math.tanh(a)**2), self)
 
-# %% ../nbs/02_gradients.ipynb #20e17443
+# %% ../nbs/02_gradients.ipynb #cd39c254
 @patch
 def history(self:Value):
     "Every `Value` that this one was made of, each after its inputs, itself last (however long: no recursion)"
@@ -80,10 +88,10 @@ def history(self:Value):
     while todo:
         v,ready = todo.pop()
         if ready: order.append(v)
-        elif v not in seen: seen.add(v); todo += [(v,True), *((i,False) for i,_ in v.inputs)]
+        elif v not in seen: seen.add(v); todo += [(v,True), *((i,False) for i,_ in v.inputs[::-1])]
     return order
 
-# %% ../nbs/02_gradients.ipynb #32fb7135
+# %% ../nbs/02_gradients.ipynb #c875b800
 @patch
 def backward(self:Value):
     "Add to `grad` of each given number the slope of this result in it; what was computed gets its slope afresh"
@@ -93,7 +101,8 @@ def backward(self:Value):
     for v in reversed(order):
         for i,local in v.inputs: i.grad += local*v.grad
 
-# %% ../nbs/02_gradients.ipynb #1e8860d8
+# %% ../nbs/02_gradients.ipynb #e03b584b
+#| code-fold: true
 class Matrix:
     "Rows of `Value`s. `+ - * / **`, `exp`, `log`, `relu` and `tanh` go number by number, `@` is the matrix product"
     __array_ufunc__ = None
@@ -107,7 +116,8 @@ class Matrix:
     def mean(self): return self.sum()/(self.shape[0]*self.shape[1])                           # a `Value`
     def backward(self): raise ValueError(f'backward: only one number has slopes, this has shape {self.shape}; take .sum() or .mean() first')
 
-# %% ../nbs/02_gradients.ipynb #1a0d6caf
+# %% ../nbs/02_gradients.ipynb #5b51a9aa
+#| code-fold: true
 def dot(a, b): # Equally many `Value`s or numbers each
     "The products of neighbours, added up. Raises `ValueError` for different or zero lengths"
     a,b = list(a),list(b)
@@ -119,7 +129,8 @@ def __matmul__(self:Matrix, o): # n×k @ k×m gives n×m
     if self.shape[1]!=o.shape[0]: raise ValueError(f'@: {self.shape} @ {o.shape} does not fit, {self.shape[1]} columns need as many rows')
     return Matrix([[dot(r, c) for c in zip(*o.rows)] for r in self.rows])
 
-# %% ../nbs/02_gradients.ipynb #707f3a47
+# %% ../nbs/02_gradients.ipynb #df6e8b76
+#| code-fold: true
 def _each(f): # From a function of two numbers to a method of `Matrix`
     def g(self, o):
         rows = o.rows if isinstance(o, Matrix) else [[o]*self.shape[1]]*self.shape[0]
@@ -133,7 +144,7 @@ for n in 'add','sub','mul','truediv','pow':
 for n in '__neg__','exp','log','relu','tanh':
     setattr(Matrix, n, lambda self, n=n: Matrix([[getattr(o, n)() for o in r] for r in self.rows]))
 
-# %% ../nbs/02_gradients.ipynb #17ee03fc
+# %% ../nbs/02_gradients.ipynb #7f350ad7
 def gradient_descent(loss, # From as many `Value`s as `start` has numbers to one `Value`
                      start, # Where to start: a number for each knob
                      lr, # Learning rate: a step is `lr` times the slope

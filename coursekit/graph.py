@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['Node', 'draw_graph']
 
-# %% ../nbs/library/graph.ipynb #2e562b33
+# %% ../nbs/library/graph.ipynb #c5fb7192
 import matplotlib.pyplot as plt
 from dataclasses import dataclass
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
 
-# %% ../nbs/library/graph.ipynb #bf37d9cf
+# %% ../nbs/library/graph.ipynb #fb0f3247
 @dataclass(eq=False)
 class Node:
     "One box of the drawing"
@@ -23,8 +23,16 @@ def _num(x): # Short, with a real minus sign
     s = f'{x:.3g}' if abs(x)<1e4 and (abs(x)>=1e-3 or x==0) else f'{x:.1e}'
     return ('0' if s=='-0' else s).replace('-', '−')
 
-def _from_values(root, reached): # Nodes of a lesson's `Value`; `reached`: steps of the walk back, None for all of it
-    order = root.history()
+def _order(root, inputs): # All that `root` was made of, each after its `inputs`, itself last
+    order,seen,todo = [],set(),[(root,False)]
+    while todo:
+        v,ready = todo.pop()
+        if ready: order.append(v)
+        elif v not in seen: seen.add(v); todo += [(v,True), *((i,False) for i in inputs(v)[::-1])]
+    return order
+
+def _from_values(root, reached, names): # Nodes of a lesson's number; `reached`: steps of the walk back, None for all of it
+    order = _order(root, lambda v: [i for i,_ in v.inputs]); label = {id(v): n for n,v in names.items()}
     grads = {v: v.grad for v in order}
     if reached is not None:
         grads = {root: 1.}
@@ -32,24 +40,20 @@ def _from_values(root, reached): # Nodes of a lesson's `Value`; `reached`: steps
             for i,s in v.inputs: grads[i] = grads.get(i, 0.) + s*grads.get(v, 0.)
     nodes = {}
     for v in order:
-        text  = f'{v.label} = {_num(v.data)}' if v.label else _num(v.data)
-        given = '' if v.inputs else 'parameter' if v.label else 'constant'
-        nodes[v] = Node(v.op, text, f'grad {_num(grads[v])}' if v in grads and any(grads.values()) else '', given,
+        name  = label.get(id(v), getattr(v, 'label', ''))
+        text  = f'{name} = {_num(v.data)}' if name else _num(v.data)
+        given = '' if v.inputs else 'parameter' if name else 'constant'
+        nodes[v] = Node(getattr(v, 'op', ''), text, f'grad {_num(grads[v])}' if v in grads and any(grads.values()) else '', given,
                         tuple((nodes[i], _num(s)) for i,s in v.inputs))
     return list(nodes.values())
 
-# %% ../nbs/library/graph.ipynb #9b99fcc1
+# %% ../nbs/library/graph.ipynb #94c5a0d2
 def _size(t): return _num(t.item()) if t.ndim==0 else '×'.join(map(str, t.shape))
 
 def _from_torch(root, names): # Nodes of a tensor with a history
     label = {id(t): n for n,t in names.items()}
-    order,seen,todo = [],set(),[(root.grad_fn,False)]
-    while todo:
-        f,ready = todo.pop()
-        if ready: order.append(f)
-        elif f not in seen: seen.add(f); todo += [(f,True), *((i,False) for i,_ in f.next_functions if i is not None)]
     nodes = {}
-    for f in order:
+    for f in _order(root.grad_fn, lambda f: [i for i,_ in f.next_functions if i is not None]):
         var = getattr(f, 'variable', None)
         if var is not None:
             name = f'{label[id(var)]}: ' if id(var) in label else ''
@@ -58,7 +62,7 @@ def _from_torch(root, names): # Nodes of a tensor with a history
     nodes[root.grad_fn].text += f' {_size(root)}'
     return list(nodes.values())
 
-# %% ../nbs/library/graph.ipynb #a9c101cf
+# %% ../nbs/library/graph.ipynb #65df8233
 def _columns(nodes): # List of columns, left to right, of nodes and stops; and the arrows as chains through them
     depth = {n: 0 for n in nodes}
     for n in nodes[::-1]:
@@ -73,7 +77,7 @@ def _columns(nodes): # List of columns, left to right, of nodes and stops; and t
             chains.append(([i,*stops,n], s))
     return cols,chains
 
-# %% ../nbs/library/graph.ipynb #7682017f
+# %% ../nbs/library/graph.ipynb #ecca2b28
 def _spread(want, # Where the members of a column would like to be, in their order
             gaps): # Smallest distance of each from the one before
     "Heights in this order and at these distances, as near to `want` as possible (least squares)"
@@ -98,7 +102,7 @@ def _heights(cols, chains, sweeps=24): # Height of each node and stop
             y.update(zip(c, _spread([mean(o) for o in c], [.6 if o.op=='stop' else 1. for o in c])))
     return y
 
-# %% ../nbs/library/graph.ipynb #2d937044
+# %% ../nbs/library/graph.ipynb #67fbb0df
 _blue,_orange,_grey = '#0072B2','#D55E00','#777777'
 _wide,_high,_step = 2.1,.66,3.6   # width and height of a box, distance of columns
 
@@ -120,17 +124,17 @@ def _box(ax, n, x, y): # One node
     if n.op: ax.text(x-_wide/2, y, n.op, ha='center', va='center', fontsize=9.5, color='white', zorder=5,
                      bbox=dict(boxstyle='circle,pad=.25' if len(n.op)<3 else 'round,pad=.25', fc='#444444', ec='none'))
 
-# %% ../nbs/library/graph.ipynb #e8cd4b7a
-def draw_graph(root, # A `Value`, or a tensor with a history: the result, drawn at the right
+# %% ../nbs/library/graph.ipynb #0dfc27d0
+def draw_graph(root, # A number with `inputs`, as `Value`, or a tensor with a history: the result, drawn at the right
                reached=None, # Show only the gradients that this many steps of the walk back have found; default: those stored in the values
-               slopes=True, # Write the local slopes on the arrows? (`Value`s only)
-               names=None, # For tensors: dict from names to parameters
+               slopes=True, # Write the local slopes on the arrows? (not of tensors)
+               names=None, # Dict from names to numbers or parameters; a `Value` may have its name as `label`
                title=None, # Text above
                ax=None, # Axis to draw on; default: a new figure that fits
                max_nodes=60): # Refuse to draw more than this
     """Draw how `root` was computed, inputs left, result right; returns the axis.
     Raises `TypeError` where there is no history to draw, `ValueError` for more than `max_nodes` boxes"""
-    if hasattr(root, 'history'): nodes = _from_values(root, reached)
+    if hasattr(root, 'inputs'): nodes = _from_values(root, reached, names or {})
     elif getattr(root, 'grad_fn', None) is not None: nodes = _from_torch(root, names or {})
     else: raise TypeError(f'draw_graph: a {type(root).__name__} that was not computed from parameters has no history; give a `Value`, or a tensor computed from one with `requires_grad`')
     if len(nodes)>max_nodes: raise ValueError(f'draw_graph: {len(nodes)} boxes would be unreadable; draw a smaller expression, or raise max_nodes={max_nodes}')

@@ -3,66 +3,94 @@
 # %% auto #0
 __all__ = ['check', 'nudge_both', 'sigmoid', 'maximum', 'descend', 'lr_limit']
 
-# %% ../../nbs/library/exercises_02.ipynb #6043ec74
-import math
+# %% ../../nbs/library/exercises_02.ipynb #f0839fbc
+import math, operator
 from ..autograd import Value, operation
 from ..exercise import *
 
 check = Exercises('02_gradients')
 
-# %% ../../nbs/library/exercises_02.ipynb #f2a3439d
+# %% ../../nbs/library/exercises_02.ipynb #8f7c488a
 @check.exercise(done='The errors of the two sides cancel. On a parabola nothing is left of them, whatever the nudge; anywhere else they shrink with h² instead of h.',
     cases=[(lambda x: x*x, 3., .5), (lambda x: x**3, 2., .25), (math.exp, 0., .5)],
     mistakes=[(lambda f,x,h: (f(x+h)-f(x))/h,       'This nudges to the right only. Compare `f(x+h)` with `f(x-h)`.'),
               (lambda f,x,h: (f(x)-f(x-h))/h,       'This nudges to the left only. Compare `f(x+h)` with `f(x-h)`.'),
               (lambda f,x,h: (f(x+h)-f(x-h))/h,     'Twice as steep as it is: how far apart are `x-h` and `x+h`?'),
+              (lambda f,x,h: (f(x+h/2)-f(x-h/2))/h, 'The right idea with half the nudge. Here `h` goes to *each* side: from `x-h` to `x+h`.'),
+              (lambda f,x,h: (f(x+h)-f(x-h))/2*h,   '`/2*h` divides by 2 and then multiplies by `h`. Put brackets around `2*h`.'),
+              (lambda f,x,h: (f(x+h)-f(x-h))/2,     'This is the mean change on the two sides. Divide by the whole distance from `x-h` to `x+h`, which is not 2.'),
+              (lambda f,x,h: f(x+h)-f(x-h),         'So much does `f` change. Now divide by how far `x-h` and `x+h` are apart.'),
               (lambda f,x,h: f(x+h)-f(x-h)/(2*h),   'Division comes before subtraction: put brackets around the difference.'),
               (lambda f,x,h: (f(x-h)-f(x+h))/(2*h), 'The sign is wrong: take the value at the right minus the value at the left.')])
 def nudge_both(f, x, h=1e-3): return (f(x+h)-f(x-h))/(2*h)
 
-# %% ../../nbs/library/exercises_02.ipynb #5f0acf41
-check.value('twice', 24, done='At 2 the slope of v³ is 12, and the second walk adds another 12, because nobody set the gradient to zero.',
+# %% ../../nbs/library/exercises_02.ipynb #a6c2f5ff
+check.value('twice', 24,
+    otherwise='First the slope after one walk: how often is `v` used, and what does each use send back? Then: what does the second walk do with what is there?',
+    done='At 2 the slope of v³ is 12, and the second walk adds another 12, because nobody set the gradient to zero.',
     mistakes=[(12, 'That is the slope after one walk. What does the second one do with what is there already?'),
               (8,  'That is `y`, the result. Its slope in `v` is asked for: `v` is used three times, and each use contributes `v*v`.'),
               (16, 'That is the result, twice. Find the slope first: `v` is used three times, and each use contributes `v*v`.'),
               (4,  'That is what one of three uses contributes, in one walk.'),
+              (36, 'The second walk does not begin where the first one ended: only what was given collects slopes, `y` and `v*v` start afresh.'),
               (0,  'Nothing sets gradients to zero unless you do.')])
 
-# %% ../../nbs/library/exercises_02.ipynb #75468f8d
-def _tried(nums): # Observe an answer: results and slopes inside a larger expression, for each tuple of numbers
+# %% ../../nbs/library/exercises_02.ipynb #7d9d7292
+def _tried(names, nums): # Observe an answer of arguments `names`: result and slopes, for each tuple of numbers
     def observe(answer):
-        res = []
+        res = {'What comes out': 'a Value'}
         for xs in nums:
             vs = [Value(x) for x in xs]; out = answer(*vs)
             if out is ...: return ...
-            if not hasattr(out, 'backward'): return f'{type(out).__name__}, not a Value'
-            (out*out).backward(); res.append([out.data, *(v.grad for v in vs)])
+            if not hasattr(out, 'backward'): return {'What comes out': 'nothing (is a `return` missing?)' if out is None else f'a {type(out).__name__}'}
+            (out*3).backward()
+            at = ', '.join(f'{n}={x:g}' for n,x in zip(names, xs))
+            res |= {f'For {at} the result': out.data, **{f'For {at} the slope in `{n}`': v.grad/3 for n,v in zip(names, vs)}}
         return res
     return observe
 
+_lone = 'The function given to `operation` returns the result *and then* one slope for each input, with commas between.'
+
+# %% ../../nbs/library/exercises_02.ipynb #9b827489
 @check.exercise(done='You have given the engine an operation, slope and all. In the next lesson it will turn sums into "how sure am I".',
-    observe=_tried([(-2.,), (0.,), (1.5,)]),
-    mistakes=[(lambda v: 1/(1+v.exp()), 'This is the sigmoid of `-v`, a mirror image: it falls. Check the sign in the exponent.'),
+    observe=_tried('v', [(-2.,), (0.,), (1.5,)]),
+    mistakes=[(lambda v: 1/(1+math.exp(-v)), '`math.exp` knows plain numbers only. A `Value` has its own: `v.exp()`.'),
+              (lambda v: 1/(1+(-v).data.exp()), 'A plain number has no `exp`. Inside a function for `operation`, take `math.exp`; outside, `v.exp()` of the `Value`, without `.data`.'),
+              (lambda v: 1/(1-v.exp()), '`-v.exp()` is −(eᵛ): Python calls `exp` first. You want `(-v).exp()`.'),
+              (lambda v: 1/1+(-v).exp(), 'Division comes before addition: put brackets around `1 + …`.'),
+              (lambda v: 1/(1+v.exp()), 'This is the sigmoid of `-v`, a mirror image: it falls. Check the sign in the exponent.'),
+              (lambda v: operation('sigmoid', lambda a: 1/(1+math.exp(-a)), v), _lone),
               (lambda v: operation('sigmoid', lambda a: (1/(1+math.exp(-a)), 1/(1+math.exp(-a))), v), 'The number is right, the slope is not: it is `s*(1-s)`, flat where `s` comes near 0 *and* near 1.'),
+              (lambda v: operation('sigmoid', lambda a: (1/(1+math.exp(-a)), a*(1-a)), v), 'In the slope `s*(1-s)`, `s` is the *result*, not the input.'),
               (lambda v: 1/(1+math.exp(-v.data)), 'This is a plain number that has forgotten where it came from. Use `v.exp()`, not `math.exp`, and never `.data`.'),
               (lambda v: Value(1/(1+math.exp(-v.data))), 'The number is right, but it does not know its input, so no slope reaches `v`. Use `operation`, or `v.exp()`.'),
-              (lambda v: v.exp(), 'Only the exponential so far. The sigmoid is 1 divided by (1 + e to the power of `-v`).')])
+              (lambda v: v.exp(), 'Only the exponential so far. The sigmoid is 1 divided by (1 + e to the power of `-v`).'),
+              (lambda v: (-v).exp(), 'So far e⁻ᵛ. The sigmoid is 1 divided by (1 + that).')])
 def sigmoid(v): return 1/(1+(-v).exp())
 
-# %% ../../nbs/library/exercises_02.ipynb #7afdf0b9
+# %% ../../nbs/library/exercises_02.ipynb #03c361f1
 def _larger(sa, sb): return lambda a,b: operation('max', lambda x,y: (max(x, y), sa(x, y), sb(x, y)), a, b)
+def _compared(sign): return f'Two `Value`s cannot be compared with `{sign}`. Compare the numbers in them, `a.data > b.data`.'
 
+# %% ../../nbs/library/exercises_02.ipynb #f0b0da58
 @check.exercise(done='The larger one gets the whole slope, the other one nothing: nudging it changes nothing. Networks use this in "max pooling".',
-    observe=_tried([(2.,5.), (5.,2.), (-1.,-3.)]),
-    mistakes=[(_larger(lambda x,y: 1, lambda x,y: 1), 'Both get slope 1. But if you nudge the smaller number, the result stays what it is.'),
+    observe=_tried('ab', [(2.,5.), (5.,2.), (-1.,-3.)]),
+    mistakes=[(lambda a,b: max(a, b), 'Two `Value`s cannot be compared, so neither `max` nor `>` works. Compare the numbers in them, `a.data > b.data`.'),
+              *((lambda a,b,f=f: f(a, b), _compared(sign)) for sign,f in (('<',operator.lt), ('>=',operator.ge), ('<=',operator.le))),
+              (lambda a,b: (a+b+abs(a-b))/2, 'A `Value` has no `abs`. Return `a` or `b`, whichever has the larger `.data`, or use `operation`.'),
+              (lambda a,b: operation('max', lambda x,y: max(x, y), a, b), _lone),
+              (lambda a,b: operation('max', lambda x,y: (max(x, y), 1), a, b), 'There are two inputs, so the function given to `operation` returns three things: the result, the slope in `a`, the slope in `b`.'),
+              (_larger(lambda x,y: 1, lambda x,y: 1), 'Both get slope 1. But if you nudge the smaller number, the result stays what it is.'),
+              (_larger(lambda x,y: .5, lambda x,y: .5), 'The slope is not shared: it is 1 for the larger number, which decides alone.'),
               (_larger(lambda x,y: y>x, lambda x,y: x>y), 'The slopes are swapped: the larger number decides, so the larger number gets the 1.'),
               (_larger(lambda x,y: x*(x>y), lambda x,y: y*(y>x)), 'The slope is how much the result turns when the number turns by 1. That is 1, however large the number.'),
               (_larger(lambda x,y: 1, lambda x,y: 0), 'This always hands the slope to `a`, even where `b` is larger.'),
+              (lambda a,b: a if a.data<b.data else b, 'This is the *smaller* of the two.'),
               (lambda a,b: max(a.data, b.data), 'This is a plain number that has forgotten where it came from. Return a `Value`.'),
               (lambda a,b: Value(max(a.data, b.data)), 'The number is right, but it does not know its inputs. Hand both to `operation`, or return one of them.')])
 def maximum(a, b): return operation('max', lambda x,y: (max(x, y), float(x>y), float(y>x)), a, b)
 
-# %% ../../nbs/library/exercises_02.ipynb #dcc5a787
+# %% ../../nbs/library/exercises_02.ipynb #d973f4e0
 def _walk(slope, w, lr, steps): # As `descend`
     path = [w]
     for _ in range(steps): path.append(path[-1] - lr*slope(path[-1]))
@@ -75,17 +103,25 @@ def _walk(slope, w, lr, steps): # As `descend`
               (lambda s,w,lr,n: _walk(s, w, lr, n)[-1],                          'This is the last place only. Return the list of all of them.'),
               (lambda s,w,lr,n: [w-i*lr*s(w) for i in range(n+1)],               'All steps use the slope at the start. Ask for it anew where you stand.'),
               (lambda s,w,lr,n: _walk(lambda w: math.copysign(1, s(w)), w, lr, n), 'All steps have the same length. Multiply `lr` by the slope, not only by its sign.'),
+              (lambda s,w,lr,n: _walk(s, w, lr, n)[:-1], 'One place is missing: the start, and then one place for *each* step.'),
+              (lambda s,w,lr,n: _walk(s, w, lr, n+1), 'One step too many: `steps+1` places are the start and `steps` steps.'),
+              (lambda s,w,lr,n: w-lr*s, '`slope` is a function. Ask it for the slope where you stand: `slope(w)`.'),
+              (lambda s,w,lr,n: w-s*lr, '`slope` is a function; call it with the place where you stand.'),
               (lambda s,w,lr,n: _walk(s, w, 1, n),                               'Where is the learning rate? A step is `lr` times the slope.')])
 def descend(slope, w, lr, steps):
     path = [w]
     for _ in range(steps): path.append(path[-1] - lr*slope(path[-1]))
     return path
 
-# %% ../../nbs/library/exercises_02.ipynb #31fcc72f
+# %% ../../nbs/library/exercises_02.ipynb #46808f85
 @check.exercise(done='One step multiplies the distance to the bottom by 1 - 2·a·lr. At lr = 1/a that is -1: as far away, on the other side. Steeper valleys want smaller steps.',
+    otherwise='Write down one step: new distance = old distance − `lr` × slope, and the slope is 2·`a`·distance. For which `lr` is the new distance the old one with a minus sign?',
     cases=[(8.,), (1.,), (.25,), (3.,)],
     mistakes=[(lambda a: 1/(2*a), 'With this rate one step arrives at the bottom. The limit is where a step ends as far away as it began, on the other side.'),
               (lambda a: 2/a,     'Twice too large. The slope of `a*(w-c)**2` is `2*a*(w-c)`; mind the 2.'),
               (lambda a: .125,    'Right for the taxi, where `a` is 8. How does it depend on `a`?'),
+              (lambda a: 1/(4*a), 'With this rate each step goes half of the way. The limit is where a step ends as far away as it began, on the other side.'),
+              (lambda a: 1/a**2,  'How steep it is grows with `a`, not with its square.'),
+              (lambda a: 2*a,     'That is half of the slope\'s story: `2*a` is how much the slope grows per unit of distance. The steeper, the *smaller* the rate must be.'),
               (lambda a: a,       'A steeper parabola wants a smaller rate, not a larger one.')])
 def lr_limit(a): return 1/a
