@@ -14,7 +14,8 @@ def main():
     if harness.installed('fastai')=='not installed': sys.exit('fastai is not installed here. `make bench` sets up everything; by hand:  pip install -e .[dev,bench] -c constraints.txt')
     mods = {n: importlib.import_module(f'benchmarks.{n}') for n in files()}; all = [(n, m) for m in mods.values() for n in m.TOPICS]
     chosen = [(n, m) for n,m in all if not a.names or any(n.startswith(s) for s in a.names)]
-    if a.list or not chosen: print('\n'.join(n for n,_ in all)); return int(not a.list)
+    if a.list: print('\n'.join(n for n,_ in all)); return 0
+    if not chosen: sys.exit(f'No topic starts with {" or ".join(a.names)}. There are: {", ".join(n for n,_ in all)}')
     import torch
     if a.threads: torch.set_num_threads(a.threads)
     warnings.simplefilter('ignore')                    # what fastai says about its own age

@@ -78,7 +78,7 @@ def installed(name):
 def busy(): # A sentence, or ''
     "Is there other work? To be asked before measuring"
     load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0
-    return f'This machine is busy (load average {load:.1f} on {cores()} cores): ratios are not to be trusted, and goals may be missed or met by accident.' if load>.6*cores() else ''
+    return f'This machine is busy (load average {load:.1f} on {cores()} cores): ratios are not to be trusted, and goals may be missed or met by accident. `--threads 1` is steadier.' if load>.6*cores() else ''
 
 def machine(): # Text
     "What was measured where"
