@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Raised', 'same', 'Verdict', 'is_stub', 'Exercise', 'Exercises']
 
-# %% ../nbs/library/exercise.ipynb #8d6c43c0
+# %% ../nbs/library/exercise.ipynb #98513a34
 import copy, dis, functools, html, inspect, random, re, textwrap, traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../nbs/library/exercise.ipynb #844c6ee9
+# %% ../nbs/library/exercise.ipynb #60f07a16
 @dataclass(frozen=True)
 class Raised: # The outcome "it raised", equal to any other with the same kind of error
     kind:type
@@ -42,7 +42,7 @@ def _plain(o):
     o = torch.as_tensor(o.copy() if isinstance(o, np.ndarray) else o).detach().cpu()
     return o.to(torch.complex128 if o.is_complex() else torch.float64)
 
-# %% ../nbs/library/exercise.ipynb #d944da72
+# %% ../nbs/library/exercise.ipynb #fd33ef76
 _look = {'not yet':('○','#8888'), 'hint':('→','#e69f00'), 'done':('✓','#009e73')}
 
 @dataclass
@@ -64,7 +64,7 @@ def _say(v): # Show a verdict where the reader is
     if get_ipython() is None: print(v)
     else: display(v)
 
-# %% ../nbs/library/exercise.ipynb #52de942a
+# %% ../nbs/library/exercise.ipynb #8a831f24
 def is_stub(o): # A function, a class or a value
     "Has nobody written anything here yet?"
     if o is ...: return True
@@ -79,7 +79,7 @@ def _has_gap(o): # Is there a `...` anywhere in an outcome?
     if isinstance(o, Mapping): o = list(o.values())
     return o is ... or o==Raised(NotImplementedError) if not isinstance(o, _list) else any(_has_gap(x) for x in o)
 
-# %% ../nbs/library/exercise.ipynb #9bbf122c
+# %% ../nbs/library/exercise.ipynb #888a997c
 class _frozen_dice: # Seeds all random numbers inside a `with`, and puts them back afterwards
     def __enter__(self):
         self.state = random.getstate(),np.random.get_state(),torch.get_rng_state()
@@ -118,7 +118,7 @@ class Exercise:
     @functools.cached_property
     def right(self): return self.outcome(self.answer)
 
-# %% ../nbs/library/exercise.ipynb #6b1c04db
+# %% ../nbs/library/exercise.ipynb #2c8e7a61
 def _where(e): # The line of the reader's own code in which `e` arose
     own = [f for f in traceback.extract_tb(e.__traceback__) if 'ipykernel' in f.filename or f.filename.startswith('<ipython')]
     return f' in the line `{own[-1].line}`' if own and own[-1].line else ''
@@ -149,7 +149,7 @@ def _judge(self:Exercise, answer): # Verdict
     for wrong,hint in self.mistakes:
         out = self.outcome(wrong)
         if same(got, out, self.tol) and _complaints(got)==_complaints(out): return say('hint', hint)
-    if errs and not isinstance(self.right, Raised): return say('hint', f'Your code raised `{type(errs[0]).__name__}: {_short(str(errs[0]))}`{_where(errs[0])}.')
+    if errs and not isinstance(self.right, Raised): return say('hint', f'Your code raised `{type(errs[0]).__name__}: {textwrap.shorten(str(errs[0]), 140, placeholder="…")}`{_where(errs[0])}.')
     if self.otherwise: return say('hint', self.otherwise)
     if self.cases is None and not self.observe: return say('hint', 'That is not it. Go back to the place in the lesson that shows this, and work it out once more.')
     if self.observe: return say('hint', f'Not yet right: {_contrast(got, self.right)}.')
@@ -160,7 +160,7 @@ def _judge(self:Exercise, answer): # Verdict
     return say('hint', f'For `{args}` {_contrast(got[i], self.right[i])}.')
 Exercise.judge = _judge
 
-# %% ../nbs/library/exercise.ipynb #fddb5e8f
+# %% ../nbs/library/exercise.ipynb #47d0a92c
 class Exercises:
     "The exercises of one lesson; call it with an answer"
     def __init__(self, lesson:str): self.lesson,self.all,self.solved = lesson,{},set() # `lesson`: stem of the lesson's notebook
@@ -197,7 +197,7 @@ class Exercises:
         src = textwrap.dedent(inspect.getsource(ex.answer))
         print(src[re.search(r'^(def|class) ', src, re.M).start():].rstrip())
 
-# %% ../nbs/library/exercise.ipynb #82d24dea
+# %% ../nbs/library/exercise.ipynb #f19551b7
 def _prove(self:Exercises):
     "Assert that all exercises answer as they should. Raises `AssertionError` naming the exercise"
     solved = set(self.solved)

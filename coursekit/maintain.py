@@ -6,7 +6,7 @@
 __all__ = ['CELLS', 'regenerate', 'files_of', 'home', 'problems', 'stale', 'chosen', 'clean', 'execute', 'readme', 'stream',
            'test_cells', 'test', 'lab', 'main']
 
-# %% ../nbs/library/maintain.ipynb #8e6cb3c8
+# %% ../nbs/library/maintain.ipynb #c18b7ae3
 import argparse, json, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 from .course import *
 from .terms import *
 
-# %% ../nbs/library/maintain.ipynb #7284b17e
+# %% ../nbs/library/maintain.ipynb #fb27d5ce
 def regenerate(root, dest): # Notebooks that could not be exported, with the error
     "Copy the notebooks of `root` to `dest`, export them there to an empty package, then clean them"
     nbdev = {m: need(f'nbdev.{m}') for m in ('config', 'export', 'clean')}; get_config = nbdev['config'].get_config
@@ -95,7 +95,7 @@ def readme(root): # Text
             if out: res.append(f'```text\n{out}\n```')
     return '\n\n'.join(res) + '\n'
 
-# %% ../nbs/library/maintain.ipynb #877dad13
+# %% ../nbs/library/maintain.ipynb #a1e79aa6
 def stream(cmd, cwd, env=None, timeout=None): # (exit code, last line printed)
     "Run `cmd`, hand its output on as it comes, and end it with all it started after `timeout` seconds"
     last = ''
@@ -142,7 +142,10 @@ def lab(root, args=()): # Exit code of JupyterLab
     need('jupyterlab'); nbs = Path(root)/'nbs'
     cmd = [sys.executable, '-m', 'jupyterlab', f'--ServerApp.root_dir={nbs}', f'--LabApp.default_url=/lab/tree/{lessons(nbs)[0].name}', *args]
     if hasattr(os, 'geteuid') and os.geteuid()==0: cmd.append('--allow-root')
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch: return subprocess.call(cmd, env=kernel_env(root, scratch))
+    quiet = {'@jupyterlab/apputils-extension:notification': {'fetchNews':'false', 'checkForUpdates':False}} # no question about news over the page
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        conf = Path(scratch)/'config'/'labconfig'; conf.mkdir(parents=True); (conf/'default_setting_overrides.json').write_text(json.dumps(quiet))
+        return subprocess.call(cmd, env=kernel_env(root, scratch) | dict(JUPYTER_CONFIG_PATH=str(conf.parent)))
 
 def main(argv=None): # Exit code
     "The command `coursekit`"

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['slider', 'choice', 'as_png', 'explore']
 
-# %% ../nbs/library/widgets.ipynb #5c9a0756
+# %% ../nbs/library/widgets.ipynb #d89b1a67
 import base64, io, math
 from dataclasses import dataclass
 import matplotlib.pyplot as plt
 
-# %% ../nbs/library/widgets.ipynb #02b9ef08
+# %% ../nbs/library/widgets.ipynb #17d22e87
 @dataclass
 class slider:
     "A number that the reader chooses between `lo` and `hi`; whole numbers only if `lo`, `hi` and `value` are whole"
@@ -23,9 +23,9 @@ class slider:
         if not self.lo <= self.value <= self.hi: raise ValueError(f'slider: value={self.value} is not between lo={self.lo} and hi={self.hi}')
         if self.log and self.lo <= 0: raise ValueError(f'slider: with log=True lo must be above 0, got {self.lo}')
     def control(self, w, **kw):
-        if self.log: return w.FloatLogSlider(self.value, min=math.log10(self.lo), max=math.log10(self.hi), step=self.step or 0.02, readout_format='.3g', **kw)
+        if self.log: return w.FloatLogSlider(self.value, min=math.log10(self.lo), max=math.log10(self.hi), step=self.step or 0.02, readout_format='.4g', **kw)
         if all(isinstance(o, int) for o in (self.lo,self.hi,self.value)): return w.IntSlider(self.value, min=self.lo, max=self.hi, step=self.step or 1, **kw)
-        return w.FloatSlider(self.value, min=self.lo, max=self.hi, step=self.step or (self.hi-self.lo)/100, readout_format='.3g', **kw)
+        return w.FloatSlider(self.value, min=self.lo, max=self.hi, step=self.step or (self.hi-self.lo)/100, readout_format='.4g', **kw)
 
 @dataclass
 class choice:
@@ -39,7 +39,7 @@ class choice:
         if not any(self.value is o or self.value==o for o in vals): raise ValueError(f'choice: value={self.value!r} is not among the options {vals}')
     def control(self, w, **kw): return w.Dropdown(options=self.options, value=self.value, **kw)
 
-# %% ../nbs/library/widgets.ipynb #958fcfac
+# %% ../nbs/library/widgets.ipynb #b8f61371
 def as_png(draw, # Draws one matplotlib figure
            **kwargs): # Arguments of `draw`
     "The figure that `draw` makes, as the bytes of a PNG. Raises `ValueError` if it drew nothing"
@@ -53,7 +53,7 @@ def as_png(draw, # Draws one matplotlib figure
         for n in plt.get_fignums():
             if n not in before: plt.close(n)
 
-# %% ../nbs/library/widgets.ipynb #cb963110
+# %% ../nbs/library/widgets.ipynb #76a82a60
 def explore(draw, # Draws one matplotlib figure from its arguments
             **controls): # For each argument a `slider`, a `choice` or a bool
     "Show the figure of `draw` with a control for each argument; without a kernel, the figure for the first values"
