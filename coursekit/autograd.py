@@ -3,12 +3,12 @@
 # %% auto #0
 __all__ = ['Value', 'operation', 'Matrix', 'dot', 'gradient_descent']
 
-# %% ../nbs/02_gradients.ipynb #e3677994
+# %% ../nbs/02_gradients.ipynb #98280900
 import math, operator, functools
 from fastcore.all import patch
 from numbers import Real
 
-# %% ../nbs/02_gradients.ipynb #bbe433fd
+# %% ../nbs/02_gradients.ipynb #fc8c4ba2
 #| code-fold: true
 class Value:
     "A number that remembers what it was made of, so that `backward` can find the slope of a result in it"
@@ -22,7 +22,7 @@ class Value:
         self.data,self.grad,self.label,self.op,self.inputs = float(data),0.,label,op,tuple(inputs)
     def __repr__(self): return f"Value({self.label+'=' if self.label else ''}{self.data:.4g}, grad={self.grad:.4g})"
 
-# %% ../nbs/02_gradients.ipynb #1f378dbf
+# %% ../nbs/02_gradients.ipynb #bd4a066f
 #| code-fold: true
 def operation(op, # Its sign or name, for drawings and messages
               f, # From as many numbers as `args`: the result, then its slope in each of them
@@ -34,25 +34,25 @@ def operation(op, # Its sign or name, for drawings and messages
         why = ('the result is too large for a float; try a smaller learning rate or smaller numbers' if isinstance(e, OverflowError)
                else 'there is no result, or no slope, for such numbers; keep them away from here, for example with `.relu()+1e-6`')
         raise type(e)(f"'{op}' of {', '.join(f'{o.data:g}' for o in args)}: {why}") from None
-    if not isinstance(out, tuple) or len(out)!=len(args)+1: raise TypeError(
-        f"operation '{op}': the function must give the result and one slope for each of {len(args)} inputs, got {out!r}")
+    if not isinstance(out, (tuple,list)) or len(out)!=len(args)+1: raise TypeError(
+        f"operation '{op}': the function must return the result and then one slope for each input (there are {len(args)}), got {out!r}")
     return Value(out[0], op=op, inputs=zip(args, out[1:]))
 
-# %% ../nbs/02_gradients.ipynb #54879e28
+# %% ../nbs/02_gradients.ipynb #3f98a9bc
 #| code-fold: true
 def _signs(op, f): # The methods for `value op other` and for `other op value`
     def there(self, o): return operation(op, f, self, o) if isinstance(o, (Value, Real)) else NotImplemented
     def back (self, o): return operation(op, f, o, self) if isinstance(o, (Value, Real)) else NotImplemented
     return there,back
 
-# %% ../nbs/02_gradients.ipynb #1159c948
+# %% ../nbs/02_gradients.ipynb #65c3ef8f
 Value.__add__,    Value.__radd__     = _signs('+', lambda a,b: (a+b,   1,      1))
 Value.__sub__,    Value.__rsub__     = _signs('−', lambda a,b: (a-b,   1,     -1))
 Value.__mul__,    Value.__rmul__     = _signs('×', lambda a,b: (a*b,   b,      a))
 Value.__truediv__,Value.__rtruediv__ = _signs('÷', lambda a,b: (a/b, 1/b, -a/b/b))
 Value.__neg__ = lambda self: operation('neg', lambda a: (-a, -1), self)
 
-# %% ../nbs/02_gradients.ipynb #fb720955
+# %% ../nbs/02_gradients.ipynb #48acaa71
 #| code-fold: true
 @patch
 def __pow__(self:Value, o): # A number, or a `Value`; then the base must be positive
@@ -65,7 +65,7 @@ def exp(self:Value):
     "e to this power; its slope is the result itself. Raises `OverflowError` above 709"
     return operation('exp', lambda a: (math.exp(a), math.exp(a)), self)
 
-# %% ../nbs/02_gradients.ipynb #fd05b746
+# %% ../nbs/02_gradients.ipynb #c2b3d19a
 #| code-fold: true
 @patch
 def log(self:Value):
@@ -80,10 +80,10 @@ def tanh(self:Value):
     "Hyperbolic tangent, between −1 and 1"
     return operation('tanh', lambda a: (math.tanh(a), 1-math.tanh(a)**2), self)
 
-# %% ../nbs/02_gradients.ipynb #cd39c254
+# %% ../nbs/02_gradients.ipynb #fd0e19a2
 @patch
 def history(self:Value):
-    "Every `Value` that this one was made of, each after its inputs, itself last (however long: no recursion)"
+    "Every `Value` that this one was made of, each after its inputs, itself last"
     order,seen,todo = [],set(),[(self,False)]
     while todo:
         v,ready = todo.pop()
@@ -91,17 +91,18 @@ def history(self:Value):
         elif v not in seen: seen.add(v); todo += [(v,True), *((i,False) for i,_ in v.inputs[::-1])]
     return order
 
-# %% ../nbs/02_gradients.ipynb #c875b800
+# %% ../nbs/02_gradients.ipynb #2aad2f08
 @patch
 def backward(self:Value):
-    "Add to `grad` of each given number the slope of this result in it; what was computed gets its slope afresh"
+    """Add to `grad` of each given number the slope of this result in it;
+    what was computed gets its slope afresh"""
     order = self.history()
     for v in [v for v in order if v.inputs]: v.grad = 0.
     self.grad += 1
     for v in reversed(order):
         for i,local in v.inputs: i.grad += local*v.grad
 
-# %% ../nbs/02_gradients.ipynb #e03b584b
+# %% ../nbs/02_gradients.ipynb #602b6631
 #| code-fold: true
 class Matrix:
     "Rows of `Value`s. `+ - * / **`, `exp`, `log`, `relu` and `tanh` go number by number, `@` is the matrix product"
@@ -116,7 +117,7 @@ class Matrix:
     def mean(self): return self.sum()/(self.shape[0]*self.shape[1])                           # a `Value`
     def backward(self): raise ValueError(f'backward: only one number has slopes, this has shape {self.shape}; take .sum() or .mean() first')
 
-# %% ../nbs/02_gradients.ipynb #5b51a9aa
+# %% ../nbs/02_gradients.ipynb #358d5621
 #| code-fold: true
 def dot(a, b): # Equally many `Value`s or numbers each
     "The products of neighbours, added up. Raises `ValueError` for different or zero lengths"
@@ -129,7 +130,7 @@ def __matmul__(self:Matrix, o): # n×k @ k×m gives n×m
     if self.shape[1]!=o.shape[0]: raise ValueError(f'@: {self.shape} @ {o.shape} does not fit, {self.shape[1]} columns need as many rows')
     return Matrix([[dot(r, c) for c in zip(*o.rows)] for r in self.rows])
 
-# %% ../nbs/02_gradients.ipynb #df6e8b76
+# %% ../nbs/02_gradients.ipynb #58e6646c
 #| code-fold: true
 def _each(f): # From a function of two numbers to a method of `Matrix`
     def g(self, o):
@@ -144,7 +145,7 @@ for n in 'add','sub','mul','truediv','pow':
 for n in '__neg__','exp','log','relu','tanh':
     setattr(Matrix, n, lambda self, n=n: Matrix([[getattr(o, n)() for o in r] for r in self.rows]))
 
-# %% ../nbs/02_gradients.ipynb #7f350ad7
+# %% ../nbs/02_gradients.ipynb #67b70192
 def gradient_descent(loss, # From as many `Value`s as `start` has numbers to one `Value`
                      start, # Where to start: a number for each knob
                      lr, # Learning rate: a step is `lr` times the slope

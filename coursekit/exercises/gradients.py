@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['check', 'nudge_both', 'sigmoid', 'maximum', 'descend', 'lr_limit']
 
-# %% ../../nbs/library/exercises_02.ipynb #f0839fbc
+# %% ../../nbs/library/exercises_02.ipynb #34ba5524
 import math, operator
 from ..autograd import Value, operation
 from ..exercise import *
 
 check = Exercises('02_gradients')
 
-# %% ../../nbs/library/exercises_02.ipynb #8f7c488a
+# %% ../../nbs/library/exercises_02.ipynb #f922d931
 @check.exercise(done='The errors of the two sides cancel. On a parabola nothing is left of them, whatever the nudge; anywhere else they shrink with h² instead of h.',
     cases=[(lambda x: x*x, 3., .5), (lambda x: x**3, 2., .25), (math.exp, 0., .5)],
     mistakes=[(lambda f,x,h: (f(x+h)-f(x))/h,       'This nudges to the right only. Compare `f(x+h)` with `f(x-h)`.'),
@@ -24,7 +24,7 @@ check = Exercises('02_gradients')
               (lambda f,x,h: (f(x-h)-f(x+h))/(2*h), 'The sign is wrong: take the value at the right minus the value at the left.')])
 def nudge_both(f, x, h=1e-3): return (f(x+h)-f(x-h))/(2*h)
 
-# %% ../../nbs/library/exercises_02.ipynb #a6c2f5ff
+# %% ../../nbs/library/exercises_02.ipynb #8dd0f039
 check.value('twice', 24,
     otherwise='First the slope after one walk: how often is `v` used, and what does each use send back? Then: what does the second walk do with what is there?',
     done='At 2 the slope of v³ is 12, and the second walk adds another 12, because nobody set the gradient to zero.',
@@ -35,7 +35,7 @@ check.value('twice', 24,
               (36, 'The second walk does not begin where the first one ended: only what was given collects slopes, `y` and `v*v` start afresh.'),
               (0,  'Nothing sets gradients to zero unless you do.')])
 
-# %% ../../nbs/library/exercises_02.ipynb #7d9d7292
+# %% ../../nbs/library/exercises_02.ipynb #328020ca
 def _tried(names, nums): # Observe an answer of arguments `names`: result and slopes, for each tuple of numbers
     def observe(answer):
         res = {'What comes out': 'a Value'}
@@ -45,13 +45,13 @@ def _tried(names, nums): # Observe an answer of arguments `names`: result and sl
             if not hasattr(out, 'backward'): return {'What comes out': 'nothing (is a `return` missing?)' if out is None else f'a {type(out).__name__}'}
             (out*3).backward()
             at = ', '.join(f'{n}={x:g}' for n,x in zip(names, xs))
-            res |= {f'For {at} the result': out.data, **{f'For {at} the slope in `{n}`': v.grad/3 for n,v in zip(names, vs)}}
+            res |= {f'For {at} the result': round(out.data, 6), **{f'For {at} the slope in `{n}`': round(v.grad/3, 6) for n,v in zip(names, vs)}}
         return res
     return observe
 
 _lone = 'The function given to `operation` returns the result *and then* one slope for each input, with commas between.'
 
-# %% ../../nbs/library/exercises_02.ipynb #9b827489
+# %% ../../nbs/library/exercises_02.ipynb #d4af956f
 @check.exercise(done='You have given the engine an operation, slope and all. In the next lesson it will turn sums into "how sure am I".',
     observe=_tried('v', [(-2.,), (0.,), (1.5,)]),
     mistakes=[(lambda v: 1/(1+math.exp(-v)), '`math.exp` knows plain numbers only. A `Value` has its own: `v.exp()`.'),
@@ -68,11 +68,11 @@ _lone = 'The function given to `operation` returns the result *and then* one slo
               (lambda v: (-v).exp(), 'So far e⁻ᵛ. The sigmoid is 1 divided by (1 + that).')])
 def sigmoid(v): return 1/(1+(-v).exp())
 
-# %% ../../nbs/library/exercises_02.ipynb #03c361f1
+# %% ../../nbs/library/exercises_02.ipynb #b7ddb46b
 def _larger(sa, sb): return lambda a,b: operation('max', lambda x,y: (max(x, y), sa(x, y), sb(x, y)), a, b)
 def _compared(sign): return f'Two `Value`s cannot be compared with `{sign}`. Compare the numbers in them, `a.data > b.data`.'
 
-# %% ../../nbs/library/exercises_02.ipynb #f0b0da58
+# %% ../../nbs/library/exercises_02.ipynb #a9b5a9f7
 @check.exercise(done='The larger one gets the whole slope, the other one nothing: nudging it changes nothing. Networks use this in "max pooling".',
     observe=_tried('ab', [(2.,5.), (5.,2.), (-1.,-3.)]),
     mistakes=[(lambda a,b: max(a, b), 'Two `Value`s cannot be compared, so neither `max` nor `>` works. Compare the numbers in them, `a.data > b.data`.'),
@@ -90,7 +90,7 @@ def _compared(sign): return f'Two `Value`s cannot be compared with `{sign}`. Com
               (lambda a,b: Value(max(a.data, b.data)), 'The number is right, but it does not know its inputs. Hand both to `operation`, or return one of them.')])
 def maximum(a, b): return operation('max', lambda x,y: (max(x, y), float(x>y), float(y>x)), a, b)
 
-# %% ../../nbs/library/exercises_02.ipynb #d973f4e0
+# %% ../../nbs/library/exercises_02.ipynb #a08f24e8
 def _walk(slope, w, lr, steps): # As `descend`
     path = [w]
     for _ in range(steps): path.append(path[-1] - lr*slope(path[-1]))
@@ -113,7 +113,7 @@ def descend(slope, w, lr, steps):
     for _ in range(steps): path.append(path[-1] - lr*slope(path[-1]))
     return path
 
-# %% ../../nbs/library/exercises_02.ipynb #46808f85
+# %% ../../nbs/library/exercises_02.ipynb #36f1d414
 @check.exercise(done='One step multiplies the distance to the bottom by 1 - 2·a·lr. At lr = 1/a that is -1: as far away, on the other side. Steeper valleys want smaller steps.',
     otherwise='Write down one step: new distance = old distance − `lr` × slope, and the slope is 2·`a`·distance. For which `lr` is the new distance the old one with a minus sign?',
     cases=[(8.,), (1.,), (.25,), (3.,)],
