@@ -3,16 +3,16 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #817eb803
+# %% ../../nbs/03_sgd.ipynb #bbcf7e60
 from ..core import *
 
-# %% ../../nbs/03_sgd.ipynb #671df75e
+# %% ../../nbs/03_sgd.ipynb #b3566cc8
 from collections.abc import Mapping
 from torch.utils.data import TensorDataset
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #8db28a1c
+# %% ../../nbs/03_sgd.ipynb #379b35d5
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
@@ -33,7 +33,8 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #1e80d4c6
+# %% ../../nbs/03_sgd.ipynb #5c230bf3
+#| code-fold: true
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
     for name,shape in zip(names, shapes):
@@ -48,7 +49,7 @@ def _same_parts(samples, names, where):
             f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
             f"item {name}{where} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #c8410f10
+# %% ../../nbs/03_sgd.ipynb #9ee43261
 _hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
           'create_item','create_batch','get_idxs','shuffle_fn','wif')
 
@@ -63,7 +64,7 @@ class _Hooks: # What subclasses and arguments of `DataLoader` may replace
     def create_item(self, i):  return self.dataset[i] if self.indexed else next(self.it)
     def create_batch(self, b): return collate(b, self.idxs)
 
-# %% ../../nbs/03_sgd.ipynb #916b060c
+# %% ../../nbs/03_sgd.ipynb #616e61b1
 import random
 from .columns import _checked, _Columns, _Stream
 from .workers import _Workers
@@ -98,7 +99,8 @@ class DataLoader(_Hooks, _Columns, _Stream, _Workers):
             if f is not None: setattr(self, nm, f)
         self.to(device)._check(hooks)
 
-# %% ../../nbs/03_sgd.ipynb #2eaacd7b
+# %% ../../nbs/03_sgd.ipynb #8cf02cf2
+#| code-fold: true
 @patch
 def _check(self:DataLoader, hooks): # Raise an error where settings make no sense
     if not isinstance(self.bs, (int, np.integer)) or self.bs<1:
@@ -109,7 +111,8 @@ def _check(self:DataLoader, hooks): # Raise an error where settings make no sens
         f"DataLoader: a {type(self.dataset).__name__} can only be read from start to end by one process, without shuffle, "
         "sampler or num_workers; or pass list(...) of it")
 
-# %% ../../nbs/03_sgd.ipynb #498a0e84
+# %% ../../nbs/03_sgd.ipynb #689bc57a
+#| code-fold: true
 @patch
 def to(self:DataLoader, device): # A `torch.device`, its name, or None to leave batches where the items are
     "Put batches on `device` from now on; returns the loader"
@@ -121,7 +124,7 @@ def indexed(self:DataLoader):
     "Can items be asked for by number?"
     return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
 
-# %% ../../nbs/03_sgd.ipynb #0d183910
+# %% ../../nbs/03_sgd.ipynb #6690b757
 @patch(as_prop=True)
 def n(self:DataLoader):
     "Items per epoch, or `None` where the data set does not know"
@@ -140,7 +143,7 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #a18108f2
+# %% ../../nbs/03_sgd.ipynb #918996a4
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
@@ -153,7 +156,8 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #72700c4b
+# %% ../../nbs/03_sgd.ipynb #487fdaa5
+#| code-fold: true
 @patch
 def _start_epoch(self:DataLoader):
     if   self._rng is not None:      self.epoch_seed = self._rng.getrandbits(62)
@@ -165,7 +169,7 @@ def _start_epoch(self:DataLoader):
         f"DataLoader: {self.n} items do not fill a batch of {self.bs}, and drop_last=True drops what is left; "
         "choose a smaller bs, or drop_last=False")
 
-# %% ../../nbs/03_sgd.ipynb #d4d3fa16
+# %% ../../nbs/03_sgd.ipynb #f478549a
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -182,6 +186,8 @@ def _do_batch(self:DataLoader, idxs):
     self.idxs = idxs.tolist() if isinstance(idxs, Tensor) else idxs
     return self.create_batch(self.before_batch([self._do_item(i) for i in self.idxs]))
 
+# %% ../../nbs/03_sgd.ipynb #2c4c7cea
+#| code-fold: true
 def _describe(ds, i, x): # What an error says about an item
     try:
         if x is None: x = ds.items[i]
@@ -189,7 +195,8 @@ def _describe(ds, i, x): # What an error says about an item
         return f" ({str(x)[:200]})"
     except Exception: return ''
 
-# %% ../../nbs/03_sgd.ipynb #7a42b362
+# %% ../../nbs/03_sgd.ipynb #d7daa9de
+#| code-fold: true
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
     if not isinstance(idxs, range) or idxs.step!=1:
@@ -207,7 +214,7 @@ def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole column
             "DataLoader: the data set changed while a batch of it was in use. In order, batches of tensors are windows "
             "onto the data, so changing one in place (xb.mul_(2), xb[0] = 0) changes the data. Use xb = xb*2, or xb.clone()")
 
-# %% ../../nbs/03_sgd.ipynb #a087d312
+# %% ../../nbs/03_sgd.ipynb #05761c69
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
@@ -220,6 +227,8 @@ def __iter__(self:DataLoader):
     for b in batches: yield self.after_batch(self._put(b))
     self.after_iter()
 
+# %% ../../nbs/03_sgd.ipynb #b4e1eeb8
+#| code-fold: true
 @patch
 def _put(self:DataLoader, b): # On the device; a copy from pinned memory need not be waited for
     return b if self.device is None else to_device(b, self.device, non_blocking=self.device.type=='cuda')
@@ -231,7 +240,8 @@ def one_batch(self:DataLoader):
     try: return apply(lambda t: t.clone(), next(iter(self)))
     finally: self.num_workers = old
 
-# %% ../../nbs/03_sgd.ipynb #916a2674
+# %% ../../nbs/03_sgd.ipynb #daca078d
+#| code-fold: true
 @patch
 def new(self:DataLoader, dataset=None, # Default: the same
         cls=None, # Class of the new loader; default: the same
