@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Raised', 'same', 'Verdict', 'is_stub', 'Exercise', 'Exercises']
 
-# %% ../nbs/library/exercise.ipynb #be84c30a
+# %% ../nbs/library/exercise.ipynb #853e9b7f
 import copy, dis, functools, html, inspect, random, re, textwrap, traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../nbs/library/exercise.ipynb #08d65255
+# %% ../nbs/library/exercise.ipynb #5255fd47
 @dataclass(frozen=True)
 class Raised: # The outcome "it raised", equal to any other with the same kind of error
     kind:type
@@ -42,7 +42,7 @@ def _plain(o):
     o = torch.as_tensor(o.copy() if isinstance(o, np.ndarray) else o).detach().cpu()
     return o.to(torch.complex128 if o.is_complex() else torch.float64)
 
-# %% ../nbs/library/exercise.ipynb #cdf233a7
+# %% ../nbs/library/exercise.ipynb #486753b1
 _look = {'not yet':('○','#8888'), 'hint':('→','#e69f00'), 'done':('✓','#009e73')}
 
 @dataclass
@@ -64,7 +64,7 @@ def _say(v): # Show a verdict where the reader is
     if get_ipython() is None: print(v)
     else: display(v)
 
-# %% ../nbs/library/exercise.ipynb #5155ffea
+# %% ../nbs/library/exercise.ipynb #b2f95fd9
 def is_stub(o): # A function, a class or a value
     "Has nobody written anything here yet?"
     if o is ...: return True
@@ -78,9 +78,9 @@ def is_stub(o): # A function, a class or a value
 def _has_gap(o): # Is there a `...` anywhere in an outcome?
     if isinstance(o, Mapping): o = list(o.values())
     if isinstance(o, _list): return any(_has_gap(x) for x in o)
-    return o is ... or o==Raised(NotImplementedError) and not o.text # torch, too, raises this error, but says why
+    return o is ... or isinstance(o, Raised) and o==Raised(NotImplementedError) and not o.text # torch, too, raises this error, but says why
 
-# %% ../nbs/library/exercise.ipynb #21c1f9c4
+# %% ../nbs/library/exercise.ipynb #56cb4127
 class _frozen_dice: # Seeds all random numbers inside a `with`, and puts them back afterwards
     def __enter__(self):
         self.state = random.getstate(),np.random.get_state(),torch.get_rng_state()
@@ -119,7 +119,7 @@ class Exercise:
     @functools.cached_property
     def right(self): return self.outcome(self.answer)
 
-# %% ../nbs/library/exercise.ipynb #04831d5c
+# %% ../nbs/library/exercise.ipynb #3e9117d1
 def _where(e): # The line of the reader's own code in which `e` arose
     own = [f for f in traceback.extract_tb(e.__traceback__) if 'ipykernel' in f.filename or f.filename.startswith('<ipython')]
     return f' in the line `{own[-1].line}`' if own and own[-1].line else ''
@@ -169,7 +169,7 @@ def _judge(self:Exercise, answer): # Verdict
     return say('hint', f'For `{args}` {_contrast(got[i], self.right[i])}.')
 Exercise.judge = _judge
 
-# %% ../nbs/library/exercise.ipynb #cfcac5ac
+# %% ../nbs/library/exercise.ipynb #f71a759b
 class Exercises:
     "The exercises of one lesson; call it with an answer"
     def __init__(self, lesson:str): self.lesson,self.all,self.solved = lesson,{},set() # `lesson`: stem of the lesson's notebook
@@ -206,7 +206,7 @@ class Exercises:
         src = textwrap.dedent(inspect.getsource(ex.answer))
         print(src[re.search(r'^(def|class) ', src, re.M).start():].rstrip())
 
-# %% ../nbs/library/exercise.ipynb #4967b5b2
+# %% ../nbs/library/exercise.ipynb #dadefdcb
 def _prove(self:Exercises):
     "Assert that all exercises answer as they should. Raises `AssertionError` naming the exercise"
     solved = set(self.solved)
