@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Buffer', 'sgd_step', 'average_grad', 'momentum_step', 'average_sqr_grad', 'rms_prop_step', 'rms_prop_mom_step', 'debias', 'adam_step', 'l2_reg', 'weight_decay', 'radam_step', 'lamb_step', 'TensorList', 'qhadam_step', 'larc_step', 'keep_slow', 'lookahead_step']
 
-# %% ../nbs/library/00_steppers.ipynb #86cdf5d1
+# %% ../nbs/library/00_steppers.ipynb #9a46bd57
 import inspect
 from typing import NewType
 import torch
 from torch import Tensor
 from fastcore.basics import patch
 
-# %% ../nbs/04_optimizers.ipynb #dfe3dbeb
+# %% ../nbs/04_optimizers.ipynb #5ed872f5
 Buffer = NewType('Buffer', Tensor) # Marks the memory of a piece: a tensor like `p`, kept by the optimizer, zero at first
 
 def sgd_step(p, g, lr):
@@ -27,21 +27,7 @@ def momentum_step(p, lr, grad_avg:Buffer):
     "Step along the running sum, as a heavy ball does (Polyak 1964)"
     p.add_(grad_avg, alpha=-lr)
 
-# %% ../nbs/04_optimizers.ipynb #c51cb677
-class _Piece: # A stat or stepper, and the names of what it asks for
-    def __init__(self, f, hypers):
-        self.f,self.name,pars = f,_name(f),inspect.signature(f).parameters
-        self.bufs = [n for n,o in pars.items() if getattr(o.annotation, '__name__', o.annotation)=='Buffer']
-        self.args = [n for n in pars if n in {'p','g','step',*hypers,*self.bufs}]
-        self.takes_all = any(o.kind is o.VAR_KEYWORD for o in pars.values())   # written for fastai, see the end of the lesson
-        missing = [n for n,o in pars.items() if n not in self.args and o.default is o.empty and o.kind is not o.VAR_KEYWORD]
-        if missing and not self.takes_all: raise ValueError(
-            f"Piece `{self.name}` asks for {missing}, but the hyper-parameters are {list(hypers)}. Pass a value "
-            f"(`Optimizer(..., {missing[0]}=0.1)`), or mark what the optimizer shall remember as `Buffer`.")
-
-def _name(f): return getattr(getattr(f, 'func', f), '__name__', repr(f))
-
-# %% ../nbs/04_optimizers.ipynb #ae1e0e9e
+# %% ../nbs/04_optimizers.ipynb #5492e2ca
 def average_sqr_grad(g, sqr_mom, sqr_avg:Buffer, dampening=True):
     "Running mean of the squared gradients"
     sqr_avg.mul_(sqr_mom).addcmul_(g, g, value=1-sqr_mom if dampening else 1)
@@ -54,19 +40,19 @@ def rms_prop_mom_step(p, lr, eps, grad_avg:Buffer, sqr_avg:Buffer):
     "`rms_prop_step` along the running sum of gradients"
     p.addcdiv_(grad_avg, sqr_avg.sqrt().add_(eps), value=-lr)
 
-# %% ../nbs/04_optimizers.ipynb #8f6d2284
+# %% ../nbs/04_optimizers.ipynb #6f74ec0e
 def debias(mom, # Share of the running mean that stays from step to step
            step): # Steps taken, at least 1
     "The share, in (0, 1], of its full weight that a running mean started at zero has gathered after `step` steps"
     return 1-mom**step
 
-# %% ../nbs/04_optimizers.ipynb #3d68500d
+# %% ../nbs/04_optimizers.ipynb #c371a348
 def adam_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     "Mean gradient over root mean squared gradient, both debiased (Kingma & Ba 2015, algorithm 1)"
     root = (sqr_avg/debias(sqr_mom,step)).sqrt().add_(eps)
     p.addcdiv_(grad_avg, root, value=-lr/debias(mom,step))
 
-# %% ../nbs/04_optimizers.ipynb #203f8968
+# %% ../nbs/04_optimizers.ipynb #3429767e
 def l2_reg(p, g, wd):
     "Add `wd·p`, the slope of `wd/2·p²`, to the gradient"
     if wd: g.add_(p, alpha=wd)
@@ -75,7 +61,7 @@ def weight_decay(p, lr, wd):
     "Shrink each weight by the factor `1 - lr·wd`, apart from the gradient (decoupled; Loshchilov & Hutter 2019)"
     if wd: p.mul_(1-lr*wd)
 
-# %% ../nbs/04_optimizers.ipynb #06886d04
+# %% ../nbs/04_optimizers.ipynb #ed23d13a
 def radam_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     "Momentum's step until the mean square can be trusted, then Adam's, growing with the trust (Liu et al. 2020, algorithm 2)"
     lr,d = lr/debias(mom,step),debias(sqr_mom,step)
@@ -85,7 +71,7 @@ def radam_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     v = ((r-4)*(r-2)*r_inf / ((r_inf-4)*(r_inf-2)*r))**0.5     # trust: from near 0 up to 1
     p.addcdiv_(grad_avg, (sqr_avg/d).sqrt().add_(eps), value=-lr*v)
 
-# %% ../nbs/04_optimizers.ipynb #27754aaa
+# %% ../nbs/04_optimizers.ipynb #66c0dde9
 def lamb_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     "Adam's direction, as long as the tensor itself, at most 10 times stretched (You et al. 2020; `wd` apart, as in fastai)"
     root = (sqr_avg/debias(sqr_mom,step)).sqrt().add_(eps)
@@ -93,7 +79,21 @@ def lamb_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     q = (p.norm()/u.norm()).clamp(max=10)
     p.add_(u*q.where(q>0, 1.), alpha=-lr)
 
-# %% ../nbs/04_optimizers.ipynb #b3347802
+# %% ../nbs/library/optimizer_more.ipynb #3cf2e9df
+class _Piece: # A stat or stepper, and the names of what it asks for
+    def __init__(self, f, hypers):
+        self.f,self.name,pars = f,_name(f),inspect.signature(f).parameters
+        self.bufs = [n for n,o in pars.items() if getattr(o.annotation, '__name__', o.annotation)=='Buffer']
+        self.args = [n for n in pars if n in {'p','g','step',*hypers,*self.bufs}]
+        self.takes_all = any(o.kind is o.VAR_KEYWORD for o in pars.values())   # written for fastai, see below
+        missing = [n for n,o in pars.items() if n not in self.args and o.default is o.empty and o.kind is not o.VAR_KEYWORD]
+        if missing and not self.takes_all: raise ValueError(
+            f"Piece `{self.name}` asks for {missing}, but the hyper-parameters are {list(hypers)}. Pass a value "
+            f"(`Optimizer(..., {missing[0]}=0.1)`), or mark what the optimizer shall remember as `Buffer`.")
+
+def _name(f): return getattr(getattr(f, 'func', f), '__name__', repr(f))
+
+# %% ../nbs/library/optimizer_more.ipynb #92e06978
 class TensorList(list):
     "Tensors that are worked on together: methods and operators of a tensor, by torch's `_foreach` functions where there is one"
     def __getattr__(self, name):
@@ -108,7 +108,7 @@ class TensorList(list):
 def _operator(name): return lambda self,o: getattr(self, name)(o)
 for op,name in dict(add='add', sub='sub', mul='mul', rmul='mul', truediv='div', gt='gt').items(): setattr(TensorList, f'__{op}__', _operator(name))
 
-# %% ../nbs/04_optimizers.ipynb #a52c8edb
+# %% ../nbs/library/optimizer_more.ipynb #9b1ebcba
 class _Bucket: # Tensors that step together
     def __init__(self, ps, states, bufs):
         self.ps,self.states,self.do_wd = TensorList(ps),states,states[0].get('do_wd', True)
@@ -123,7 +123,7 @@ class _Bucket: # Tensors that step together
         known = {**hyper, **self.bufs, 'p':self.ps, 'g':TensorList(p.grad for p in self.ps), 'step':step}
         for c in cbs: c.run(known, self.states, hyper)
 
-# %% ../nbs/04_optimizers.ipynb #1d8887f8
+# %% ../nbs/library/optimizer_more.ipynb #aeab1ba5
 @patch
 def run(self:_Piece, known, states, hyper):
     if not self.takes_all: return self.f(**{n:known[n] for n in self.args})
@@ -131,21 +131,21 @@ def run(self:_Piece, known, states, hyper):
         res = self.f(p, **{**s, **hyper})
         if isinstance(res, dict): s.update(res)
 
-# %% ../nbs/04_optimizers.ipynb #10237622
+# %% ../nbs/library/optimizer_more.ipynb #c2848b93
 def qhadam_step(p, g, lr, mom, sqr_mom, nu_1, nu_2, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     "Adam's step; of the means a share `nu_1`, `nu_2`, the rest from the newest gradient (Ma & Yarats 2019)"
     m = grad_avg*(nu_1/debias(mom,step)) + g*(1-nu_1)
     v = sqr_avg*(nu_2/debias(sqr_mom,step)) + g*g*(1-nu_2)
     p.addcdiv_(m, v.sqrt().add_(eps), value=-lr)
 
-# %% ../nbs/04_optimizers.ipynb #610fe460
+# %% ../nbs/library/optimizer_more.ipynb #e31c4c03
 def larc_step(p, g, lr, wd, eps, trust_coeff, grad_avg:Buffer, clip=True):
     "Momentum's step at a rate of its own for each tensor, at most `lr` if `clip` (You et al. 2017)"
     pn = p.norm()
     q = pn*trust_coeff/(g.norm() + pn*wd + eps)
     p.add_(grad_avg*(q.clamp(max=1) if clip else q), alpha=-lr)
 
-# %% ../nbs/04_optimizers.ipynb #87cf4d80
+# %% ../nbs/library/optimizer_more.ipynb #2ae08567
 def keep_slow(p, step, slow:Buffer):
     "Before the first step, remember where the weights are"
     if step==1: slow.copy_(p)

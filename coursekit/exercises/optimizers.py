@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check', 'debiased', 'shrink', 'nesterov_step', 'lion_step']
 
-# %% ../../nbs/library/exercises_04.ipynb #393fb774
+# %% ../../nbs/library/exercises_04.ipynb #16bbdbc3
 import torch
 from ..core import tensor
 from ..optimizer import Buffer
@@ -13,72 +13,97 @@ from ..exercise import *
 
 check = Exercises('04_optimizers')
 
-# %% ../../nbs/library/exercises_04.ipynb #a04f8f21
+# %% ../../nbs/library/exercises_04.ipynb #90e44111
 check.value('adam_first_step', 0.1,
+    otherwise='That is not it. The section *Honest means: Adam* prints the first steps of Adam with `lr=0.4`. How long are they, and does it matter how steep the slope is?',
     done='Right: the gradient is divided by its own size, so the first step is `lr` long, for a gradient of 1000 as for one of 0.001.',
     mistakes=[(100., 'That is the step of plain SGD, `lr*g`. Adam divides the mean gradient by the root of the mean square. What is left of 1000/√1000²?'),
               (1.,   'That would be RMSProp, whose mean square starts at zero and is too small. Adam debiases both means.'),
               (0.01, 'You counted the mean gradient as a tenth of the gradient. So it is, until it is debiased: divided by 1 − 0.9 at the first step.'),
-              (1000., 'The weight moves by the *rate* times something of size 1. Where has `lr` gone?')])
+              (1000., 'The weight moves by the *rate* times something of size 1. Where has `lr` gone?'),
+              (-0.1, 'Right size. *How far* asks for a length, and a length has no sign.'),
+              ('0.1', 'Write a number, not a text: no quotes.')])
 
 check.value('flies_off_at', 0.5,
+    otherwise='That is not it. In the section *A valley* each step multiplied the distance from the floor by 1 − lr, and 2.1 flew off. Here the slope is four times the distance: by what does a step multiply it, and when is that −1?',
     done='Right: each step multiplies the distance by 1 − 4·lr. At 0.5 that is −1: back and forth at the same height; above it, higher each time.',
     mistakes=[(2.,   'That is the limit of the valley in the lesson. Here the slope is four times the distance from the floor: by what does a step multiply that distance?'),
               (0.25, 'At 0.25 one step lands exactly on the floor, since 1 − 4·0.25 = 0. It can be larger before the ball flies off.'),
               (8.,   'A steeper valley needs a *smaller* rate. Each step multiplies the distance by 1 − 4·lr.'),
+              (0.51, 'There it flies off already, slowly. Where exactly does the factor 1 − 4·lr pass −1?'),
+              ('0.5', 'Write a number, not a text: no quotes.'),
               (1.,   'At lr=1 each step multiplies the distance by 1 − 4 = −3: it has been flying off for long. Where does the factor pass −1?')])
 
-# %% ../../nbs/library/exercises_04.ipynb #b8b4f289
+# %% ../../nbs/library/exercises_04.ipynb #25d9980a
 @check.exercise(done='Right: after few steps the correction is large, after many it is gone.',
     cases=[(tensor([1.,-2.]), 0.9, 1), (tensor([1.,-2.]), 0.9, 3), (tensor([0.5]), 0.99, 10)],
     mistakes=[(lambda avg,mom,step: avg*(1-mom**step), 'The mean is too small at first. Multiplying by a number below 1 makes it smaller still.'),
               (lambda avg,mom,step: avg/(1-mom), 'This is right for the first step only. The share grows with each step: it is 1 minus `mom` to the power of `step`.'),
               (lambda avg,mom,step: avg/(1-mom*step), 'What remains of the zero at the start is multiplied by `mom` in every step: `mom**step`, a power, not a product.'),
+              (lambda avg,mom,step: avg/1-mom**step, 'Python divides before it subtracts. Put brackets around `1-mom**step`.'),
+              (lambda avg,mom,step: avg/(1-mom^step), 'In Python `^` is not a power: write `**`.'),
+              (lambda avg,mom,step: avg/(1-mom**(step+1)), '`step` counts from 1: after the first step the share is `1-mom`.'),
               (lambda avg,mom,step: avg/mom**step, '`mom**step` is the share that is still missing. Divide by the share that is there.')])
 def debiased(avg, mom, step): return avg/(1-mom**step)
 
-# %% ../../nbs/library/exercises_04.ipynb #d764e43a
+# %% ../../nbs/library/exercises_04.ipynb #b381f5bd
 def _calls(**kw): # What a piece makes of `p` and of a memory in three calls
     def f(piece):
         rng = torch.Generator().manual_seed(0)
         p,a,*gs = torch.randn(5,40, generator=rng)
-        res = []
-        for g in gs:
+        res = {}
+        for when,g in zip(('first call','second call','third call'), gs):
             args = dict(p=p, g=g, grad_avg=a) if 'mom' in kw else dict(p=p)
             with torch.no_grad(): out = piece(**args, **kw)
-            res.append((p.clone(), a.clone(), None if torch.is_tensor(out) else out))   # a tensor may be returned, it does not count
-        return res
+            res[f'`p` after the {when}'] = p.clone()
+            if 'mom' in kw: res[f'`grad_avg` after the {when}'] = a.clone()
+        tensors = out is None or torch.is_tensor(out) or isinstance(out, (tuple,list)) and all(map(torch.is_tensor, out))
+        return {**res, 'what the piece returns': 'nothing' if tensors else out}        # tensors may be returned, they do not count
     return f
 
-# %% ../../nbs/library/exercises_04.ipynb #cccfa8b4
+_untouched = '`p` is as before. `p = p - …` and `return p - …` make a new tensor and forget it; `p.add_(…)` or `p -= …` changes the one that was passed.'
+
+# %% ../../nbs/library/exercises_04.ipynb #20ed8745
 def _shrink_copy(p, lr, wd): p = p*(1-lr*wd)
 def _shrink_no_lr(p, lr, wd): p.mul_(1-wd)
 def _shrink_to(p, lr, wd): p.mul_(lr*wd)
 def _shrink_constant(p, lr, wd): p.sub_(lr*wd)
+def _shrink_mixed(p, lr, wd): p.mul_(lr*(1-wd))
+def _shrink_grow(p, lr, wd): p.mul_(1+lr*wd)
+def _shrink_lr(p, lr, wd): p.mul_(1-lr)
 
-@check.exercise(done='Right: each step takes the same share of every weight.', observe=_calls(lr=.1, wd=.5),
-    mistakes=[(_shrink_copy, '`p` is as before. `p = p*…` makes a new tensor and forgets it; `p.mul_(…)` or `p *= …` changes the one that was passed.'),
+@check.exercise(done='Right: each step takes the same share of every weight.', observe=_calls(lr=.1, wd=.3),
+    mistakes=[(_shrink_copy, '`p` is as before. `p = p*…` and `return p*…` make a new tensor and forget it; `p.mul_(…)` or `p *= …` changes the one that was passed.'),
               (_shrink_no_lr, 'The share is `lr*wd`, so that decay follows when a schedule lowers the rate.'),
               (_shrink_to, 'This leaves only the share `lr*wd` of each weight. It should *take away* that share.'),
+              (_shrink_mixed, 'This multiplies by `lr*(1-wd)`, so the rate alone removes most of each weight. The share to take away is the product `lr*wd`; what stays is one less that share.'),
+              (_shrink_grow, 'The weights grow. Take the share away: `1 - …`.'),
+              (_shrink_lr, 'The rate alone is not the share: that is `lr*wd`.'),
               (_shrink_constant, 'This subtracts the same amount from all weights, and pushes negative ones away from zero. Multiply.')])
 def shrink(p, lr, wd): p.mul_(1-lr*wd)
 
-# %% ../../nbs/library/exercises_04.ipynb #725048ce
+# %% ../../nbs/library/exercises_04.ipynb #f53628f2
 def _nest_plain(p, g, lr, mom, grad_avg): p.add_(grad_avg, alpha=-lr)
 def _nest_swapped(p, g, lr, mom, grad_avg): p.add_(grad_avg + mom*g, alpha=-lr)
 def _nest_unfaded(p, g, lr, mom, grad_avg): p.add_(g + grad_avg, alpha=-lr)
+def _nest_copy(p, g, lr, mom, grad_avg): p = p - lr*(g + mom*grad_avg)
+def _nest_inplace(p, g, lr, mom, grad_avg): p.add_(grad_avg.mul_(mom).add_(g), alpha=-lr)
+def _nest_no_lr(p, g, lr, mom, grad_avg): p.sub_(g + mom*grad_avg)
 def _nest_up(p, g, lr, mom, grad_avg): p.add_(g + mom*grad_avg, alpha=lr)
 def _nest_twice(p, g, lr, mom, grad_avg): grad_avg.mul_(mom).add_(g); p.add_(g + mom*grad_avg, alpha=-lr)
 
 @check.exercise(done="Right. Compare it with torch's twin as the task says: `apart(..., partial(T.SGD, lr=.1, momentum=.9, nesterov=True))`.", observe=_calls(lr=.1, mom=.9),
-    mistakes=[(_nest_plain, 'This is `momentum_step`. Nesterov adds the newest gradient once more: `g + mom*grad_avg`.'),
+    mistakes=[(_nest_copy, _untouched),
+              (_nest_inplace, 'The step is right, but `grad_avg.mul_(…)` has overwritten the memory. Without the underscore, `mom*grad_avg` makes a new tensor.'),
+              (_nest_no_lr, 'Where has the rate gone? The step is `lr` times `g + mom*grad_avg`.'),
+              (_nest_plain, 'This is `momentum_step`. Nesterov adds the newest gradient once more: `g + mom*grad_avg`.'),
               (_nest_swapped, '`mom` belongs to the running sum: `g + mom*grad_avg`.'),
               (_nest_unfaded, 'The running sum should fade once more: times `mom`.'),
               (_nest_up, 'Steps go *against* the gradient: mind the sign of `alpha`.'),
-              (_nest_twice, '`average_grad` runs before this piece and has updated `grad_avg` already. Here, only use it.')])
+              (_nest_twice, '`average_grad` runs before this piece and has updated `grad_avg` already. Here only use it, and leave it as it is.')])
 def nesterov_step(p, g, lr, mom, grad_avg:Buffer): p.add_(g + mom*grad_avg, alpha=-lr)
 
-# %% ../../nbs/library/exercises_04.ipynb #058b0e17
+# %% ../../nbs/library/exercises_04.ipynb #e476ed4a
 def _lion(p, g, lr, mom, mom2, grad_avg, mix=None, first=False, sign=True, keep=True):
     if first: grad_avg.mul_(mom2).add_(g, alpha=1-mom2)
     u = grad_avg*(mix or mom) + g*(1-(mix or mom))
@@ -89,10 +114,20 @@ def _lion_first(**kw): _lion(first=True, **kw)
 def _lion_one_factor(**kw): _lion(**{**kw, 'mom2':kw['mom']})
 def _lion_no_sign(**kw): _lion(sign=False, **kw)
 def _lion_forgets(**kw): _lion(keep=False, **kw)
+def _lion_copy(p, g, lr, mom, mom2, grad_avg): p = p - lr*(grad_avg*mom + g*(1-mom)).sign(); grad_avg.mul_(mom2).add_(g, alpha=1-mom2)
+def _lion_copies(p, g, lr, mom, mom2, grad_avg): return p - lr*(grad_avg*mom + g*(1-mom)).sign()
+def _lion_inplace(p, g, lr, mom, mom2, grad_avg): p.add_(grad_avg.mul_(mom).add_(g, alpha=1-mom).sign(), alpha=-lr); grad_avg.mul_(mom2).add_(g, alpha=1-mom2)
+def _lion_unmixed(p, g, lr, mom, mom2, grad_avg): p.add_((grad_avg*mom + g).sign(), alpha=-lr); grad_avg.mul_(mom2).add_(g, alpha=1-mom2)
+def _lion_up(p, g, lr, mom, mom2, grad_avg): _lion(p, g, -lr, mom, mom2, grad_avg)
 def _lion_swapped(**kw): _lion(**{**kw, 'mom':kw['mom2'], 'mom2':kw['mom']})
 
 @check.exercise(done='Right: half of the memory of Adam, and every step the same length. Try a rate about ten times smaller than for Adam.', observe=_calls(lr=.1, mom=.5, mom2=.9),
-    mistakes=[(_lion_first, 'The memory is updated *after* the step: the mixture wants the old one.'),
+    mistakes=[(_lion_copy, _untouched),
+              (_lion_copies, '`p` and `grad_avg` are as before. Change both in place: `p.add_(…)`, `grad_avg.mul_(mom2).add_(…)`. What is made and returned is forgotten.'),
+              (_lion_inplace, 'The mixture has overwritten the memory: `grad_avg.mul_(mom)` works in place. Without the underscore, `grad_avg*mom` makes a new tensor.'),
+              (_lion_unmixed, 'In the mixture the gradient has the share `1-mom`.'),
+              (_lion_up, 'Steps go *against* the sign: mind the sign of `lr`.'),
+              (_lion_first, 'The memory is updated *after* the step: the mixture wants the old one.'),
               (_lion_one_factor, 'The memory has a factor of its own, `mom2`.'),
               (_lion_no_sign, 'Only the *sign* of the mixture counts: `.sign()`.'),
               (_lion_forgets, 'The memory never changes. Update `grad_avg` in place at the end, with `mom2`.'),
