@@ -27,7 +27,7 @@ hooks
 callback.core
 loop checkpoint
 learner
-callback.progress
+callback.progress callback.untouched
 callback.schedule
 callback.tracker callback.training callback.hook callback.tensorboard callback.checkpoint
 vision.models
@@ -43,7 +43,7 @@ losses
 vision.learner
 interpret vision.widgets
 callback.fp16 callback.mixup
-exercises.pixels exercises.gradients exercises.sgd exercises.optimizers exercises.networks
+exercises.pixels exercises.gradients exercises.sgd exercises.optimizers exercises.networks exercises.resnets exercises.schedules
 basics
 vision.all
 course terms
