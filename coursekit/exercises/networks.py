@@ -5,32 +5,34 @@
 # %% auto #0
 __all__ = ['check', 'collapse', 'leaky_relu', 'conv_params', 'batchnorm_step', 'get_cnn', 'xavier_std']
 
-# %% ../../nbs/library/exercises_05.ipynb #cb494a5a
+# %% ../../nbs/library/exercises_05.ipynb #b32ad562
 import torch
 from ..core import *
 from ..layers import *
 from ..exercise import *
+from ..exercise import same
 check = Exercises('05_networks')
 
 def _randn(*shape): # Repeatable numbers that touch nobody's dice
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
-# %% ../../nbs/library/exercises_05.ipynb #09ed04a1
-def _layers(n): # w1, b1, w2, b2, all square, so that wrong orders run too
-    (w1,w2),(b1,b2) = _randn(2,n,n),_randn(2,n)
-    return w1,b1,w2,b2
+# %% ../../nbs/library/exercises_05.ipynb #db54e1f4
+def _layers(n, m, k): # w1, b1, w2, b2; no matrix is square, so that a wrong order shows
+    return _randn(n,m),_randn(m),_randn(m,k),_randn(k)
 
 @check.exercise(done='One matrix and one bias do the work of two layers. With a ReLU between them no such pair exists.',
-    cases=[_layers(3), _layers(5)],
-    mistakes=[(lambda w1,b1,w2,b2: (w2@w1, b1@w2+b2), 'Order matters: `x` meets `w1` first, so `(x@w1)@w2 = x@(w1@w2)`.'),
-              (lambda w1,b1,w2,b2: (w1@w2, b1+b2),    'The first bias goes through the second layer too. What does `w2` make of it?'),
+    cases=[_layers(3,4,2), _layers(5,3,4)],
+    mistakes=[(lambda w1,b1,w2,b2: (w2@w1, w2@b1+b2), "This is the lesson's formula, where `x` is a column. Here `x` is a row and stands on the left: `w1` comes first. (And `b1` is a row, too.)"),
+              (lambda w1,b1,w2,b2: (w1@w2, w2@b1+b2), 'The weights are right. The first bias is a row, like `x`, and rows stand to the left of the weights.'),
+              (lambda w1,b1,w2,b2: (w1@w2, b1+b2),    'The weights are right. But the first bias goes through the second layer too, before `b2` comes on top. What does `w2` make of it?'),
               (lambda w1,b1,w2,b2: (w1@w2, b2),       'The weights are right. But the first bias does not vanish: it goes through the second layer.'),
               (lambda w1,b1,w2,b2: (w1@w2, b1@w2),    'The weights are right. Your bias is what `w2` makes of the first; the second bias comes on top.'),
               (lambda w1,b1,w2,b2: (w1*w2, b1@w2+b2), '`*` multiplies number by number. A matrix product is `@`.'),
-              (lambda w1,b1,w2,b2: (w1@w2, w2@b1+b2), 'The weights are right. The first bias is a row, like `x`, and rows stand to the left of the weights: `b1@w2`.')])
+              (lambda w1,b1,w2,b2: ((w1@w2).T, b1@w2+b2), 'The bias is right. The weights lie on their side: `x@w` wants one row for each input.'),
+              (lambda w1,b1,w2,b2: w1@w2,             'The weights are right. Return two things: `w, b`.')])
 def collapse(w1, b1, w2, b2): return w1@w2, b1@w2 + b2
 
-# %% ../../nbs/library/exercises_05.ipynb #b1e45c36
+# %% ../../nbs/library/exercises_05.ipynb #eea73886
 _x = tensor(-3.,-1,-.25,0,.25,1,3)
 
 @check.exercise(done='A unit that is silent for every input has slope zero and never wakes up again. The leak keeps a little slope alive.',
@@ -40,10 +42,13 @@ _x = tensor(-3.,-1,-.25,0,.25,1,3)
               (lambda x,slope: torch.where(x>0, x, -slope*x),     'The leak points up. For `x=-3` and `slope=.1` expect -0.3.'),
               (lambda x,slope: slope*x,                           'That is a straight line, and straight lines collapse. Positive numbers stay as they are.'),
               (lambda x,slope: torch.clamp(x, min=-slope),        'This cuts off at a fixed depth. The leak is a *slope*: twice as negative, twice as much comes through.'),
+              (lambda x,slope: max(x, slope*x),                   '`x` is many numbers. `if` and `max` decide once, for all of them. `torch.where` decides for each.'),
+              (lambda x,slope: x.relu() + slope*x,                'Positive numbers get the leak on top: 3 becomes `3 + 3*slope`. They should stay as they are.'),
+              (lambda x,slope: x.relu() + slope,                  'This lifts all numbers by `slope`. Multiply, and only the negative ones: `slope*x`.'),
               (lambda x,slope: torch.where(x>0, x, slope*torch.ones_like(x)), 'All negative numbers give the same value. Multiply: `slope*x`.')])
 def leaky_relu(x, slope): return torch.where(x>0, x, slope*x)
 
-# %% ../../nbs/library/exercises_05.ipynb #29376925
+# %% ../../nbs/library/exercises_05.ipynb #f4dbbc8a
 @check.exercise(done='Note what is missing from the formula: the size of the picture. The same few numbers serve any size.',
     cases=[(1,8,5), (3,64,7), (16,32,3), (512,10,1)],
     mistakes=[(lambda ni,nf,ks: ni*nf*ks*ks,      'All weights are there. Each of the `nf` output channels also has a bias.'),
@@ -51,10 +56,14 @@ def leaky_relu(x, slope): return torch.where(x>0, x, slope*x)
               (lambda ni,nf,ks: ni*nf*ks + nf,    'A window is `ks` wide *and* `ks` high.'),
               (lambda ni,nf,ks: ni*nf*ks*ks + 1,  'Not one bias for the layer, but one for each output channel.'),
               (lambda ni,nf,ks: ni*nf*ks*ks + ni, 'One bias for each *output* channel, not for each input channel.'),
+              (lambda ni,nf,ks: nf*(ni*(ks^2) + 1), 'In Python `^` is not a power: write `ks**2`.'),
+              (lambda ni,nf,ks: ni*nf*ks^2 + nf,  'In Python `^` is not a power, and here it even comes last: write `ks**2`.'),
+              (lambda ni,nf,ks: ni*nf*ks*2 + nf,  'Twice `ks` is not its square: a window has `ks*ks` places.'),
+              (lambda ni,nf,ks: ni*nf*(ks*ks + 1), 'One bias for each output channel makes `nf` of them. You count one for each pair of channels.'),
               (lambda ni,nf,ks: ni*ks*ks + nf,    'That is one kernel. There is one for each of the `nf` output channels.')])
 def conv_params(ni, nf, ks): return nf*(ni*ks*ks + 1)
 
-# %% ../../nbs/library/exercises_05.ipynb #b97654eb
+# %% ../../nbs/library/exercises_05.ipynb #c563a25b
 def _bn(x, mean, var, mom=.1, use=0, keep=1, sqrt=True, dims=(0,2,3), take=lambda old,new,mom: (1-mom)*old + mom*new):
     m,v = x.mean(dims,keepdim=True),x.var(dims,keepdim=True,correction=use)
     y = (x-m)/(v+1e-5)**(.5 if sqrt else 1)
@@ -63,16 +72,44 @@ def _bn(x, mean, var, mom=.1, use=0, keep=1, sqrt=True, dims=(0,2,3), take=lambd
 def _bn_no_eps(x, mean, var, mom=.1):
     m,v = x.mean((0,2,3),keepdim=True),x.var((0,2,3),keepdim=True,correction=0)
     return ((x-m)/v.sqrt(), *_bn(x,mean,var,mom)[1:])
+def _bn_std(x, mean, var, mom=.1, **kwargs):
+    return ((x-x.mean((0,2,3),keepdim=True))/(x.std((0,2,3),keepdim=True,**kwargs)+1e-5), *_bn(x,mean,var,mom)[1:])
+def _bn_alone(x, mean, var, mom=.1):
+    m,v = x.mean((2,3),keepdim=True),x.var((2,3),keepdim=True,correction=0)
+    return (x-m)/(v+1e-5).sqrt(), (1-mom)*mean+mom*m[...,0,0], (1-mom)*var+mom*x.var((2,3))
+def _bn_flat(x, mean, var, mom=.1): return x-x.mean((0,2,3))
+def _bn_whole(x, mean, var, mom=.1): return (x-x.mean())/(x.var(correction=0)+1e-5).sqrt(), (1-mom)*mean+mom*x.mean(), (1-mom)*var+mom*x.var()
+def _bn_kept(x, mean, var, mom=.1): # running averages that kept four dimensions
+    m,v = x.mean((0,2,3),keepdim=True),x.var((0,2,3),keepdim=True)
+    return _bn(x, mean, var, mom)[0], (1-mom)*mean+mom*m, (1-mom)*var+mom*v
 def _bn_running(x, mean, var, mom=.1):
     m,v = [o[:,None,None] for o in (mean,var)]
     return ((x-m)/(v+1e-5).sqrt(), *_bn(x,mean,var,mom)[1:])
 
-_tiny = torch.cat([_randn(4,1,3,3)*3+1, _randn(4,1,3,3)*1e-3], 1) # its second channel hardly varies: eps shows
+def _name_parts(f): # What comes out, by name, up to the first part that is wrong: so each hint can look at one thing
+    def one(*a):
+        out,parts = f(*[o.clone() if isinstance(o,Tensor) else o for o in a]),{}
+        if not isinstance(out, (tuple,list)) or len(out)!=3: return out
+        for name,got,want in zip(('normalized x','running mean','running variance'), out, _bn(*a)):
+            parts[name] = got
+            if not same(got, want): break
+        return parts
+    return [one(*a) for a in _bn_cases]
 
-# %% ../../nbs/library/exercises_05.ipynb #396d1b26
+_tiny = torch.cat([_randn(4,1,3,3)*3+1, _randn(4,1,3,3)*1e-3], 1) # its second channel hardly varies: eps shows
+_bn_cases = [(_tiny, torch.zeros(2), torch.ones(2)), (_randn(2,2,2,3)*2-1, tensor(1.,2), tensor(3.,.5), .3)]
+
+# %% ../../nbs/library/exercises_05.ipynb #4e44f2e8
 @check.exercise(done='That is all of batch norm that is hard. Scale and shift are two more lines.',
-    cases=[(_tiny, torch.zeros(2), torch.ones(2)), (_randn(2,2,2,3)*2-1, tensor(1.,2), tensor(3.,.5), .3)],
-    mistakes=[(lambda *a: _bn(*a, sqrt=False),    'Divide by the standard deviation, the root of the variance.'),
+    observe=_name_parts,
+    mistakes=[(_bn_flat,                          'A mean per channel has shape (c,), and torch would lay it along the last axis. Give it two more: `[:,None,None]`. (It is taken over the dimensions (0,2,3).)'),
+              (_bn_alone,                         'You took the mean of each picture alone. A channel has one mean over the whole batch: dimensions (0,2,3).'),
+              (_bn_whole,                         'You took one mean for everything. Each channel has its own: over the dimensions (0,2,3).'),
+              (lambda *a: _bn(*a)[0],             '`x` is normalized well. Return three things: it, the new running mean, and the new running variance.'),
+              (_bn_kept,                          'The numbers are right, but the running averages should keep the shape (c,): no `keepdim` for those.'),
+              (_bn_std,                           "The root comes last: `(var + 1e-5).sqrt()`, and for normalizing `x.var(…, correction=0)`. (torch's `x.std(…)` divides by one less.)"),
+              (lambda *a: _bn_std(*a,correction=0), 'Add 1e-5 to the *variance*, then take the root.'),
+              (lambda *a: _bn(*a, sqrt=False),    'Divide by the standard deviation, the root of the variance.'),
               (lambda *a: _bn(*a, use=1),         "To normalize, the variance is the plain mean of the squares: `x.var(…, correction=0)`. torch's default divides by one less."),
               (lambda *a: _bn(*a, keep=0),        "Nearly: what goes into the running variance is torch's default `x.var(…)`, which divides by one less."),
               (lambda *a: _bn(*a, take=lambda old,new,mom: mom*old+(1-mom)*new), 'Old and new are swapped: `mom` is the share of the *new* statistics.'),
@@ -85,16 +122,24 @@ def batchnorm_step(x, mean, var, mom=.1):
     y = (x - m[:,None,None])/(v[:,None,None] + 1e-5).sqrt()
     return y, mean + mom*(m-mean), var + mom*(x.var((0,2,3))-var)
 
-# %% ../../nbs/library/exercises_05.ipynb #0ac47c78
+# %% ../../nbs/library/exercises_05.ipynb #d04cd026
 def _look_at(make): # Sizes of the feature maps on the way, and of the result
-    model,x,res = make().to("meta"),torch.zeros(2,3,96,96, device="meta"),[] # shapes only, nothing is computed
-    model.eval()
+    model = make()
+    if not isinstance(model, nn.Module): return model
+    if (n := in_channels(model)) != 3: return {'channels of the photos': n}
+    model,x,res = model.to("meta").eval(),torch.zeros(2,3,96,96, device="meta"),[] # shapes only, nothing is computed
     for layer in list(model)[:-1]: x = layer(x); res.append(tuple(x.shape[1:]))
     norms = sum(isinstance(l, nn.BatchNorm2d) for l in model.modules())
-    return {'layers':len(res), 'channels':[r[0] for r in res], 'last feature map':res[-1][1:], 'batch norms':norms, 'output':tuple(model[-1](x).shape)}
+    return {'channels of the photos':3, 'layers':len(res), 'channels':[r[0] for r in res], 'last feature map':res[-1][1:], 'batch norms':norms, 'output':tuple(model[-1](x).shape)}
 
-@check.exercise(observe=_look_at, done='Three halvings, 96 → 48 → 24 → 12, and one layer that keeps the size. Where you put it is a matter of taste, and of cost: early layers see large pictures.',
-    mistakes=[(lambda: simple_cnn([3,8,16,32,10], bn=True), 'By default each layer halves the size: 96, 48, 24, 12, 6. One of the four has to keep it: `strides=[…]`.'),
+@check.exercise(observe=_look_at, done='From 96 to 12 is a factor of 8: most often three halvings, and one layer that keeps the size. Where you put that one is a matter of taste, and of cost: early layers see large pictures.',
+    mistakes=[(lambda: (simple_cnn([3,10]), None)[1], 'Nothing came back. Is a `return` missing?'),
+              (lambda: simple_cnn([8,16,32,10], strides=[2,2,2], bn=True), 'The list begins with the channels of the photo, 3, and then names one number for each layer.'),
+              (lambda: simple_cnn([1,8,16,32,10], strides=[1,2,2,2], bn=True), 'One channel is grey. These photos have three, for red, green and blue.'),
+              (lambda: simple_cnn([96,8,16,32,10], strides=[1,2,2,2], bn=True), '96 is the side of the photo. The list counts channels, and a photo has 3. (The size need not be told.)'),
+              (lambda: simple_cnn([3,8,16,32,10], strides=2, bn=True), 'One stride for each layer: `strides` is a list of four.'),
+              (lambda: simple_cnn(3,8,16,32,10), 'The channels come as one list, `simple_cnn([3,…])`.'),
+              (lambda: simple_cnn([3,8,16,32,10], bn=True), 'By default each layer halves the size: 96, 48, 24, 12, 6. One of the four has to keep it: `strides=[…]`.'),
               (lambda: simple_cnn([3,8,16,32,10], strides=[1,2,2,2]), 'The sizes are right. Switch on batch norm: `bn=True`.'),
               (lambda: simple_cnn([3,8,16,32,10]), 'Two things: by default each layer halves the size, so one stride has to be 1; and batch norm is off until you say `bn=True`.'),
               (lambda: simple_cnn([3,8,16,32], strides=[2,2,2], bn=True), 'The last feature map is 12×12, but the list of channels ends at 32: there are 10 classes, so a fourth layer is needed, with stride 1.'),
@@ -102,7 +147,7 @@ def _look_at(make): # Sizes of the feature maps on the way, and of the result
               (lambda: simple_cnn([3,8,16,32,10], strides=[1,1,2,2], bn=True), 'Two halvings end at 24×24. How many lead from 96 to 12?')])
 def get_cnn(): return simple_cnn([3,8,16,32,10], strides=[1,2,2,2], bn=True)
 
-# %% ../../nbs/library/exercises_05.ipynb #62827b0f
+# %% ../../nbs/library/exercises_05.ipynb #0b7c29d0
 @check.exercise(cases=[(100,100), (784,30), (30,1), (64,256)],
     done='That is Xavier initialization (Glorot & Bengio 2010): a compromise between the way there and the way back.',
     mistakes=[(lambda n_in,n_out: (2/n_in)**.5,         'That is Kaiming\'s start, made for ReLU. Its 2 makes up for the half that ReLU throws away; tanh throws nothing away.'),
@@ -110,5 +155,7 @@ def get_cnn(): return simple_cnn([3,8,16,32,10], strides=[1,2,2,2], bn=True)
               (lambda n_in,n_out: (1/n_out)**.5,        'That keeps the gradient on its way back. The signal on its way there adds up `n_in` products and wants 1/n_in.'),
               (lambda n_in,n_out: 2/(n_in+n_out),       'That is the variance. Its square root is the standard deviation.'),
               (lambda n_in,n_out: (1/(n_in+n_out))**.5, 'With n_in = n_out = n this should be √(1/n). Take the *mean* of n_in and n_out, not their sum.'),
+              (lambda n_in,n_out: ((n_in+n_out)/2)**.5,     'Upside down: the variance is *one over* the mean, so more inputs want smaller weights.'),
+              (lambda n_in,n_out: (n_in+n_out)/2,           'That is the mean of the two. Take one over it, and the root.'),
               (lambda n_in,n_out: ((1/n_in+1/n_out)/2)**.5, 'A fair compromise too, but not the one asked for: take the mean of n_in and n_out first, and put it in the place of n.')])
 def xavier_std(n_in, n_out): return (2/(n_in+n_out))**.5
