@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check', 'debiased', 'shrink', 'nesterov_step', 'lion_step']
 
-# %% ../../nbs/library/exercises_04.ipynb #16bbdbc3
+# %% ../../nbs/library/exercises_04.ipynb #fb001266
 import torch
 from ..core import tensor
 from ..optimizer import Buffer
@@ -13,7 +13,7 @@ from ..exercise import *
 
 check = Exercises('04_optimizers')
 
-# %% ../../nbs/library/exercises_04.ipynb #90e44111
+# %% ../../nbs/library/exercises_04.ipynb #b7b43db7
 check.value('adam_first_step', 0.1,
     otherwise='That is not it. The section *Honest means: Adam* prints the first steps of Adam with `lr=0.4`. How long are they, and does it matter how steep the slope is?',
     done='Right: the gradient is divided by its own size, so the first step is `lr` long, for a gradient of 1000 as for one of 0.001.',
@@ -34,7 +34,7 @@ check.value('flies_off_at', 0.5,
               ('0.5', 'Write a number, not a text: no quotes.'),
               (1.,   'At lr=1 each step multiplies the distance by 1 − 4 = −3: it has been flying off for long. Where does the factor pass −1?')])
 
-# %% ../../nbs/library/exercises_04.ipynb #25d9980a
+# %% ../../nbs/library/exercises_04.ipynb #853a14b6
 @check.exercise(done='Right: after few steps the correction is large, after many it is gone.',
     cases=[(tensor([1.,-2.]), 0.9, 1), (tensor([1.,-2.]), 0.9, 3), (tensor([0.5]), 0.99, 10)],
     mistakes=[(lambda avg,mom,step: avg*(1-mom**step), 'The mean is too small at first. Multiplying by a number below 1 makes it smaller still.'),
@@ -46,7 +46,7 @@ check.value('flies_off_at', 0.5,
               (lambda avg,mom,step: avg/mom**step, '`mom**step` is the share that is still missing. Divide by the share that is there.')])
 def debiased(avg, mom, step): return avg/(1-mom**step)
 
-# %% ../../nbs/library/exercises_04.ipynb #b381f5bd
+# %% ../../nbs/library/exercises_04.ipynb #3a77fc07
 def _calls(**kw): # What a piece makes of `p` and of a memory in three calls
     def f(piece):
         rng = torch.Generator().manual_seed(0)
@@ -63,7 +63,7 @@ def _calls(**kw): # What a piece makes of `p` and of a memory in three calls
 
 _untouched = '`p` is as before. `p = p - …` and `return p - …` make a new tensor and forget it; `p.add_(…)` or `p -= …` changes the one that was passed.'
 
-# %% ../../nbs/library/exercises_04.ipynb #20ed8745
+# %% ../../nbs/library/exercises_04.ipynb #fae87cf7
 def _shrink_copy(p, lr, wd): p = p*(1-lr*wd)
 def _shrink_no_lr(p, lr, wd): p.mul_(1-wd)
 def _shrink_to(p, lr, wd): p.mul_(lr*wd)
@@ -82,12 +82,13 @@ def _shrink_lr(p, lr, wd): p.mul_(1-lr)
               (_shrink_constant, 'This subtracts the same amount from all weights, and pushes negative ones away from zero. Multiply.')])
 def shrink(p, lr, wd): p.mul_(1-lr*wd)
 
-# %% ../../nbs/library/exercises_04.ipynb #f53628f2
+# %% ../../nbs/library/exercises_04.ipynb #b62e51fd
 def _nest_plain(p, g, lr, mom, grad_avg): p.add_(grad_avg, alpha=-lr)
 def _nest_swapped(p, g, lr, mom, grad_avg): p.add_(grad_avg + mom*g, alpha=-lr)
 def _nest_unfaded(p, g, lr, mom, grad_avg): p.add_(g + grad_avg, alpha=-lr)
 def _nest_copy(p, g, lr, mom, grad_avg): p = p - lr*(g + mom*grad_avg)
 def _nest_inplace(p, g, lr, mom, grad_avg): p.add_(grad_avg.mul_(mom).add_(g), alpha=-lr)
+def _nest_faded(p, g, lr, mom, grad_avg): p.add_(grad_avg.mul_(mom) + g, alpha=-lr)
 def _nest_no_lr(p, g, lr, mom, grad_avg): p.sub_(g + mom*grad_avg)
 def _nest_up(p, g, lr, mom, grad_avg): p.add_(g + mom*grad_avg, alpha=lr)
 def _nest_twice(p, g, lr, mom, grad_avg): grad_avg.mul_(mom).add_(g); p.add_(g + mom*grad_avg, alpha=-lr)
@@ -95,6 +96,7 @@ def _nest_twice(p, g, lr, mom, grad_avg): grad_avg.mul_(mom).add_(g); p.add_(g +
 @check.exercise(done="Right. Compare it with torch's twin as the task says: `apart(..., partial(T.SGD, lr=.1, momentum=.9, nesterov=True))`.", observe=_calls(lr=.1, mom=.9),
     mistakes=[(_nest_copy, _untouched),
               (_nest_inplace, 'The step is right, but `grad_avg.mul_(…)` has overwritten the memory. Without the underscore, `mom*grad_avg` makes a new tensor.'),
+              (_nest_faded, 'The step is right, but `grad_avg.mul_(mom)` has also faded the memory. Write `mom*grad_avg`, without the underscore, which makes a new tensor.'),
               (_nest_no_lr, 'Where has the rate gone? The step is `lr` times `g + mom*grad_avg`.'),
               (_nest_plain, 'This is `momentum_step`. Nesterov adds the newest gradient once more: `g + mom*grad_avg`.'),
               (_nest_swapped, '`mom` belongs to the running sum: `g + mom*grad_avg`.'),
@@ -103,7 +105,7 @@ def _nest_twice(p, g, lr, mom, grad_avg): grad_avg.mul_(mom).add_(g); p.add_(g +
               (_nest_twice, '`average_grad` runs before this piece and has updated `grad_avg` already. Here only use it, and leave it as it is.')])
 def nesterov_step(p, g, lr, mom, grad_avg:Buffer): p.add_(g + mom*grad_avg, alpha=-lr)
 
-# %% ../../nbs/library/exercises_04.ipynb #e476ed4a
+# %% ../../nbs/library/exercises_04.ipynb #138f171d
 def _lion(p, g, lr, mom, mom2, grad_avg, mix=None, first=False, sign=True, keep=True):
     if first: grad_avg.mul_(mom2).add_(g, alpha=1-mom2)
     u = grad_avg*(mix or mom) + g*(1-(mix or mom))
@@ -117,6 +119,7 @@ def _lion_forgets(**kw): _lion(keep=False, **kw)
 def _lion_copy(p, g, lr, mom, mom2, grad_avg): p = p - lr*(grad_avg*mom + g*(1-mom)).sign(); grad_avg.mul_(mom2).add_(g, alpha=1-mom2)
 def _lion_copies(p, g, lr, mom, mom2, grad_avg): return p - lr*(grad_avg*mom + g*(1-mom)).sign()
 def _lion_inplace(p, g, lr, mom, mom2, grad_avg): p.add_(grad_avg.mul_(mom).add_(g, alpha=1-mom).sign(), alpha=-lr); grad_avg.mul_(mom2).add_(g, alpha=1-mom2)
+def _lion_faded(p, g, lr, mom, mom2, grad_avg): p.add_((grad_avg.mul_(mom) + g*(1-mom)).sign(), alpha=-lr); grad_avg.mul_(mom2).add_(g, alpha=1-mom2)
 def _lion_unmixed(p, g, lr, mom, mom2, grad_avg): p.add_((grad_avg*mom + g).sign(), alpha=-lr); grad_avg.mul_(mom2).add_(g, alpha=1-mom2)
 def _lion_up(p, g, lr, mom, mom2, grad_avg): _lion(p, g, -lr, mom, mom2, grad_avg)
 def _lion_swapped(**kw): _lion(**{**kw, 'mom':kw['mom2'], 'mom2':kw['mom']})
@@ -125,6 +128,7 @@ def _lion_swapped(**kw): _lion(**{**kw, 'mom':kw['mom2'], 'mom2':kw['mom']})
     mistakes=[(_lion_copy, _untouched),
               (_lion_copies, '`p` and `grad_avg` are as before. Change both in place: `p.add_(…)`, `grad_avg.mul_(mom2).add_(…)`. What is made and returned is forgotten.'),
               (_lion_inplace, 'The mixture has overwritten the memory: `grad_avg.mul_(mom)` works in place. Without the underscore, `grad_avg*mom` makes a new tensor.'),
+              (_lion_faded, 'The memory has faded twice: `grad_avg.mul_(mom)` in the mixture changes it in place. Write `grad_avg*mom`, without the underscore.'),
               (_lion_unmixed, 'In the mixture the gradient has the share `1-mom`.'),
               (_lion_up, 'Steps go *against* the sign: mind the sign of `lr`.'),
               (_lion_first, 'The memory is updated *after* the step: the mixture wants the old one.'),
