@@ -245,3 +245,74 @@ def test_each_event_asks_only_those_who_listen():
     learn = learner(); learn.fit(1)
     for ev,calls in learn._calls.items(): assert all(ev in vars(type(cb)) or any(ev in vars(c) for c in type(cb).__mro__) for cb,_,_ in calls)
     assert not learn._calls['after_pred'] and not learn._calls['after_step']
+
+@pytest.mark.parametrize('ev', ['before_backward','after_backward','before_step','after_step'])
+@pytest.mark.parametrize('ex', [CancelTrainException, CancelEpochException, CancelFitException])
+def test_cancelling_leaves_no_gradient_behind(ev, ex):
+    "What a cancelled batch computed must not be added to the first batch of the next epoch"
+    seen = []
+    def stop(self):
+        if self.training and self.iter==2: raise ex()
+    def look(self):
+        if self.iter==0: seen.append(any(p.grad is not None for p in self.model.parameters()))
+    learn = learner(cbs=Log()); learn.fit(3, cbs=[Callback(**{ev:stop}), Callback(before_backward=look)])
+    assert seen==[False]*(1 if ex is CancelFitException else 3) and all(p.grad is None for p in learn.model.parameters())
+    usable(learn)
+
+def test_cancelled_batch_may_keep_its_gradients():
+    "Gradient accumulation lives on that"
+    seen = []
+    def skip(self):
+        if self.iter%2==0: seen.append(self.model[0].weight.grad.clone()); raise CancelBatchException()
+    def look(self):
+        if self.iter%2==1: seen.append(self.model[0].weight.grad.clone())
+    learner().fit(1, cbs=[Callback(before_step=skip), Callback(before_backward=look)])
+    assert len(seen)==6 and all(torch.equal(a,b) and a.norm()>0 for a,b in zip(seen[::2],seen[1::2]))
+
+class Deadly(torch.utils.data.Dataset):
+    "The worker process that reads item 0 is killed, as by a system that is out of memory"
+    def __init__(self, armed): self.armed = armed
+    def __len__(self): return 192
+    def __getitem__(self, i):
+        if self.armed and i==0: os.kill(os.getpid(), signal.SIGKILL)
+        return x[i],y[i]
+
+@pytest.mark.skipif(os.name=='nt', reason='needs SIGKILL')
+def test_worker_process_killed():
+    "A message that says what happened and what helps, and a usable learner"
+    learn = learner(cbs=Log()); good = learn.dls
+    learn.dls = SimpleNamespace(train=DataLoader(Deadly(True), bs=32, num_workers=1), valid=good.valid, device='cpu')
+    with pytest.raises(RuntimeError, match='worker process died.*num_workers=0.*smaller bs'): learn.fit(2)
+    learn.dls = good; usable(learn)
+
+def test_ctrl_c_leaves_whole_files(tmp_path):
+    "The log has whole rows, the saved model is whole, and no temporary file is left"
+    from coursekit.callback.tracker import SaveModelCallback
+    learn = learner(cbs=Log(), path=tmp_path)
+    def stop(self):
+        if self.epoch==2 and self.training and self.iter==3: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): learn.fit(4, cbs=[CSVLogger(), SaveModelCallback(), Callback(after_loss=stop)])
+    rows = (tmp_path/'history.csv').read_text().splitlines()
+    assert len(rows)==3 and all(len(o.split(','))==5 for o in rows) and [o.name for o in (tmp_path/'models').iterdir()]==['model.pth']
+    learn.load('model'); usable(learn)
+
+def test_live_plot_keeps_quiet_without_a_notebook(capsys):
+    learner(cbs=ShowGraphCallback()).fit(2); lines = capsys.readouterr().out.splitlines()
+    assert len(lines)==3 and [o.name for o in learner(cbs=ShowGraphCallback()).cbs][-1]=='show_graph'
+
+def test_callback_changes_everything():
+    "Batch, predictions, loss, gradients, weights, optimizer, model: what a callback writes is what the loop goes on with"
+    seen = {}
+    class Change(Callback):
+        run_valid = False
+        def before_batch(self): self.learn.xb,self.learn.yb = (self.xb[0]*0+1,),(self.yb[0]*0,)
+        def after_pred(self): self.learn.pred = self.pred*0
+        def after_loss(self): seen.setdefault('loss', self.loss.item()); self.learn.loss_grad = sum((p**2).sum() for p in self.model.parameters())
+        def after_backward(self): p = self.model[0].weight; seen['grad'] = torch.allclose(p.grad, 2*p); p.grad.fill_(1.)
+        def before_step(self): self.opt.set_hyper('lr', 0.25); self.before = self.model[0].weight.detach().clone()
+        def after_step(self): seen['step'] = torch.allclose(self.before-self.model[0].weight, torch.tensor(0.25))
+    def new_model(self): self.learn.model = nn.Sequential(self.model[0], nn.Tanh(), nn.Linear(16,3))
+    learn = Learner(get_dls(), model(), F.cross_entropy, opt_func=SGD, lr=0.1)
+    learn.model[0].register_forward_hook(lambda m,i,o: seen.update(inp=i[0].detach().clone()) if m.training else None)
+    learn.fit(1, cbs=[Change, Callback(after_fit=new_model)])
+    assert torch.equal(seen['inp'], torch.ones(32,6)) and seen['loss']==pytest.approx(torch.log(torch.tensor(3.)).item(), abs=1e-6) and seen['grad'] and seen['step'] and len(learn.model)==3

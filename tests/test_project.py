@@ -43,7 +43,7 @@ losses
 vision.learner
 interpret vision.widgets
 callback.fp16 callback.mixup
-exercises.pixels exercises.gradients exercises.sgd exercises.optimizers exercises.networks exercises.resnets exercises.schedules
+exercises.pixels exercises.gradients exercises.sgd exercises.optimizers exercises.networks exercises.learner exercises.resnets exercises.schedules exercises.dispatch
 basics
 vision.all
 course terms
