@@ -33,7 +33,10 @@ callback.tracker callback.training callback.hook callback.tensorboard callback.c
 vision.models
 transform
 torch_core
+data.errors data.splitters
+data.lists data.show
 data.core data.transforms
+data.recipe
 data.block
 vision.core
 vision.crop vision.affine
@@ -43,7 +46,7 @@ losses
 vision.learner
 interpret vision.widgets
 callback.fp16 callback.mixup
-exercises.pixels exercises.gradients exercises.sgd exercises.optimizers exercises.networks exercises.learner exercises.resnets exercises.schedules exercises.dispatch
+exercises.pixels exercises.gradients exercises.sgd exercises.optimizers exercises.networks exercises.learner exercises.resnets exercises.schedules exercises.dispatch exercises.data_block
 basics
 vision.all
 course terms

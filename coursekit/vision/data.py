@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['prefetch', 'ImageDL', 'ImageBlock', 'MaskBlock', 'show_batch', 'show_results', 'ImageDataLoaders']
 
-# %% ../../nbs/library/00_vision_data.ipynb #0bb3da63
+# %% ../../nbs/library/00_vision_data.ipynb #17f87ba8
 import os
 import torch,numpy as np
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 from fastcore.basics import *
 from fastcore.foundation import L
+from fastcore.meta import delegates
 from ..core import *
 from ..transform import *
 from ..torch_core import *
@@ -23,7 +24,7 @@ from ..data.block import *
 from .core import *
 from .augment import *
 
-# %% ../../nbs/11_augmentation.ipynb #9199cc43
+# %% ../../nbs/11_augmentation.ipynb #832557df
 _threads = {}                                                # process → pool: a process that was forked gets threads of its own
 
 def prefetch(samples): # Items, before they become tensors
@@ -58,7 +59,7 @@ def _part(pipe, fs): # The same pipeline with some of its transforms
     res = Pipeline(fs); res.split_idx = pipe.split_idx
     return res
 
-# %% ../../nbs/11_augmentation.ipynb #772297e6
+# %% ../../nbs/11_augmentation.ipynb #503e91c1
 class _AddCodes(Transform):
     "Gives masks the names of their classes"
     def __init__(self, codes=None): super().__init__(); self.codes = codes; self.vocab,self.c = codes,None if codes is None else len(codes)
@@ -74,7 +75,7 @@ def MaskBlock(codes=None): # Names of the classes, in the order of their numbers
     "A class number for each pixel"
     return TransformBlock(type_tfms=PILMask.create, item_tfms=None if codes is None else _AddCodes(codes), batch_tfms=IntToFloatTensor)
 
-# %% ../../nbs/11_augmentation.ipynb #7e539ec8
+# %% ../../nbs/11_augmentation.ipynb #e6570316
 _picture = TensorImageBase,PILBase
 
 def _show_on(s, ctx, **kwargs): # Every element of a sample on one axis: pictures drawn over each other, the rest as title
@@ -105,11 +106,15 @@ def show_results(x:TensorImage, y:TensorMask, samples, outs, ctxs=None, max_n=6,
     if ctxs is None: ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target / prediction')
     for i,(s,out) in enumerate(zip(samples[:n], outs)): _show_on(s, ctxs[2*i], **kwargs); _show_on((s[0],out[0]), ctxs[2*i+1], **kwargs)
 
-# %% ../../nbs/11_augmentation.ipynb #5d4634e5
+# %% ../../nbs/11_augmentation.ipynb #4af64e2f
 class _Column(ItemTransform):
     "Element `i` of a row"
     def __init__(self, i): super().__init__(); self.i = i
     def encodes(self, o): return o[self.i]
+
+def _is_01(df, cols): # Do these columns hold 0 and 1 (or false and true)? Then their names are the classes
+    vs = [df.iloc[:,c] if isinstance(c, int) and c not in df.columns else df[c] for c in cols]
+    return all(isinstance(c, str) for c in cols) and all(v.isin([0,1]).all() for v in vs)
 
 class ImageDataLoaders(DataLoaders):
     "Loaders for picture classification, for the common ways in which pictures are labelled"
@@ -120,6 +125,14 @@ class ImageDataLoaders(DataLoaders):
         return cls.from_dblock(block, source, path=path, **kwargs)
 
     @classmethod
+    def _no_folders(cls, path, train, valid): # The error for a folder without `train` and `valid`
+        fs = get_image_files(path)
+        names = fs.map(parent_label).unique() if len(fs) else []
+        return ValueError(f"There are no folders {train!r} and {valid!r} in {str(path)!r}; " + (f"{len(fs)} pictures are in {len(names)} folders ({', '.join(names[:5])}{', …' if len(names)>5 else ''}). "
+            "Pass `valid_pct=0.2` to keep a fifth of them for validation." if len(fs) else "and get_image_files found nothing below it. Is this the right folder?"))
+
+    @classmethod
+    @delegates(DataLoaders.from_dblock)
     def from_folder(cls, path, # Folder with one folder of pictures per class, below `train` and `valid` or, with `valid_pct`, anywhere
                     train:str='train', valid:str='valid', # Names of the folders with training and validation pictures
                     valid_pct:float=None, # Share kept for validation, 0…1; instead of the two folders
@@ -130,19 +143,23 @@ class ImageDataLoaders(DataLoaders):
                     img_cls=PILImage, # `PILImageBW` for grey pictures
                     **kwargs): # `bs`, `val_bs`, `shuffle`, `num_workers`, `device`
         "The folder's name is the label"
-        get = partial(get_image_files, folders=[train, valid]) if valid_pct is None else get_image_files
+        if valid_pct is None and Path(path).is_dir() and not any((Path(path)/o).is_dir() for o in listify(train)+listify(valid)): raise cls._no_folders(path, train, valid)
+        get = partial(get_image_files, folders=[*listify(train), *listify(valid)]) if valid_pct is None else get_image_files
         return cls._from(path, path, parent_label, valid_pct, seed, item_tfms, batch_tfms, img_cls, CategoryBlock(vocab=vocab),
                          GrandparentSplitter(train, valid) if valid_pct is None else None, get, **kwargs)
 
     @classmethod
+    @delegates(DataLoaders.from_dblock)
     def from_path_func(cls, path, # Where to save models and the like
                        fnames, # Paths of the pictures
                        label_func, # `Path` → label
                        valid_pct:float=0.2, seed:int=None, item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
         "A function of the path is the label"
+        if isinstance(fnames, (str,Path)): raise TypeError(f"fnames is one path, {str(fnames)!r}, where a list of the pictures' paths is needed: `get_image_files({str(fnames)!r})`.")
         return cls._from(fnames, path, label_func, valid_pct, seed, item_tfms, batch_tfms, img_cls, **kwargs)
 
     @classmethod
+    @delegates(from_path_func)
     def from_name_func(cls, path, # Where to save models and the like
                        fnames, # Paths of the pictures
                        label_func, # File name, a `str` → label
@@ -151,18 +168,21 @@ class ImageDataLoaders(DataLoaders):
         return cls.from_path_func(path, fnames, using_attr(label_func, 'name'), **kwargs)
 
     @classmethod
+    @delegates(from_path_func)
     def from_path_re(cls, path, fnames, pat:str, # Regular expression whose first group is the label
                      **kwargs):
         "A part of the path, by a regular expression, is the label"
         return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
+    @delegates(from_name_func)
     def from_name_re(cls, path, fnames, pat:str, # Regular expression whose first group is the label
                      **kwargs):
         "A part of the file's name, by a regular expression, is the label"
         return cls.from_name_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
+    @delegates(DataLoaders.from_dblock)
     def from_df(cls, df, # pandas table, a row for each picture
                 path='.', # Folder that the file names are relative to
                 valid_pct:float=0.2, seed:int=None,
@@ -175,13 +195,14 @@ class ImageDataLoaders(DataLoaders):
                 valid_col=None, # Column that is true for validation pictures; instead of `valid_pct`
                 item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
         "File names and labels stand in a table"
-        several = label_delim is not None or is_listy(label_col) and len(label_col)>1
-        y_block = y_block or (MultiCategoryBlock if several else CategoryBlock)
-        if is_listy(label_col) and len(label_col)>1 and y_block is MultiCategoryBlock: y_block = MultiCategoryBlock(encoded=True, vocab=list(label_col))
+        several = is_listy(label_col) and len(label_col)>1
+        if y_block is None: y_block = MultiCategoryBlock if several or label_delim is not None else CategoryBlock
+        if several and y_block is MultiCategoryBlock and _is_01(df, label_col): y_block = MultiCategoryBlock(encoded=True, vocab=list(label_col))
         return cls._from(df, path, ColReader(label_col, label_delim=label_delim), valid_pct, seed, item_tfms, batch_tfms, img_cls, y_block,
                          None if valid_col is None else ColSplitter(valid_col), get_x=ColReader(fn_col, pref=Path(path)/(folder or ''), suff=suff), **kwargs)
 
     @classmethod
+    @delegates(from_df)
     def from_csv(cls, path, # Folder of the table and of the pictures
                  csv_fname='labels.csv', header='infer', delimiter=None, # As for `pandas.read_csv`
                  **kwargs): # As for `from_df`
@@ -190,6 +211,7 @@ class ImageDataLoaders(DataLoaders):
         return cls.from_df(pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter or ','), path=path, **kwargs)
 
     @classmethod
+    @delegates(DataLoaders.from_dblock)
     def from_lists(cls, path, # Where to save models and the like
                    fnames, # Paths of the pictures
                    labels, # Their labels; lists: several classes each; floats: numbers to predict
