@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Learner', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/06_learner.ipynb #969f166b
+# %% ../nbs/06_learner.ipynb #1d2f8cea
 import inspect
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,7 +20,7 @@ from .checkpoint import join_path_file, save_atomic, save_model, load_model
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric', # where fastai has them
          'join_path_file','save_atomic','save_model','load_model']
 
-# %% ../nbs/06_learner.ipynb #bd92abf5
+# %% ../nbs/06_learner.ipynb #d767f483
 class Learner(TrainingLoop):
     "A model, data and a loss function, and the loop that trains them"
     def __init__(self, dls, # `DataLoaders`, anything with `train` and `valid`, or a pair of loaders
@@ -36,7 +36,7 @@ class Learner(TrainingLoop):
         self.add_cbs(L(o() for o in defaults.callbacks) if default_cbs else L()).add_cbs(cbs)
         self('after_create')
 
-# %% ../nbs/06_learner.ipynb #5645f423
+# %% ../nbs/06_learner.ipynb #8cb53b7f
 defaults.lr = getattr(defaults, 'lr', 1e-3)
 
 @patch
@@ -51,7 +51,7 @@ Learner.metrics = property(lambda self: self._metrics, _set_metrics, doc='The me
 @patch(as_prop=True)
 def smooth_loss(self:Learner): return self.recorder.smooth_loss.value
 
-# %% ../nbs/06_learner.ipynb #6ac2e71d
+# %% ../nbs/06_learner.ipynb #13483969
 @patch
 def fit(self:Learner, n_epoch, # Epochs
         lr=None, wd=None, # Learning rate, `slice` for one for each group; weight decay; default: the learner's
@@ -66,7 +66,7 @@ def fit(self:Learner, n_epoch, # Epochs
         self.n_epoch,self.start_epoch = n_epoch,start_epoch
         self._run(self._do_fit)
 
-# %% ../nbs/06_learner.ipynb #ddcfa75f
+# %% ../nbs/06_learner.ipynb #fc5a05d0
 @patch
 def create_opt(self:Learner):
     "Make a new optimizer, with norm layers and biases treated as `wd_bn_bias` and `train_bn` say"
@@ -78,7 +78,7 @@ def create_opt(self:Learner):
         self.opt = f(self.splitter(self.model), lr=self.lr)
     _mark_norms(self.opt, self.model, self.wd_bn_bias, self.train_bn)
 
-# %% ../nbs/06_learner.ipynb #53cb9375
+# %% ../nbs/06_learner.ipynb #6b316e20
 @patch
 def freeze_to(self:Learner, n):
     "Train only the parameter groups from `n` on"
@@ -94,14 +94,14 @@ def unfreeze(self:Learner):
     "Train all parameter groups"
     self.freeze_to(0)
 
-# %% ../nbs/06_learner.ipynb #384243d4
+# %% ../nbs/06_learner.ipynb #03e1c8cf
 @patch
 @contextmanager
 def no_logging(self:Learner):
     "Print nothing for the time of a `with`"
     with _replaced(self, 'logger', noop): yield self
 
-# %% ../nbs/06_learner.ipynb #92a59385
+# %% ../nbs/06_learner.ipynb #510843cf
 @patch
 def _infer(self:Learner, dl, cbs=None): # Go once through `dl` without training
     def _epoch(): self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch', CancelEpochException)

@@ -30,7 +30,7 @@ def _scalar(loss): # The mean of a loss: a float if that costs nothing, else a t
     if loss.dim(): loss = loss.mean()
     return loss.item() if loss.device.type=='cpu' else loss
 
-# %% ../nbs/06_learner.ipynb #b8bd832c
+# %% ../nbs/06_learner.ipynb #94c2e192
 class Metric:
     "What every metric has: `reset`, `accumulate(learn)` after each batch, and `value`"
     def reset(self): pass
@@ -40,7 +40,7 @@ class Metric:
     @property
     def name(self): return class2attr(self, 'Metric')
 
-# %% ../nbs/06_learner.ipynb #1a619871
+# %% ../nbs/06_learner.ipynb #af3be287
 class _Mean(Metric): # Over all items; `add` takes in the mean over `n` of them
     def reset(self): self.vals,self.ns = [],[]
     def add(self, v, n): self.vals.append(v.detach() if isinstance(v,Tensor) else v); self.ns.append(n)
@@ -52,7 +52,7 @@ class _Mean(Metric): # Over all items; `add` takes in the mean over `n` of them
         if isinstance(self.vals[0], Tensor) and self.vals[0].dim(): return sum(v*n for v,n in zip(self.vals,self.ns))/self.count
         return sum(v*n for v,n in zip(_read(self.vals),self.ns))/self.count
 
-# %% ../nbs/06_learner.ipynb #24879e53
+# %% ../nbs/06_learner.ipynb #4b5db45a
 class AvgMetric(_Mean):
     "The mean over all items of `func(preds, targets)`, which gives the mean over a batch"
     def __init__(self, func): self.func = func; self.reset()
@@ -69,7 +69,7 @@ class AvgLoss(_Mean):
     def __init__(self): self.reset()
     def accumulate(self, learn): self.add(_scalar(learn.loss), find_bs(learn.yb))
 
-# %% ../nbs/06_learner.ipynb #b185eea8
+# %% ../nbs/06_learner.ipynb #4bd66d1e
 class AvgSmoothLoss(Metric):
     "Running mean of the loss, where each batch counts `beta` times as much as the next; debiased"
     name = 'loss'
@@ -84,7 +84,7 @@ class AvgSmoothLoss(Metric):
             self.raw.append(v); self.val = v + self.beta*(self.val-v)
             self.smooth.append(self.val/(1-self.beta**len(self.raw)))
 
-# %% ../nbs/06_learner.ipynb #72805beb
+# %% ../nbs/06_learner.ipynb #8348e562
 @patch(as_prop=True)
 def count(self:AvgSmoothLoss): return len(self.raw)+len(self.pending)
 @patch(as_prop=True)
@@ -97,7 +97,7 @@ def mk_metric(m):
     if not callable(m): raise TypeError(f'A metric is a function of predictions and targets or a `Metric`, not {m!r}')
     return AvgMetric(m)
 
-# %% ../nbs/06_learner.ipynb #fae2e6a2
+# %% ../nbs/06_learner.ipynb #63c797fa
 def flatten_check(inp, targ):
     "Both flattened; raises `ValueError` if they are not equally long"
     inp,targ = inp.reshape(-1),targ.reshape(-1)

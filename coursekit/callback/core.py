@@ -27,7 +27,7 @@ def _nan_message(epoch, batch, good, lr): # `good`: are the weights still number
             + f'The usual remedies: a lower learning rate (it was {lr:.2g}; `learn.lr_find()` suggests one), '
               'normalized inputs without nan, targets that suit the loss.')
 
-# %% ../../nbs/06_learner.ipynb #bb5300a6
+# %% ../../nbs/06_learner.ipynb #d38a2272
 _events = ('after_create before_fit before_epoch before_train before_batch after_pred after_loss before_backward '
     'after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch after_batch after_cancel_train after_train '
     'before_validate after_cancel_validate after_validate after_cancel_epoch after_epoch after_cancel_fit after_fit').split()
@@ -35,7 +35,7 @@ _inner = {o for o in _events if o.endswith(('batch','pred','loss','backward','st
 
 event = types.SimpleNamespace(**{o:o for o in _events}) # All events, as attributes: `event.after_loss`
 
-# %% ../../nbs/06_learner.ipynb #47888f6c
+# %% ../../nbs/06_learner.ipynb #ad1ed2b5
 class Callback:
     "Reads from its learner, and may change it, at any event that it has a method for"
     order,learn,run,run_train,run_valid = 0,None,True,True,True
@@ -52,7 +52,7 @@ class Callback:
         return getattr(self, ev) if ev in self.__dict__ or hasattr(type(self), ev) else None
     def __repr__(self): return type(self).__name__
 
-# %% ../../nbs/06_learner.ipynb #5e496374
+# %% ../../nbs/06_learner.ipynb #09c64cd1
 def _ask_learner(self, k):
     if k.startswith('__') or k in _events: raise AttributeError(k)
     learn = self.__dict__.get('learn')
@@ -61,7 +61,7 @@ def _ask_learner(self, k):
     except AttributeError: raise AttributeError(f'Neither `{type(self).__name__}` nor its learner has an attribute `{k}`') from None
 Callback.__getattr__ = _ask_learner
 
-# %% ../../nbs/06_learner.ipynb #9a8f9809
+# %% ../../nbs/06_learner.ipynb #c32ac7f0
 def _warn_hiding(self, k, v):
     if k not in self.__dict__ and self.learn is not None and not hasattr(type(self), k) and hasattr(self.learn, k):
         warnings.warn(f'`{type(self).__name__}` sets its own `{k}`, which hides the learner\'s. To change the learner\'s, write `self.learn.{k} = …`', stacklevel=2)
@@ -75,7 +75,7 @@ def __call__(self:Callback, ev):
     now = ev not in _inner or (self.run_train if getattr(self,'training',True) else self.run_valid)
     if f is not None and self.run and now: return f()
 
-# %% ../../nbs/06_learner.ipynb #db71da3f
+# %% ../../nbs/06_learner.ipynb #27ac2cf7
 class CancelFitException(Exception):      "Stop training now"
 class CancelEpochException(Exception):    "Go to the next epoch"
 class CancelTrainException(Exception):    "Skip the rest of this epoch's training"
@@ -85,7 +85,7 @@ class CancelBackwardException(Exception): "Skip the backward pass"
 class CancelStepException(Exception):     "Skip the optimizer's step"
 _cancels = (CancelFitException,CancelEpochException,CancelTrainException,CancelValidException,CancelBatchException,CancelBackwardException,CancelStepException)
 
-# %% ../../nbs/06_learner.ipynb #2d7df82a
+# %% ../../nbs/06_learner.ipynb #88abab22
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
     order,run_valid = -10,False
@@ -101,7 +101,7 @@ class TrainEvalCallback(Callback):
         learn = self.learn; learn.train_iter += 1
         if learn.n_iter: learn.pct_train = (learn.epoch + (learn.iter+1)/learn.n_iter)/learn.n_epoch
 
-# %% ../../nbs/06_learner.ipynb #c77441e6
+# %% ../../nbs/06_learner.ipynb #baa6a299
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
     order = 50
@@ -118,7 +118,7 @@ class Recorder(Callback):
     def after_cancel_train(self):    self.cancel_train = True
     def after_cancel_validate(self): self.cancel_valid = True
 
-# %% ../../nbs/06_learner.ipynb #2643d19b
+# %% ../../nbs/06_learner.ipynb #217647c7
 @patch
 def before_fit(self:Recorder):
     if self.only_validate: return
@@ -133,7 +133,7 @@ def before_epoch(self:Recorder):
     self.cancel_train,self.cancel_valid,self.start_time = False,False,time.time()
     self.log = L([self.epoch])
 
-# %% ../../nbs/06_learner.ipynb #5849ada4
+# %% ../../nbs/06_learner.ipynb #f82db3ac
 @patch
 def before_train(self:Recorder):
     self._mets = list(self._train_mets)
@@ -149,7 +149,7 @@ def after_batch(self:Recorder):
     for m in self._mets: m.accumulate(learn)
     if learn.training: self.lrs.append(learn.opt.hypers[-1]['lr'])
 
-# %% ../../nbs/06_learner.ipynb #cde5c438
+# %% ../../nbs/06_learner.ipynb #8786888f
 @patch
 def after_train(self:Recorder):
     self.check_losses(); self.iters.append(self.smooth_loss.count)
@@ -164,7 +164,7 @@ def after_epoch(self:Recorder):
     if self.add_time: self.log.append(format_time(time.time()-self.start_time))
     self.logger(self.log)
 
-# %% ../../nbs/06_learner.ipynb #7fd76830
+# %% ../../nbs/06_learner.ipynb #714344cb
 @patch
 def after_loss(self:Recorder):
     learn = self.learn
@@ -176,7 +176,7 @@ def check_losses(self:Recorder):
     for i,v in enumerate(self.smooth_loss.raw[new:]):
         if not math.isfinite(v): self._not_a_number(self.iter-(self.smooth_loss.count-new-i-1))
 
-# %% ../../nbs/06_learner.ipynb #0999fef0
+# %% ../../nbs/06_learner.ipynb #9300360d
 @patch
 def _not_a_number(self:Recorder, i):
     if not hasattr(self.learn, 'lr_finder'):
@@ -184,7 +184,7 @@ def _not_a_number(self:Recorder, i):
         warnings.warn(_nan_message(self.epoch, i, good, self.opt.hypers[-1]['lr']), RuntimeWarning, stacklevel=2)
     raise CancelFitException()
 
-# %% ../../nbs/06_learner.ipynb #0e018c3b
+# %% ../../nbs/06_learner.ipynb #e1844e4c
 if not hasattr(defaults, 'callbacks'): defaults.callbacks = [TrainEvalCallback, Recorder]
 
 # %% ../../nbs/library/callback_core_more.ipynb #79043881
