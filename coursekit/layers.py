@@ -3,19 +3,19 @@
 # %% auto #0
 __all__ = ['bn_types', 'norm_types', 'NormType', 'PoolType', 'init_params', 'init_default', 'apply_leaf', 'apply_init', 'init_linear', 'BatchNorm', 'ConvLayer', 'Flatten', 'adaptive_pool', 'PoolFlatten', 'simple_cnn', 'InstanceNorm', 'Lambda', 'View', 'SigmoidRange', 'AdaptiveConcatPool2d', 'LinBnDrop', 'params', 'trainable_params', 'one_param', 'total_params', 'norm_bias_params', 'flatten_model', 'in_channels', 'num_features_model']
 
-# %% ../nbs/05_networks.ipynb #86c597a7
+# %% ../nbs/05_networks.ipynb #fcce2245
 from enum import Enum
 from torch.nn import init as nn_init
 from fastcore.basics import ifnone
 from .core import *
 
-# %% ../nbs/05_networks.ipynb #0322a098
+# %% ../nbs/05_networks.ipynb #48e9315a
 def init_params(size, # Shape, for example (784,30)
                 std=1.0): # Their standard deviation
     "Random parameters that record gradients, normally distributed around 0"
     return (torch.randn(size)*std).requires_grad_()
 
-# %% ../nbs/05_networks.ipynb #fcea2d89
+# %% ../nbs/05_networks.ipynb #bf8c9f2c
 def init_default(m, # A layer
                  func=nn.init.kaiming_normal_): # Fills a weight in place; None leaves the layer as it is
     "Start the weight of `m` with `func` and its bias at 0; returns `m`"
@@ -27,7 +27,7 @@ def init_default(m, # A layer
 bn_types   = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 norm_types = bn_types + (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LayerNorm)
 
-# %% ../nbs/05_networks.ipynb #1c004bc3
+# %% ../nbs/05_networks.ipynb #bd7593dd
 def apply_leaf(m, f):
     "Call `f` on every module below `m` and on `m` itself, children first"
     for c in m.children(): apply_leaf(c, f)
@@ -42,7 +42,7 @@ def apply_init(m, # A model
         if own and own[0].requires_grad and not isinstance(l, norm_types): init_default(l, func)
     apply_leaf(m, _one)
 
-# %% ../nbs/05_networks.ipynb #d92713a6
+# %% ../nbs/05_networks.ipynb #8a511d87
 #| code-fold: true
 def _before_relu(act): return act in (F.relu,F.relu_,F.leaky_relu,F.leaky_relu_) or isinstance(act, (nn.ReLU,nn.LeakyReLU))
 
@@ -57,7 +57,7 @@ def init_linear(m, # A linear or convolutional layer
     if init=='auto': init = nn_init.kaiming_uniform_ if _before_relu(act_func) else None
     if init: init(m.weight)
 
-# %% ../nbs/05_networks.ipynb #3a7c15c8
+# %% ../nbs/05_networks.ipynb #c8c15e1d
 #| code-fold: true
 defaults.activation = getattr(defaults, 'activation', nn.ReLU)
 NormType = Enum('NormType', 'Batch BatchZero Weight Spectral Instance InstanceZero')
@@ -73,7 +73,7 @@ def BatchNorm(nf, ndim=2, norm_type=NormType.Batch, **kwargs):
     return _new_norm(bn_types, nf, ndim, norm_type==NormType.BatchZero, **kwargs)
 _norms.update({NormType.Batch:BatchNorm, NormType.BatchZero:BatchNorm})
 
-# %% ../nbs/05_networks.ipynb #e5e8228c
+# %% ../nbs/05_networks.ipynb #bfb02b40
 #| code-fold: true
 def _conv_func(ndim=2, transpose=False):
     if ndim not in (1,2,3): raise ValueError(f'ndim must be 1, 2 or 3, got {ndim}')
@@ -83,7 +83,7 @@ def _norm_of(norm_type, nf, ndim): # A list with the norm, empty if there is non
     if norm_type not in (None,*_norms,*_wraps): raise ValueError(f'norm_type must be None or a NormType (NormType.Batch, …), got {norm_type!r}')
     return [_norms[norm_type](nf, ndim, norm_type)] if norm_type in _norms else []
 
-# %% ../nbs/05_networks.ipynb #7a7d2092
+# %% ../nbs/05_networks.ipynb #903c8a13
 #| code-fold: true
 class ConvLayer(nn.Sequential):
     "Convolution, norm and activation, started to suit each other"
@@ -103,7 +103,7 @@ class ConvLayer(nn.Sequential):
         if norm_type in _wraps: conv = _wraps[norm_type](conv)
         super().__init__(conv, *(norm+act if bn_1st else act+norm), *listify(xtra))
 
-# %% ../nbs/05_networks.ipynb #0c0bbf6e
+# %% ../nbs/05_networks.ipynb #50611f44
 #| code-fold: true
 class Flatten(nn.Module):
     "Keep the batch dimension and flatten the others; with `full`, flatten all"
@@ -112,7 +112,7 @@ class Flatten(nn.Module):
         self.full = full
     def forward(self, x): return x.reshape(-1) if self.full else x.flatten(1)
 
-# %% ../nbs/05_networks.ipynb #86064969
+# %% ../nbs/05_networks.ipynb #0f3a9023
 #| code-fold: true
 PoolType = Enum('PoolType', 'Avg Max Cat')
 _pools   = {PoolType.Avg:nn.AdaptiveAvgPool2d, PoolType.Max:nn.AdaptiveMaxPool2d}
@@ -125,7 +125,7 @@ class PoolFlatten(nn.Sequential):
     "Pool each channel to one number and flatten"
     def __init__(self, pool_type=PoolType.Avg): super().__init__(adaptive_pool(pool_type)(1), Flatten())
 
-# %% ../nbs/05_networks.ipynb #cdf1094e
+# %% ../nbs/05_networks.ipynb #981c53aa
 def simple_cnn(filters, # Channels: of the input, of each layer, and last the outputs
                kernel_szs=None, # Side of the window of each layer, default 3
                strides=None, # Stride of each layer, default 2

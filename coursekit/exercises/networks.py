@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['check', 'collapse', 'leaky_relu', 'conv_params', 'batchnorm_step', 'get_cnn', 'xavier_std']
 
-# %% ../../nbs/library/exercises_05.ipynb #b32ad562
+# %% ../../nbs/library/exercises_05.ipynb #e0aba782
 import torch
 from ..core import *
 from ..layers import *
 from ..exercise import *
-from ..exercise import same
 check = Exercises('05_networks')
 
 def _randn(*shape): # Repeatable numbers that touch nobody's dice
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
-# %% ../../nbs/library/exercises_05.ipynb #db54e1f4
+# %% ../../nbs/library/exercises_05.ipynb #70b41860
 def _layers(n, m, k): # w1, b1, w2, b2; no matrix is square, so that a wrong order shows
     return _randn(n,m),_randn(m),_randn(m,k),_randn(k)
 
@@ -32,7 +31,7 @@ def _layers(n, m, k): # w1, b1, w2, b2; no matrix is square, so that a wrong ord
               (lambda w1,b1,w2,b2: w1@w2,             'The weights are right. Return two things: `w, b`.')])
 def collapse(w1, b1, w2, b2): return w1@w2, b1@w2 + b2
 
-# %% ../../nbs/library/exercises_05.ipynb #eea73886
+# %% ../../nbs/library/exercises_05.ipynb #754d666f
 _x = tensor(-3.,-1,-.25,0,.25,1,3)
 
 @check.exercise(done='A unit that is silent for every input has slope zero and never wakes up again. The leak keeps a little slope alive.',
@@ -48,7 +47,7 @@ _x = tensor(-3.,-1,-.25,0,.25,1,3)
               (lambda x,slope: torch.where(x>0, x, slope*torch.ones_like(x)), 'All negative numbers give the same value. Multiply: `slope*x`.')])
 def leaky_relu(x, slope): return torch.where(x>0, x, slope*x)
 
-# %% ../../nbs/library/exercises_05.ipynb #f4dbbc8a
+# %% ../../nbs/library/exercises_05.ipynb #c6f09e1e
 @check.exercise(done='Note what is missing from the formula: the size of the picture. The same few numbers serve any size.',
     cases=[(1,8,5), (3,64,7), (16,32,3), (512,10,1)],
     mistakes=[(lambda ni,nf,ks: ni*nf*ks*ks,      'All weights are there. Each of the `nf` output channels also has a bias.'),
@@ -63,7 +62,7 @@ def leaky_relu(x, slope): return torch.where(x>0, x, slope*x)
               (lambda ni,nf,ks: ni*ks*ks + nf,    'That is one kernel. There is one for each of the `nf` output channels.')])
 def conv_params(ni, nf, ks): return nf*(ni*ks*ks + 1)
 
-# %% ../../nbs/library/exercises_05.ipynb #c563a25b
+# %% ../../nbs/library/exercises_05.ipynb #062daf41
 def _bn(x, mean, var, mom=.1, use=0, keep=1, sqrt=True, dims=(0,2,3), take=lambda old,new,mom: (1-mom)*old + mom*new):
     m,v = x.mean(dims,keepdim=True),x.var(dims,keepdim=True,correction=use)
     y = (x-m)/(v+1e-5)**(.5 if sqrt else 1)
@@ -99,7 +98,7 @@ def _name_parts(f): # What comes out, by name, up to the first part that is wron
 _tiny = torch.cat([_randn(4,1,3,3)*3+1, _randn(4,1,3,3)*1e-3], 1) # its second channel hardly varies: eps shows
 _bn_cases = [(_tiny, torch.zeros(2), torch.ones(2)), (_randn(2,2,2,3)*2-1, tensor(1.,2), tensor(3.,.5), .3)]
 
-# %% ../../nbs/library/exercises_05.ipynb #4e44f2e8
+# %% ../../nbs/library/exercises_05.ipynb #69ccb365
 @check.exercise(done='That is all of batch norm that is hard. Scale and shift are two more lines.',
     observe=_name_parts,
     mistakes=[(_bn_flat,                          'A mean per channel has shape (c,), and torch would lay it along the last axis. Give it two more: `[:,None,None]`. (It is taken over the dimensions (0,2,3).)'),
@@ -108,6 +107,7 @@ _bn_cases = [(_tiny, torch.zeros(2), torch.ones(2)), (_randn(2,2,2,3)*2-1, tenso
               (lambda *a: _bn(*a)[0],             '`x` is normalized well. Return three things: it, the new running mean, and the new running variance.'),
               (_bn_kept,                          'The numbers are right, but the running averages should keep the shape (c,): no `keepdim` for those.'),
               (_bn_std,                           "The root comes last: `(var + 1e-5).sqrt()`, and for normalizing `x.var(…, correction=0)`. (torch's `x.std(…)` divides by one less.)"),
+              (lambda x,*a: ((x-x.mean((0,2,3))[:,None,None])/x.std((0,2,3))[:,None,None], *_bn(x,*a)[1:]), '`x.std(…)` divides by one less, and leaves out 1e-5. Take `x.var(…, correction=0)`, add 1e-5, then the root.'),
               (lambda *a: _bn_std(*a,correction=0), 'Add 1e-5 to the *variance*, then take the root.'),
               (lambda *a: _bn(*a, sqrt=False),    'Divide by the standard deviation, the root of the variance.'),
               (lambda *a: _bn(*a, use=1),         "To normalize, the variance is the plain mean of the squares: `x.var(…, correction=0)`. torch's default divides by one less."),
@@ -122,7 +122,7 @@ def batchnorm_step(x, mean, var, mom=.1):
     y = (x - m[:,None,None])/(v[:,None,None] + 1e-5).sqrt()
     return y, mean + mom*(m-mean), var + mom*(x.var((0,2,3))-var)
 
-# %% ../../nbs/library/exercises_05.ipynb #d04cd026
+# %% ../../nbs/library/exercises_05.ipynb #6be8a80a
 def _look_at(make): # Sizes of the feature maps on the way, and of the result
     model = make()
     if not isinstance(model, nn.Module): return model
@@ -147,7 +147,7 @@ def _look_at(make): # Sizes of the feature maps on the way, and of the result
               (lambda: simple_cnn([3,8,16,32,10], strides=[1,1,2,2], bn=True), 'Two halvings end at 24×24. How many lead from 96 to 12?')])
 def get_cnn(): return simple_cnn([3,8,16,32,10], strides=[1,2,2,2], bn=True)
 
-# %% ../../nbs/library/exercises_05.ipynb #0b7c29d0
+# %% ../../nbs/library/exercises_05.ipynb #c4788944
 @check.exercise(cases=[(100,100), (784,30), (30,1), (64,256)],
     done='That is Xavier initialization (Glorot & Bengio 2010): a compromise between the way there and the way back.',
     mistakes=[(lambda n_in,n_out: (2/n_in)**.5,         'That is Kaiming\'s start, made for ReLU. Its 2 makes up for the half that ReLU throws away; tanh throws nothing away.'),
