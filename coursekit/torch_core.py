@@ -15,7 +15,7 @@ from fastcore.foundation import L
 from .core import *
 from .transform import *
 
-# %% ../nbs/09_dispatch.ipynb #9e56be25
+# %% ../nbs/09_dispatch.ipynb #55f94009
 _nowrap,_plain = get_default_nowrap_functions(),torch._C.DisableTorchFunctionSubclass
 
 class TensorBase(Tensor):
@@ -32,7 +32,7 @@ class TensorBase(Tensor):
         t = None if func in _nowrap else cls if len(types)==1 else _meaning(func, types, args)
         return res if t is None else _typed(res, t, args)
 
-# %% ../nbs/09_dispatch.ipynb #795270b4
+# %% ../nbs/09_dispatch.ipynb #c67fed8d
 #| code-fold: true
 def _typed(res, t, args): # `res`, and the tensors in it, in type `t` with the attributes of the first semantic tensor in `args`
     if type(res) is Tensor:
@@ -46,7 +46,7 @@ def _attributes(args):
         if isinstance(a, (list,tuple)) and a: a = a[0]
         if isinstance(a, TensorBase): return a.__dict__
 
-# %% ../nbs/09_dispatch.ipynb #bcbcaba2
+# %% ../nbs/09_dispatch.ipynb #156960d6
 class TensorImageBase(TensorBase):
     "Pixels: float in 0…1 or uint8 in 0…255, (channels, height, width) or a batch of these"
     _show_args = {}
@@ -62,7 +62,7 @@ class TensorMask(TensorImageBase):
 class TensorCategory(TensorBase):           "The number of a class, int64"
 class TensorMultiCategory(TensorCategory):  "Which classes are present: their numbers, or 0 and 1 for each class"
 
-# %% ../nbs/09_dispatch.ipynb #2be938a9
+# %% ../nbs/09_dispatch.ipynb #76618d8c
 class TensorPoint(TensorBase):
     "Points (x, y), float, (number of points, 2); the attribute `img_size` is (width, height) of their picture"
     _show_args = dict(s=40, marker='o', c='white', edgecolors='black')
@@ -75,7 +75,7 @@ class TensorPoint(TensorBase):
         ax.scatter(x[:,0], x[:,1], **{**self._show_args, **{k:v for k,v in kwargs.items() if k!='figsize'}})
         return ax
 
-# %% ../nbs/09_dispatch.ipynb #16af53b6
+# %% ../nbs/09_dispatch.ipynb #d41dd59b
 class TensorBBox(TensorPoint):
     "Boxes (left, top, right, bottom), float, (number of boxes, 4)"
     @classmethod
@@ -89,7 +89,7 @@ class TensorBBox(TensorPoint):
             if text is not None: ax.text(l, t, text, va='bottom', color=color, weight='bold')
         return ax
 
-# %% ../nbs/09_dispatch.ipynb #4d2fcc21
+# %% ../nbs/09_dispatch.ipynb #ddb76c33
 class LabeledBBox(L):
     "A pair of boxes and their names; shows each box with its name, but for the name '#na#'"
     @property
@@ -101,7 +101,7 @@ class LabeledBBox(L):
             if l!='#na#': ctx = TensorBBox(b).show(ctx=ctx, text=l, **kwargs)
         return ctx
 
-# %% ../nbs/09_dispatch.ipynb #3a9bc29c
+# %% ../nbs/09_dispatch.ipynb #b1cc30f7
 def _meaning(func, types, args): # The type of the result; `None`: plain
     if func is Tensor.__getitem__: return type(args[0]) if isinstance(args[0], TensorBase) else None
     return _common(tuple(types))

@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['typedispatch', 'TypeDispatch', 'Transform', 'ItemTransform', 'mk_transform', 'Pipeline', 'is_tuple', 'rebuild', 'retain_type', 'DisplayedTransform', 'InplaceTransform', 'compose_tfms']
 
-# %% ../nbs/09_dispatch.ipynb #ccc91fab
+# %% ../nbs/09_dispatch.ipynb #7eb7e136
 import copy, functools, inspect, plum, typing
 from typing import Any
 from fastcore.basics import listify, camel2snake, patch
 from fastcore.foundation import L
 
-# %% ../nbs/09_dispatch.ipynb #41360dc9
+# %% ../nbs/09_dispatch.ipynb #83968ebc
 class TypeDispatch:
     "A table from the type of one argument to a function. plum finds the entry, once for each type; then it is remembered"
     changes = 0                                   # of all tables: they inherit rows from each other
@@ -26,7 +26,7 @@ class TypeDispatch:
         self.funcs[arg if t is None else _union(t)] = f,ret; TypeDispatch.changes += 1
         return f
 
-# %% ../nbs/09_dispatch.ipynb #e601ff11
+# %% ../nbs/09_dispatch.ipynb #57b9e0b3
 @patch
 def rows(self:TypeDispatch): # {type: (function, type of its result)}, inherited ones first
     return functools.reduce(lambda res,b: res | b.rows(), reversed(self.bases), {}) | self.funcs
@@ -41,7 +41,7 @@ def _ask(self:TypeDispatch, t, sig): # A type, and what to ask plum for: its sig
     except plum.AmbiguousLookupError as e:
         raise TypeError(f"{t.__name__} fits several entries equally well: {', '.join(map(_name, rows))}. Add one for {t.__name__} itself.") from e
 
-# %% ../nbs/09_dispatch.ipynb #26679650
+# %% ../nbs/09_dispatch.ipynb #38aa0497
 @patch
 def entry(self:TypeDispatch, x):
     "The function for `x`, and the type of its result; two `None`s if there is none. Raises `TypeError` if two entries fit equally well"
@@ -53,14 +53,14 @@ def entry(self:TypeDispatch, x):
     cache[t] = res
     return res
 
-# %% ../nbs/09_dispatch.ipynb #b803d77b
+# %% ../nbs/09_dispatch.ipynb #89ea8c7d
 @patch
 def __getitem__(self:TypeDispatch, t):
     "The function for type `t`, or `None`"
     if self.seen!=TypeDispatch.changes: self._forget()
     return self._ask(t, plum.Signature(t))[0]
 
-# %% ../nbs/09_dispatch.ipynb #6732ef47
+# %% ../nbs/09_dispatch.ipynb #25840f19
 @patch
 def __call__(self:TypeDispatch, x, *args, **kwargs):
     f,_ = self.entry(x)
@@ -76,7 +76,7 @@ def __setstate__(self:TypeDispatch, s): self.funcs,self.bases = s['funcs'],(); s
 
 typedispatch = plum.Dispatcher() # decorator: functions of one name that differ in the types of *all* their positional arguments
 
-# %% ../nbs/09_dispatch.ipynb #68582187
+# %% ../nbs/09_dispatch.ipynb #10818597
 class _Methods(dict):
     "A class body in which `encodes`, `decodes` and `setups` may stand several times, once for each type"
     names = 'encodes','decodes','setups'
@@ -86,7 +86,7 @@ class _Methods(dict):
         if isinstance(v, TypeDispatch): self[k].funcs.update(v.funcs)    # `decodes = encodes`
         else: self[k].add(v)
 
-# %% ../nbs/09_dispatch.ipynb #8ab5d5c4
+# %% ../nbs/09_dispatch.ipynb #7b789d38
 class _TfmMeta(type):
     @classmethod
     def __prepare__(mcs, name, bases): return _Methods()
@@ -102,7 +102,7 @@ class _TfmMeta(type):
         f = args[0] if len(args)==1 and not kwargs else None
         return vars(cls)[f.__name__].add(f) if inspect.isfunction(f) and f.__name__ in _Methods.names else super().__call__(*args, **kwargs)
 
-# %% ../nbs/09_dispatch.ipynb #6acd3969
+# %% ../nbs/09_dispatch.ipynb #b30470b4
 class Transform(metaclass=_TfmMeta):
     "`encodes` and `decodes` (and `setups`), which dispatch on type and visit each element of a tuple"
     split_idx,order,train_setup,enc_fs,dec_fs = None,0,None,None,None
@@ -118,7 +118,7 @@ class Transform(metaclass=_TfmMeta):
         if order     is not None: self.order = order
         if split_idx is not None: self.split_idx = split_idx
 
-# %% ../nbs/09_dispatch.ipynb #9dabfe97
+# %% ../nbs/09_dispatch.ipynb #9ad51641
 @patch
 def __call__(self:Transform, x, *args, split_idx=None, **kwargs): return self._call('encodes', x, *args, split_idx=split_idx, **kwargs)
 @patch
@@ -133,14 +133,14 @@ def _do(self:Transform, which, x, *args, **kwargs):
     f,ret = self._find(which, x)
     return x if f is None else retain_type(f(self, x, *args, **kwargs), x, ret)
 
-# %% ../nbs/09_dispatch.ipynb #b9cf8843
+# %% ../nbs/09_dispatch.ipynb #be2dc3e1
 @patch
 def _find(self:Transform, which, x): # Code for `x` and the type of its result: the transform's own, else its class's
     own = self.enc_fs if which=='encodes' else self.dec_fs if which=='decodes' else None
     if own is not None and (res := own.entry(x))[0] is not None: return res
     return type(self).__dict__[which].entry(x)
 
-# %% ../nbs/09_dispatch.ipynb #0b64091e
+# %% ../nbs/09_dispatch.ipynb #0548e553
 @patch
 def _table(self:Transform, fs):
     res = TypeDispatch()
@@ -153,13 +153,13 @@ def setup(self:Transform, items=None, train_setup=False):
     f,_ = self._find('setups', items)
     return None if f is None else f(self, items)
 
-# %% ../nbs/09_dispatch.ipynb #18f1a8a7
+# %% ../nbs/09_dispatch.ipynb #0ca7b96c
 @patch(as_prop=True)
 def name(self:Transform): return getattr(self, '_name', type(self).__name__)
 @patch
 def __repr__(self:Transform): return self.name
 
-# %% ../nbs/09_dispatch.ipynb #8fd1a536
+# %% ../nbs/09_dispatch.ipynb #635379d4
 class ItemTransform(Transform):
     "A transform that takes an item as a whole: `encodes` gets a tuple as a list (or as a tuple, where it is annotated so)"
     _retain = True                                # a list becomes a tuple again?
@@ -172,7 +172,7 @@ class ItemTransform(Transform):
         if not self._retain: return y
         return retain_type(tuple(y) if isinstance(y, (list,L)) else y, x, ret)
 
-# %% ../nbs/09_dispatch.ipynb #edb25ccb
+# %% ../nbs/09_dispatch.ipynb #c0bebb11
 def mk_transform(f):
     "`f` as a `Transform`: a class is instantiated, a function wrapped, a `Transform` kept"
     if isinstance(f, type) and issubclass(f, Transform): f = f()
@@ -183,7 +183,7 @@ def _flat(fs): # Transforms of transforms and functions; `None`s left out, pipel
         if isinstance(f, Pipeline): yield from f.fs
         elif f is not None: yield mk_transform(f)
 
-# %% ../nbs/09_dispatch.ipynb #2630c6d4
+# %% ../nbs/09_dispatch.ipynb #e3457d45
 #| code-fold: true
 class _Row:
     "What has transforms in `fs` is a row of them, and has their attributes"
@@ -199,7 +199,7 @@ class _Row:
             if hasattr(f, k): return getattr(f, k)
         raise AttributeError(f"no transform of this pipeline has {k!r}: {self.fs}")
 
-# %% ../nbs/09_dispatch.ipynb #2775aa2e
+# %% ../nbs/09_dispatch.ipynb #5b4f22cc
 class Pipeline(_Row):
     "Transforms, sorted by `order`; `decode` walks back"
     def __init__(self,
@@ -217,7 +217,7 @@ class Pipeline(_Row):
             x = f.decode(x, split_idx=self.split_idx)
         return x
 
-# %% ../nbs/09_dispatch.ipynb #f45d80ec
+# %% ../nbs/09_dispatch.ipynb #d7c4ae7e
 def _showable(x): return hasattr(x, 'show') or is_tuple(x) and all(hasattr(o, 'show') for o in x)
 
 @patch
@@ -230,7 +230,7 @@ def show(self:Pipeline, x, # What the pipeline made
         if hasattr(o, 'show'): ctx = o.show(ctx=ctx, **kwargs)
     return ctx
 
-# %% ../nbs/09_dispatch.ipynb #3484d103
+# %% ../nbs/09_dispatch.ipynb #6761c454
 @patch
 def setup(self:Pipeline, items=None, train_setup=False):
     "Set up each transform on the items as the transforms before it leave them"
