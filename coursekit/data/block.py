@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['TransformBlock', 'CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'EncodedMultiCategorize', 'RegressionBlock']
 
-# %% ../../nbs/10_data_block.ipynb #7bb7962b
+# %% ../../nbs/10_data_block.ipynb #ab13c063
 import torch
 from fastcore.basics import *
 from fastcore.foundation import L
@@ -16,7 +16,7 @@ from .transforms import *
 from .recipe import *
 from .recipe import _Recipe, _type_tfms
 
-# %% ../../nbs/10_data_block.ipynb #5eee647e
+# %% ../../nbs/10_data_block.ipynb #da53056d
 class TransformBlock:
     "What one kind of data needs: transforms for the type, for items, for batches, and options for the loader"
     def __init__(self, type_tfms=None, # From an item to this element
@@ -31,7 +31,7 @@ def CategoryBlock(vocab=None, # All class names; `None`: collected from the trai
     "One class out of several"
     return TransformBlock(type_tfms=Categorize(vocab=vocab, sort=sort, add_na=add_na))
 
-# %% ../../nbs/10_data_block.ipynb #07b73c48
+# %% ../../nbs/10_data_block.ipynb #61c1a589
 class DataBlock(_Recipe):
     "The recipe from a source to loaders: kinds of data, where items are, how to split and label them, what to do to items and batches"
     def __init__(self, blocks=None, # Kinds of data, e.g. `(ImageBlock, CategoryBlock)`
@@ -46,7 +46,7 @@ class DataBlock(_Recipe):
         self.get_items,self.splitter,self.getters = get_items,splitter or RandomSplitter(),self._getters(getters, get_x, get_y)
         self.new(item_tfms, batch_tfms)
 
-# %% ../../nbs/10_data_block.ipynb #c7ef892c
+# %% ../../nbs/10_data_block.ipynb #ba056635
 @patch
 def new(self:DataBlock, item_tfms=None, batch_tfms=None):
     "The same recipe with other transforms (changes this one and returns it)"
@@ -54,7 +54,7 @@ def new(self:DataBlock, item_tfms=None, batch_tfms=None):
     self.batch_tfms = merge_tfms(self.default_batch_tfms, batch_tfms, nm='batch_tfms')
     return self
 
-# %% ../../nbs/10_data_block.ipynb #a08e9897
+# %% ../../nbs/10_data_block.ipynb #3d50c400
 @patch
 def datasets(self:DataBlock, source, verbose=False):
     "Find, split and label the items of `source`"
@@ -64,7 +64,7 @@ def datasets(self:DataBlock, source, verbose=False):
     tfms = [_type_tfms(g, b.type_tfms) for g,b in zip(self.getters, self.blocks)]
     return Datasets(items, tfms, n_inp=self.n_inp, splits=splits, dl_type=self.dl_type)
 
-# %% ../../nbs/10_data_block.ipynb #a68e0544
+# %% ../../nbs/10_data_block.ipynb #0226d04d
 @patch
 def dataloaders(self:DataBlock, source, # What `get_items` takes, e.g. a folder
                 path='.', # Folder for models and the like

@@ -117,7 +117,7 @@ class _Makers: # Class methods of `DataLoaders`
         "Loaders by the recipe `dblock`"
         return dblock.dataloaders(source, path=path, bs=bs, val_bs=val_bs, shuffle=shuffle, device=device, num_workers=num_workers, n=n, **kwargs)
 
-# %% ../../nbs/10_data_block.ipynb #ef9910a0
+# %% ../../nbs/10_data_block.ipynb #78ce4d87
 class TfmdLists(_Lists):
     "Items seen through a `Pipeline` of transforms"
     def __init__(self, items, # Anything with a length and positions: paths, rows of a table, …
@@ -131,7 +131,7 @@ class TfmdLists(_Lists):
         if dl_type: self._dl_type = dl_type
         if do_setup: self.setup(train_setup)
 
-# %% ../../nbs/10_data_block.ipynb #fb33a769
+# %% ../../nbs/10_data_block.ipynb #dafcee90
 @patch
 def __len__(self:TfmdLists): return len(self.items)
 
@@ -140,7 +140,7 @@ def __getitem__(self:TfmdLists, i):
     if hasattr(i, '__index__'): return self.tfms(_take(self.items, i))
     return L(self[j] for j in (range(*i.indices(len(self))) if isinstance(i, slice) else i))
 
-# %% ../../nbs/10_data_block.ipynb #69d0acc0
+# %% ../../nbs/10_data_block.ipynb #8be5006d
 class Datasets(_Sets):
     "Tuples from one list of items: one pipeline for each element"
     def __init__(self, items=None, # Anything with a length and positions: paths, rows of a table, …
@@ -154,7 +154,7 @@ class Datasets(_Sets):
         if dl_type: self._dl_type = dl_type
         if do_setup and splits: self._check_labels()
 
-# %% ../../nbs/10_data_block.ipynb #098c6029
+# %% ../../nbs/10_data_block.ipynb #1906f7e3
 @patch
 def __getitem__(self:Datasets, i):
     if hasattr(i, '__index__'): return tuple(tl[i] for tl in self.tls)
@@ -166,7 +166,7 @@ def subset(self:Datasets, i): return self._new(tl.subset(i) for tl in self.tls)
 @patch
 def decode(self:Datasets, o): return tuple(tl.decode(x) for x,tl in zip(o, self.tls))
 
-# %% ../../nbs/10_data_block.ipynb #ed92171c
+# %% ../../nbs/10_data_block.ipynb #09c7c09e
 def test_set(dsets, # `Datasets` or `TfmdLists`
              test_items, # New items, of the kind that `dsets` was made from, or further along in its pipelines
              rm_tfms=None, # How many steps at the front the items are past already; `None`: found out from their type
@@ -180,7 +180,7 @@ def test_set(dsets, # `Datasets` or `TfmdLists`
     res = L(tl._with(items, tl.tfms.fs[n:], 1) for tl,n in zip(tls, rm))
     return dsets._new(res) if hasattr(dsets, 'tls') else res[0]
 
-# %% ../../nbs/10_data_block.ipynb #bf1e5adc
+# %% ../../nbs/10_data_block.ipynb #a8aa2321
 class TfmdDL(_Showing):
     "A `DataLoader` whose items and batches pass through transforms, and that can decode and show what it makes"
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=None,
@@ -196,14 +196,14 @@ class TfmdDL(_Showing):
             getattr(self, nm).split_idx = getattr(dataset, 'split_idx', None)
         for nm in pipes if do_setup else (): self._setup(getattr(self, nm))
 
-# %% ../../nbs/10_data_block.ipynb #fde190e4
+# %% ../../nbs/10_data_block.ipynb #27758e36
 @patch
 def decode_batch(self:TfmdDL, b, max_n=9):
     "A list of at most `max_n` decoded items of batch `b`"
     b = to_cpu(self.decode(b))
     return L(self._decode_item(tuple(o[i] for o in b)) for i in range(min(max_n, len(b[0]))))
 
-# %% ../../nbs/10_data_block.ipynb #a73bba32
+# %% ../../nbs/10_data_block.ipynb #5c0c211a
 class DataLoaders(_Loaders, _Makers):
     "Loaders for training, validation, …, and what they share"
     def __init__(self, *loaders, path='.', device=None):
@@ -217,7 +217,7 @@ class DataLoaders(_Loaders, _Makers):
     @property
     def valid(self): return self[1]
 
-# %% ../../nbs/10_data_block.ipynb #f4a08eff
+# %% ../../nbs/10_data_block.ipynb #2007ced1
 @patch
 def test_dl(self:DataLoaders, test_items, # New items, of the kind the data was made from, or further along
             rm_type_tfms=None, # How many steps at the front they are past already; `None`: found out from their type

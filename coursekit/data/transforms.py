@@ -136,7 +136,7 @@ def _row(items, i): # What to call item `i` of `items`
     try: return f'Item {i}, {raw[i]},'
     except Exception: return f'Item {i}'
 
-# %% ../../nbs/10_data_block.ipynb #e7e67b48
+# %% ../../nbs/10_data_block.ipynb #a972c989
 def get_image_files(path, # Folder to search
                     recurse:bool=True, # Look in folders below?
                     folders=None # Only look into these folders just below `path`
@@ -144,12 +144,12 @@ def get_image_files(path, # Folder to search
     "Find picture files below `path`, by their ending. Raises `FileNotFoundError` if there is no such folder."
     return get_files(path, image_extensions, recurse, folders)
 
-# %% ../../nbs/10_data_block.ipynb #b8c801c1
+# %% ../../nbs/10_data_block.ipynb #77ab5cca
 def parent_label(o): # A path
     "The name of the folder a file is in"
     return Path(o).parent.name
 
-# %% ../../nbs/10_data_block.ipynb #97db5dfd
+# %% ../../nbs/10_data_block.ipynb #f9e47fdf
 class RegexLabeller:
     "Label by the first group of a regular expression, searched in the text of the item"
     def __init__(self, pat:str, # Must have one group, e.g. `r'(.+)_\d+.jpg$'`
@@ -163,14 +163,14 @@ class RegexLabeller:
                          "Try `re.search(pattern, text)` on it; for paths, `using_attr(RegexLabeller(pat), 'name')` looks at the file's name alone.")
     def __repr__(self): return f'RegexLabeller({self.pat.pattern!r})'
 
-# %% ../../nbs/10_data_block.ipynb #e4607ea2
+# %% ../../nbs/10_data_block.ipynb #1c5896cb
 class using_attr:
     "`f` applied to the attribute `attr` of its argument: `using_attr(len, 'name')(Path('a/bcd'))` is 3"
     def __init__(self, f, attr): self.f,self.attr = f,attr
     def __call__(self, o): return self.f(getattr(o, self.attr))
     def __repr__(self): return f'using_attr({self.f!r}, {self.attr!r})'
 
-# %% ../../nbs/10_data_block.ipynb #12ac74d4
+# %% ../../nbs/10_data_block.ipynb #95a4b5f2
 def RandomSplitter(valid_pct:float=0.2, # Share of the items kept for validation, 0…1
                    seed:int=None): # Same seed, same split
     "Split at random: `items -> (train positions, validation positions)`. Raises `ValueError` for a share above 1."
@@ -182,7 +182,7 @@ def RandomSplitter(valid_pct:float=0.2, # Share of the items kept for validation
         return idx[cut:],idx[:cut]
     return _inner
 
-# %% ../../nbs/10_data_block.ipynb #aed23464
+# %% ../../nbs/10_data_block.ipynb #785752bb
 def GrandparentSplitter(train_name='train', # Name(s) of the folder with training items
                         valid_name='valid'): # Name(s) of the folder with validation items
     "Split by the folder above the folder: `train/3/x.png` against `valid/3/y.png`. Raises `ValueError` where one is empty."
@@ -194,7 +194,7 @@ def GrandparentSplitter(train_name='train', # Name(s) of the folder with trainin
         return res
     return _inner
 
-# %% ../../nbs/10_data_block.ipynb #52d06c17
+# %% ../../nbs/10_data_block.ipynb #db7ef852
 class Categorize(DisplayedTransform):
     "Class name ↔ `TensorCategory`. Raises `ValueError` for an item without label, `UnknownLabelError` for one that is not in the vocab."
     loss_func,order = torch.nn.CrossEntropyLoss(),1
@@ -209,7 +209,7 @@ class Categorize(DisplayedTransform):
             if len(self.vocab)==1: warnings.warn(f"All items have one and the same label, {self.vocab[0]!r}: there is nothing to tell apart. Is the labelling function right?")
         self.c = len(self.vocab)
 
-# %% ../../nbs/10_data_block.ipynb #1a4ec93f
+# %% ../../nbs/10_data_block.ipynb #016d1104
 @Categorize
 def encodes(self, o):
     if isinstance(o, TensorCategory): return o

@@ -14,7 +14,7 @@ from ..transform import *
 from ..torch_core import *
 from .core import *
 
-# %% ../../nbs/11_augmentation.ipynb #73b1dbc3
+# %% ../../nbs/11_augmentation.ipynb #1c1971a5
 class RandTransform(DisplayedTransform):
     "A transform that is done with probability `p`; `before_call` draws what is random, once for all elements of a tuple"
     do,nm,split_idx,p = True,None,0,1.
@@ -40,7 +40,7 @@ def _rand(lo=0., hi=1.): return lo + (hi-lo)*torch.rand(()).item()
 def _randint(lo, hi): return torch.randint(lo, hi+1, ()).item() if hi>lo else lo    # both ends included
 def _first(b): return b[0] if isinstance(b, tuple) else b
 
-# %% ../../nbs/11_augmentation.ipynb #859b72f4
+# %% ../../nbs/11_augmentation.ipynb #6c9b9056
 class ResizeMethod:
     "What to do with a picture of another shape than the target"
     Squish,Crop,Pad = 'squish','crop','pad'
@@ -100,7 +100,7 @@ class Resize(_Crop):
         m = (max if self.method=='pad' else min)(w/tw, h/th)           # source pixels per target pixel
         self.box = self._place(w, h, max(1,int(m*tw+1e-6)), max(1,int(m*th+1e-6)), split_idx or self.method=='pad')
 
-# %% ../../nbs/11_augmentation.ipynb #348bb4cf
+# %% ../../nbs/11_augmentation.ipynb #0c17bc19
 class CropPad(_Crop):
     "Cut the middle out, or pad to the size, without resampling"
     def __init__(self, size, # Pixels: a side, or (height, width)

@@ -24,7 +24,7 @@ from ..data.block import *
 from .core import *
 from .augment import *
 
-# %% ../../nbs/11_augmentation.ipynb #832557df
+# %% ../../nbs/11_augmentation.ipynb #f602bfb6
 _threads = {}                                                # process → pool: a process that was forked gets threads of its own
 
 def prefetch(samples): # Items, before they become tensors
@@ -59,7 +59,7 @@ def _part(pipe, fs): # The same pipeline with some of its transforms
     res = Pipeline(fs); res.split_idx = pipe.split_idx
     return res
 
-# %% ../../nbs/11_augmentation.ipynb #503e91c1
+# %% ../../nbs/11_augmentation.ipynb #8c8bc58d
 class _AddCodes(Transform):
     "Gives masks the names of their classes"
     def __init__(self, codes=None): super().__init__(); self.codes = codes; self.vocab,self.c = codes,None if codes is None else len(codes)
@@ -75,7 +75,7 @@ def MaskBlock(codes=None): # Names of the classes, in the order of their numbers
     "A class number for each pixel"
     return TransformBlock(type_tfms=PILMask.create, item_tfms=None if codes is None else _AddCodes(codes), batch_tfms=IntToFloatTensor)
 
-# %% ../../nbs/11_augmentation.ipynb #e6570316
+# %% ../../nbs/11_augmentation.ipynb #610bd49e
 _picture = TensorImageBase,PILBase
 
 def _show_on(s, ctx, **kwargs): # Every element of a sample on one axis: pictures drawn over each other, the rest as title
@@ -106,7 +106,7 @@ def show_results(x:TensorImage, y:TensorMask, samples, outs, ctxs=None, max_n=6,
     if ctxs is None: ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target / prediction')
     for i,(s,out) in enumerate(zip(samples[:n], outs)): _show_on(s, ctxs[2*i], **kwargs); _show_on((s[0],out[0]), ctxs[2*i+1], **kwargs)
 
-# %% ../../nbs/11_augmentation.ipynb #4af64e2f
+# %% ../../nbs/11_augmentation.ipynb #e2310c5e
 class _Column(ItemTransform):
     "Element `i` of a row"
     def __init__(self, i): super().__init__(); self.i = i
@@ -153,7 +153,12 @@ class ImageDataLoaders(DataLoaders):
     def from_path_func(cls, path, # Where to save models and the like
                        fnames, # Paths of the pictures
                        label_func, # `Path` → label
-                       valid_pct:float=0.2, seed:int=None, item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
+                       valid_pct:float=0.2, # Share kept for validation, 0…1
+                       seed:int=None, # Same seed, same split
+                       item_tfms=None, # For one picture: must bring all to one size, e.g. `Resize(224)`
+                       batch_tfms=None, # For a whole batch, on the device, e.g. `aug_transforms()`
+                       img_cls=PILImage, # `PILImageBW` for grey pictures
+                       **kwargs): # `bs`, `val_bs`, `shuffle`, `num_workers`, `device`
         "A function of the path is the label"
         if isinstance(fnames, (str,Path)): raise TypeError(f"fnames is one path, {str(fnames)!r}, where a list of the pictures' paths is needed: `get_image_files({str(fnames)!r})`.")
         return cls._from(fnames, path, label_func, valid_pct, seed, item_tfms, batch_tfms, img_cls, **kwargs)
@@ -185,7 +190,8 @@ class ImageDataLoaders(DataLoaders):
     @delegates(DataLoaders.from_dblock)
     def from_df(cls, df, # pandas table, a row for each picture
                 path='.', # Folder that the file names are relative to
-                valid_pct:float=0.2, seed:int=None,
+                valid_pct:float=0.2, # Share kept for validation, 0…1
+                seed:int=None, # Same seed, same split
                 fn_col=0, # Column of the file names: name or place
                 folder=None, # Folder below `path` with the pictures
                 suff:str='', # Text to add to each file name, e.g. '.jpg'
@@ -193,7 +199,10 @@ class ImageDataLoaders(DataLoaders):
                 label_delim:str=None, # Several labels in one text: what stands between them
                 y_block=None, # Kind of label; default: several classes with `label_delim` or several columns, else one class
                 valid_col=None, # Column that is true for validation pictures; instead of `valid_pct`
-                item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
+                item_tfms=None, # For one picture: must bring all to one size, e.g. `Resize(224)`
+                batch_tfms=None, # For a whole batch, on the device, e.g. `aug_transforms()`
+                img_cls=PILImage, # `PILImageBW` for grey pictures
+                **kwargs): # `bs`, `val_bs`, `shuffle`, `num_workers`, `device`
         "File names and labels stand in a table"
         several = is_listy(label_col) and len(label_col)>1
         if y_block is None: y_block = MultiCategoryBlock if several or label_delim is not None else CategoryBlock
@@ -215,7 +224,13 @@ class ImageDataLoaders(DataLoaders):
     def from_lists(cls, path, # Where to save models and the like
                    fnames, # Paths of the pictures
                    labels, # Their labels; lists: several classes each; floats: numbers to predict
-                   valid_pct:float=0.2, seed:int=None, y_block=None, item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
+                   y_block=None, # Kind of label; default: by the type of the first label
+                   valid_pct:float=0.2, # Share kept for validation, 0…1
+                   seed:int=None, # Same seed, same split
+                   item_tfms=None, # For one picture: must bring all to one size, e.g. `Resize(224)`
+                   batch_tfms=None, # For a whole batch, on the device, e.g. `aug_transforms()`
+                   img_cls=PILImage, # `PILImageBW` for grey pictures
+                   **kwargs): # `bs`, `val_bs`, `shuffle`, `num_workers`, `device`
         "Two lists, of pictures and labels"
         fnames,labels = L(fnames),L(labels)
         if len(fnames)!=len(labels): raise ValueError(f"from_lists: {len(fnames)} pictures but {len(labels)} labels")
