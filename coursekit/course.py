@@ -7,14 +7,14 @@ __all__ = ['need', 'find_nbs', 'lessons', 'notebooks', 'source', 'code_cells', '
            'shown', 'static_output', 'neutral', 'fold', 'stamp', 'why_stale', 'cores', 'kernel_env', 'run_nb',
            'failure', 'write_page', 'write_index', 'short', 'Ticker', 'table', 'read_too', 'links', 'course']
 
-# %% ../nbs/library/course.ipynb #e07c9701
-import hashlib, importlib, os, re, sys, tempfile, threading, time
+# %% ../nbs/library/course.ipynb #2f926311
+import hashlib, importlib, json, os, re, sys, tempfile, threading, time
 from copy import deepcopy
 from functools import partial
 from html import escape
 from pathlib import Path
 
-# %% ../nbs/library/course.ipynb #597de1e1
+# %% ../nbs/library/course.ipynb #9b4e48f7
 def need(name:str): # The module
     "Import module `name`, or say which extra brings it. Raises `SystemExit`."
     try: return importlib.import_module(name)
@@ -39,7 +39,7 @@ def notebooks(nbs:Path): # Paths sorted by file name, as nbdev does: a module's 
     fs = [p for p in Path(nbs).rglob('*.ipynb') if not any(q.startswith(('.', '_')) for q in p.relative_to(nbs).parts)]
     return sorted(fs, key=lambda p: p.name)
 
-# %% ../nbs/library/course.ipynb #8a214ff9
+# %% ../nbs/library/course.ipynb #ce06b1bf
 def source(cell): return ''.join(cell['source'])
 def code_cells(nb): return [c for c in nb['cells'] if c['cell_type']=='code' and source(c).strip()]
 def directive(cell, pat): return re.search(rf'^#\|\s*(?:{pat})\s*$', source(cell), re.M)
@@ -98,7 +98,7 @@ def why_stale(nb): # A sentence; '' if the outputs are those of the code
     if shown(nb) < s.get('outputs', 0):         return f"outputs missing: {shown(nb)} cells have some, {s['outputs']} had after the last run"
     return ''
 
-# %% ../nbs/library/course.ipynb #d2d9c1c1
+# %% ../nbs/library/course.ipynb #89bc6b15
 def cores(): # At least 1
     "Count the cores that this process may use: affinity, then the container's quota"
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -146,7 +146,7 @@ def failure(e, cells, i, timeout):
     src = source(cells[i-1]).strip().splitlines()
     return f'code cell {i} of {len(cells)}: {what}\n' + '\n'.join(f'    {l}' for l in (src if len(src)<9 else [*src[:7], f'… {len(src)-7} more lines']))
 
-# %% ../nbs/library/course.ipynb #36908ae7
+# %% ../nbs/library/course.ipynb #44e83b5f
 _page = """{% extends 'lab/index.html.j2' %}{% block html_head_js %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}{% block html_head_js_mathjax %}{% if resources.math %}{{ super() }}{% endif %}{% endblock %}
 {% block input %}{% if cell.metadata.get('jupyter', {}).get('source_hidden') %}<details class="ck-fold"><summary>{{ 'code of this figure' if cell.outputs else 'tests' if 'test_' in cell.source else 'more code' }}</summary>{{ super() }}</details>{% else %}{{ super() }}{% endif %}{% endblock %}
@@ -181,7 +181,7 @@ td,th{{padding:.3rem 1rem .3rem 0;text-align:left;vertical-align:top;border-bott
 
 def short(res, err): return f'FAILED in {err.splitlines()[0]}' if err else res
 
-# %% ../nbs/library/course.ipynb #a48daf49
+# %% ../nbs/library/course.ipynb #9006057a
 class Ticker:
     "One line that follows a run: rewritten every half second on a terminal; elsewhere a line at the start of each lesson"
     def __init__(self, out=None): self.out = out or sys.stdout; self.tty,self.text,self.stop = self.out.isatty(),'',threading.Event()
