@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/library/00_checkpoint.ipynb #2bee1f79
+# %% ../nbs/library/00_checkpoint.ipynb #1c16eb23
 import os, tempfile, warnings
 from pathlib import Path
 import torch
 
-# %% ../nbs/library/00_checkpoint.ipynb #75d991f9
+# %% ../nbs/library/00_checkpoint.ipynb #d552208a
 def join_path_file(file, path, ext=''):
-    "`path/file.ext` as a `Path`; a `Path` or open file stays what it is"
-    if not isinstance(file, str): return file
-    return Path(path)/(file if ext and file.endswith(ext) else f'{file}{ext}')
+    "`path/file.ext` as a `Path`; an open file, or a `Path` that ends in `ext`, stays what it is"
+    if not isinstance(file, str) and not (isinstance(file, Path) and not file.name.endswith(ext)): return file
+    return Path(path)/(file if ext and str(file).endswith(ext) else f'{file}{ext}')
 
 def _umask(): m = os.umask(0); os.umask(m); return m
 
-# %% ../nbs/library/00_checkpoint.ipynb #14c91f72
+# %% ../nbs/library/00_checkpoint.ipynb #a2c99917
 def save_atomic(obj, file):
     "`torch.save`, so that `file` is either the whole new one or what it was before"
     if not isinstance(file, (str,Path)): return torch.save(obj, file)
@@ -29,13 +29,13 @@ def save_atomic(obj, file):
         os.chmod(tmp, 0o666 & ~_umask()); os.replace(tmp, file)
     except BaseException: Path(tmp).unlink(missing_ok=True); raise
 
-# %% ../nbs/library/00_checkpoint.ipynb #4abf53d6
+# %% ../nbs/library/00_checkpoint.ipynb #b70407a1
 def save_model(file, model, opt, with_opt=True):
     "Save the weights of `model`, and the state of `opt`"
     state = model.state_dict()
     save_atomic({'model':state, 'opt':opt.state_dict()} if with_opt and opt is not None else state, file)
 
-# %% ../nbs/library/00_checkpoint.ipynb #47324d1f
+# %% ../nbs/library/00_checkpoint.ipynb #0aa4b74b
 def _check_state(model, state, file):
     own = model.state_dict()
     lacks,extra = [k for k in own if k not in state],[k for k in state if k not in own]
@@ -52,7 +52,7 @@ def _read_state(file, device):
     except Exception as e: raise RuntimeError(f'`{file}` cannot be read as saved weights: it is damaged, or holds more than tensors and numbers, which is not opened because '
                                               f'it could run code ({type(e).__name__}: {str(e).splitlines()[0][:200]})') from e
 
-# %% ../nbs/library/00_checkpoint.ipynb #2fb7e742
+# %% ../nbs/library/00_checkpoint.ipynb #0db54ae6
 def load_model(file, model, opt, with_opt=True, device=None, strict=True):
     "Load what `save_model` wrote. Raises `FileNotFoundError`, or `RuntimeError` when it does not fit, and then leaves `model` as it was"
     state = _read_state(file, device)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Learner', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/06_learner.ipynb #1d2f8cea
+# %% ../nbs/06_learner.ipynb #085450ce
 import inspect
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,7 +20,7 @@ from .checkpoint import join_path_file, save_atomic, save_model, load_model
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric', # where fastai has them
          'join_path_file','save_atomic','save_model','load_model']
 
-# %% ../nbs/06_learner.ipynb #d767f483
+# %% ../nbs/06_learner.ipynb #d9775c4c
 class Learner(TrainingLoop):
     "A model, data and a loss function, and the loop that trains them"
     def __init__(self, dls, # `DataLoaders`, anything with `train` and `valid`, or a pair of loaders
@@ -36,7 +36,7 @@ class Learner(TrainingLoop):
         self.add_cbs(L(o() for o in defaults.callbacks) if default_cbs else L()).add_cbs(cbs)
         self('after_create')
 
-# %% ../nbs/06_learner.ipynb #8cb53b7f
+# %% ../nbs/06_learner.ipynb #85ff07ea
 defaults.lr = getattr(defaults, 'lr', 1e-3)
 
 @patch
@@ -51,13 +51,14 @@ Learner.metrics = property(lambda self: self._metrics, _set_metrics, doc='The me
 @patch(as_prop=True)
 def smooth_loss(self:Learner): return self.recorder.smooth_loss.value
 
-# %% ../nbs/06_learner.ipynb #13483969
+# %% ../nbs/06_learner.ipynb #53026103
 @patch
 def fit(self:Learner, n_epoch, # Epochs
         lr=None, wd=None, # Learning rate, `slice` for one for each group; weight decay; default: the learner's
         cbs=None, # Callbacks for this training only
         reset_opt=False, start_epoch=0): # Start with a new optimizer? Number of the first epoch, to go on with an interrupted training
     "Train for `n_epoch` epochs"
+    _check_fit(n_epoch, lr)
     with self.added_cbs(cbs):
         if reset_opt or self.opt is None: self.create_opt()
         if wd is None: wd = self.wd
@@ -66,7 +67,7 @@ def fit(self:Learner, n_epoch, # Epochs
         self.n_epoch,self.start_epoch = n_epoch,start_epoch
         self._run(self._do_fit)
 
-# %% ../nbs/06_learner.ipynb #fc5a05d0
+# %% ../nbs/06_learner.ipynb #797a07ae
 @patch
 def create_opt(self:Learner):
     "Make a new optimizer, with norm layers and biases treated as `wd_bn_bias` and `train_bn` say"
@@ -78,7 +79,7 @@ def create_opt(self:Learner):
         self.opt = f(self.splitter(self.model), lr=self.lr)
     _mark_norms(self.opt, self.model, self.wd_bn_bias, self.train_bn)
 
-# %% ../nbs/06_learner.ipynb #6b316e20
+# %% ../nbs/06_learner.ipynb #789f18f2
 @patch
 def freeze_to(self:Learner, n):
     "Train only the parameter groups from `n` on"
@@ -94,14 +95,14 @@ def unfreeze(self:Learner):
     "Train all parameter groups"
     self.freeze_to(0)
 
-# %% ../nbs/06_learner.ipynb #03e1c8cf
+# %% ../nbs/06_learner.ipynb #86a2beb8
 @patch
 @contextmanager
 def no_logging(self:Learner):
     "Print nothing for the time of a `with`"
     with _replaced(self, 'logger', noop): yield self
 
-# %% ../nbs/06_learner.ipynb #510843cf
+# %% ../nbs/06_learner.ipynb #553c857b
 @patch
 def _infer(self:Learner, dl, cbs=None): # Go once through `dl` without training
     def _epoch(): self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch', CancelEpochException)
@@ -114,9 +115,9 @@ def validate(self:Learner, ds_idx=1, dl=None, cbs=None):
     dl = self.get_dl(ds_idx) if dl is None else dl
     if dl is None: raise ValueError('There is no validation data: pass `dl`')
     self._infer(dl, cbs)
-    return self.final_record
+    return _measured(self)
 
-# %% ../nbs/library/learner_more.ipynb #0572bcbd
+# %% ../nbs/library/learner_more.ipynb #7631605e
 def _loss_for(dls, loss_func): # The one that was passed, or the data's
     if loss_func is None: loss_func = getattr(dls,'loss_func',None) or getattr(getattr(dls,'train_ds',None),'loss_func',None)
     if loss_func is None: raise ValueError('The data does not say which loss function suits it: pass `loss_func`, for example `loss_func=F.cross_entropy`')
@@ -129,7 +130,7 @@ def _mark_norms(opt, model, wd_bn_bias, train_bn):
     if train_bn:
         for p in norm_bias_params(model, False): opt.state[p]['force_train'] = True
 
-# %% ../nbs/library/learner_more.ipynb #bc52285b
+# %% ../nbs/library/learner_more.ipynb #acae0d4c
 @contextmanager
 def _replaced(o, nm, v): # `o.nm` is `v` for the time of a `with`
     old = getattr(o, nm); setattr(o, nm, v)
@@ -142,7 +143,7 @@ def _items_loss(f): # A function with `reduction` is asked; any other is called 
     if 'reduction' in ps: return partial(f, reduction='none')
     return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
 
-# %% ../nbs/library/learner_more.ipynb #70000b44
+# %% ../nbs/library/learner_more.ipynb #1631b7e5
 @patch
 @contextmanager
 def loss_not_reduced(self:Learner):
@@ -150,7 +151,24 @@ def loss_not_reduced(self:Learner):
     f = self.loss_func
     with _replaced(f, 'reduction', 'none') if hasattr(f, 'reduction') else _replaced(self, 'loss_func', _items_loss(f)): yield self
 
-# %% ../nbs/library/learner_more.ipynb #1ce7cd30
+# %% ../nbs/library/learner_more.ipynb #dbb0bbfe
+def _check_fit(n_epoch, lr):
+    if not isinstance(n_epoch, (int,np.integer)) or n_epoch<0: raise ValueError(f'`n_epoch`, the number of epochs, is a whole number from 0 on, not {n_epoch!r}')
+    lrs = (lr.start,lr.stop) if isinstance(lr, slice) else lr if isinstance(lr, (list,tuple,L)) else (lr,)
+    if any(isinstance(o, str) for o in lrs): raise TypeError(f'`lr`, the learning rate, is a number such as 1e-3, or a `slice` of two, not {lr!r}')
+
+def _measured(learn): # What a validation found
+    rec,r = learn.final_record,getattr(learn, 'recorder', None)
+    asked = r is not None and r._mets and not r.cancel_valid
+    if asked and len(rec) and all(o is None for o in rec): raise ValueError('The data loader gave no targets, so nothing can be measured. For predictions call `learn.get_preds(dl=dl)`')
+    return rec
+
+# %% ../nbs/library/learner_more.ipynb #2d228c85
+def _single(xs): return None if len(xs)==0 else xs[0] if len(xs)==1 else xs
+Learner.x = property(lambda self: _single(self.xb), doc='The input in `xb` if there is one, else all of them')
+Learner.y = property(lambda self: _single(self.yb), doc='The target in `yb` if there is one, else all of them')
+
+# %% ../nbs/library/learner_more.ipynb #33290744
 def _in_order(dl): # A loader for all items of `dl`, in order
     if isinstance(dl, torch.utils.data.DataLoader):
         if isinstance(dl.sampler, torch.utils.data.SequentialSampler) and not dl.drop_last: return dl
@@ -158,12 +176,20 @@ def _in_order(dl): # A loader for all items of `dl`, in order
     if not (getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)): return dl
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
-# %% ../nbs/library/learner_more.ipynb #fee30640
+# %% ../nbs/library/learner_more.ipynb #339954e9
+def _decodes(f, preds): # What outputs mean, as the loss `f` says; for the plain cross-entropies of torch the largest
+    if hasattr(f, 'decodes'): return f.decodes(preds)
+    while isinstance(f, partial): f = f.func
+    name = (getattr(f, '__name__', None) or type(f).__name__).lower().replace('_','')
+    return preds.argmax(1) if name.removesuffix('loss') in ('crossentropy','nll') and preds.dim()>1 else preds
+
+# %% ../nbs/library/learner_more.ipynb #b0d79f25
 @patch
 def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a data loader, for example `dls.test_dl(files)`
               with_input=False, with_decoded=False, with_loss=False, # Return the inputs too, first? The decoded predictions? The loss of each item, last?
               act=None, # Applied to the outputs, default: the loss function's `activation`
-              reorder=True, cbs=None, **kwargs): # In the order of the dataset? Callbacks. (`inner` is accepted and not needed)
+              inner=False, # fastai's, not needed here
+              reorder=True, cbs=None): # In the order of the dataset? Callbacks
     "`[inputs,] predictions, targets [, decoded] [, losses]`; targets are None where the data has none"
     dl = self.get_dl(ds_idx) if dl is None else dl
     if dl is None: raise ValueError(f'There is no data loader number {ds_idx}, or it is empty: pass `dl`')
@@ -171,10 +197,10 @@ def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a dat
     with self.loss_not_reduced() if with_loss else nullcontext(): self._infer(_in_order(dl) if reorder else dl, L(cbs)+L([cb]))
     res,i = cb.all_tensors(),1 if with_input else 0
     if res[i] is not None: res[i] = (getattr(self.loss_func,'activation',noop) if act is None else act)(res[i])
-    if with_decoded: res.insert(i+2, getattr(self.loss_func,'decodes',noop)(res[i]))
+    if with_decoded: res.insert(i+2, _decodes(self.loss_func, res[i]))
     return tuple(res)
 
-# %% ../nbs/library/learner_more.ipynb #5dde4462
+# %% ../nbs/library/learner_more.ipynb #39937d36
 class _Inputs(list): # A loader of one batch with one item, whose parts are all inputs
     def __init__(self, item):
         parts = item if isinstance(item, tuple) else (item,)
@@ -192,7 +218,7 @@ def predict(self:Learner, item, # What the data was made from, such as a file; f
     res = _one(full[len(inp):]),dec[0],preds[0]
     return (_one(full[:len(inp)]),)+res if with_input else res
 
-# %% ../nbs/library/learner_more.ipynb #08c6eec7
+# %% ../nbs/library/learner_more.ipynb #1ddb8d66
 @patch
 def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
     "Show items of a batch with targets and predictions"
@@ -204,7 +230,7 @@ def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwarg
     _,_,preds = self.get_preds(dl=[b], with_decoded=True)
     return dl.show_results(b, preds, max_n=max_n, **kwargs)
 
-# %% ../nbs/library/learner_more.ipynb #07592616
+# %% ../nbs/library/learner_more.ipynb #302b66be
 @patch
 def save(self:Learner, file, with_opt=True):
     "Save weights (and optimizer state) as `path/model_dir/file.pth` and return that path"
@@ -219,7 +245,7 @@ def load(self:Learner, file, device=None, with_opt=True, strict=True):
     load_model(join_path_file(file, self.path/self.model_dir, ext='.pth'), self.model, self.opt, with_opt=with_opt, device=device or self.device, strict=strict)
     return self
 
-# %% ../nbs/library/learner_more.ipynb #4842b699
+# %% ../nbs/library/learner_more.ipynb #deba2c14
 @patch
 def to(self:Learner, device):
     "Move model, data and optimizer state to `device`"
@@ -229,7 +255,7 @@ def to(self:Learner, device):
     if self.opt is not None: self.opt.load_state_dict(self.opt.state_dict())
     return self
 
-# %% ../nbs/library/learner_more.ipynb #eae77b5d
+# %% ../nbs/library/learner_more.ipynb #2d57adba
 @patch
 def show_training_loop(self:Learner):
     "Print the events in order, with the callbacks that listen to each"

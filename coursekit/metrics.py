@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['find_bs', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'mk_metric', 'flatten_check', 'accuracy', 'error_rate', 'F1Score', 'Precision', 'Recall', 'F1ScoreMulti', 'PrecisionMulti', 'RecallMulti', 'rmse', 'top_k_accuracy', 'accuracy_multi', 'mse', 'mae', 'ValueMetric', 'AccumMetric', 'skm_to_fastai', 'BalancedAccuracy', 'CohenKappa', 'MatthewsCorrCoef', 'R2Score', 'RocAuc', 'RocAucBinary', 'Dice', 'JaccardCoeff']
 
-# %% ../nbs/library/00_metrics.ipynb #8f9a0499
+# %% ../nbs/library/00_metrics.ipynb #d33c2937
+import random
 from functools import partial
 import torch
 import torch.nn.functional as F
@@ -13,13 +14,13 @@ from torch import Tensor
 from fastcore.basics import class2attr
 from .core import *
 
-# %% ../nbs/library/00_metrics.ipynb #9c25cf01
+# %% ../nbs/library/00_metrics.ipynb #e67859fb
 def find_bs(b): # A batch: a tensor, or tensors nested at will
     "The number of items in a batch"
     while not isinstance(b, Tensor): b = next(iter(b.values())) if isinstance(b, dict) else b[0]
     return b.shape[0] if b.dim() else 1
 
-# %% ../nbs/library/00_metrics.ipynb #f160ac23
+# %% ../nbs/library/00_metrics.ipynb #82b9409e
 def _read(vals): # Numbers and tensors, wherever they are → floats, waiting for the device once
     ts = [o for o in vals if isinstance(o, Tensor)]
     got = iter(torch.stack(ts).double().tolist() if ts else [])
@@ -30,7 +31,7 @@ def _scalar(loss): # The mean of a loss: a float if that costs nothing, else a t
     if loss.dim(): loss = loss.mean()
     return loss.item() if loss.device.type=='cpu' else loss
 
-# %% ../nbs/06_learner.ipynb #94c2e192
+# %% ../nbs/06_learner.ipynb #c67bb154
 class Metric:
     "What every metric has: `reset`, `accumulate(learn)` after each batch, and `value`"
     def reset(self): pass
@@ -40,7 +41,7 @@ class Metric:
     @property
     def name(self): return class2attr(self, 'Metric')
 
-# %% ../nbs/06_learner.ipynb #af3be287
+# %% ../nbs/06_learner.ipynb #bebac566
 class _Mean(Metric): # Over all items; `add` takes in the mean over `n` of them
     def reset(self): self.vals,self.ns = [],[]
     def add(self, v, n): self.vals.append(v.detach() if isinstance(v,Tensor) else v); self.ns.append(n)
@@ -52,7 +53,7 @@ class _Mean(Metric): # Over all items; `add` takes in the mean over `n` of them
         if isinstance(self.vals[0], Tensor) and self.vals[0].dim(): return sum(v*n for v,n in zip(self.vals,self.ns))/self.count
         return sum(v*n for v,n in zip(_read(self.vals),self.ns))/self.count
 
-# %% ../nbs/06_learner.ipynb #4b5db45a
+# %% ../nbs/06_learner.ipynb #b3ec1b8d
 class AvgMetric(_Mean):
     "The mean over all items of `func(preds, targets)`, which gives the mean over a batch"
     def __init__(self, func): self.func = func; self.reset()
@@ -69,7 +70,7 @@ class AvgLoss(_Mean):
     def __init__(self): self.reset()
     def accumulate(self, learn): self.add(_scalar(learn.loss), find_bs(learn.yb))
 
-# %% ../nbs/06_learner.ipynb #4bd66d1e
+# %% ../nbs/06_learner.ipynb #88dc20e0
 class AvgSmoothLoss(Metric):
     "Running mean of the loss, where each batch counts `beta` times as much as the next; debiased"
     name = 'loss'
@@ -84,7 +85,7 @@ class AvgSmoothLoss(Metric):
             self.raw.append(v); self.val = v + self.beta*(self.val-v)
             self.smooth.append(self.val/(1-self.beta**len(self.raw)))
 
-# %% ../nbs/06_learner.ipynb #8348e562
+# %% ../nbs/06_learner.ipynb #6499852c
 @patch(as_prop=True)
 def count(self:AvgSmoothLoss): return len(self.raw)+len(self.pending)
 @patch(as_prop=True)
@@ -97,7 +98,7 @@ def mk_metric(m):
     if not callable(m): raise TypeError(f'A metric is a function of predictions and targets or a `Metric`, not {m!r}')
     return AvgMetric(m)
 
-# %% ../nbs/06_learner.ipynb #63c797fa
+# %% ../nbs/06_learner.ipynb #f504e8ab
 def flatten_check(inp, targ):
     "Both flattened; raises `ValueError` if they are not equally long"
     inp,targ = inp.reshape(-1),targ.reshape(-1)
@@ -114,7 +115,7 @@ def error_rate(inp, targ, axis=-1):
     "1 - `accuracy`"
     return 1 - accuracy(inp, targ, axis=axis)
 
-# %% ../nbs/library/metrics_more.ipynb #332dd173
+# %% ../nbs/library/metrics_more.ipynb #6e6a7c35
 def top_k_accuracy(inp, targ, k=5, axis=-1):
     "Share of items whose target is among the `k` largest outputs"
     top = inp.topk(k=min(k, inp.shape[axis]), dim=axis)[1]
@@ -126,7 +127,7 @@ def accuracy_multi(inp, targ, thresh=0.5, sigmoid=True):
     if sigmoid: inp = inp.sigmoid()
     return ((inp>thresh)==targ.bool()).float().mean()
 
-# %% ../nbs/library/metrics_more.ipynb #438f4e77
+# %% ../nbs/library/metrics_more.ipynb #1fa599d2
 def mse(inp, targ):
     "Mean squared error"
     return F.mse_loss(*flatten_check(inp, targ))
@@ -136,7 +137,7 @@ def mae(inp, targ):
     inp,targ = flatten_check(inp, targ)
     return (inp-targ).abs().mean()
 
-# %% ../nbs/library/metrics_more.ipynb #9a7e5a28
+# %% ../nbs/library/metrics_more.ipynb #232bf5eb
 class ValueMetric(Metric):
     "A metric that another part of the program computes: `func()` gives its value"
     def __init__(self, func, metric_name=None): self.func,self.metric_name = func,metric_name
@@ -146,7 +147,7 @@ class ValueMetric(Metric):
     @property
     def name(self): return self.metric_name or self.func.__name__
 
-# %% ../nbs/library/metrics_more.ipynb #f54b86e7
+# %% ../nbs/library/metrics_more.ipynb #50807a02
 class AccumMetric(Metric):
     "Collects all predictions and targets, then calls `func` on them"
     def __init__(self, func, # Of all predictions and all targets
@@ -161,7 +162,7 @@ class AccumMetric(Metric):
     @property
     def name(self): return self._name or getattr(self.func, '__name__', None) or getattr(getattr(self.func,'func',None),'__name__',type(self).__name__)
 
-# %% ../nbs/library/metrics_more.ipynb #bf28847e
+# %% ../nbs/library/metrics_more.ipynb #743ff902
 @patch
 def accumulate(self:AccumMetric, learn):
     pred,act = learn.pred,self.activation
@@ -175,10 +176,10 @@ def accumulate(self:AccumMetric, learn):
 @patch
 def accum_values(self:AccumMetric, preds, targs):
     "Keep a batch of predictions and targets"
-    if self.flatten: preds,targs = flatten_check(preds, targs) if preds.shape==targs.shape or preds.dim()==1 else (preds,targs.reshape(-1))
+    if self.flatten: preds,targs = flatten_check(preds, targs) if preds.numel()==targs.numel() or preds.dim()==1 else (preds,targs.reshape(-1))
     self.preds.append(preds.detach()); self.targs.append(targs.detach())
 
-# %% ../nbs/library/metrics_more.ipynb #336f8d02
+# %% ../nbs/library/metrics_more.ipynb #fc0e8410
 @patch(as_prop=True)
 def value(self:AccumMetric):
     if not self.preds: return None
@@ -186,7 +187,7 @@ def value(self:AccumMetric):
     if self.to_np: preds,targs = preds.numpy(),targs.numpy()
     return self.func(targs, preds, **self.kwargs) if self.invert_arg else self.func(preds, targs, **self.kwargs)
 
-# %% ../nbs/library/metrics_more.ipynb #5b7e915c
+# %% ../nbs/library/metrics_more.ipynb #a4c00f5c
 def skm_to_fastai(func, is_class=True, thresh=None, axis=-1, activation=None, **kwargs):
     "Turn `func(y_true, y_pred)` of scikit-learn into a metric; `is_class`: it wants class numbers (or, with `thresh`, yes/no)"
     dim_argmax = axis if is_class and thresh is None else None
@@ -194,10 +195,12 @@ def skm_to_fastai(func, is_class=True, thresh=None, axis=-1, activation=None, **
     return AccumMetric(func, dim_argmax=dim_argmax, activation=activation, thresh=thresh, to_np=True, invert_arg=True, **kwargs)
 
 def _skm(name, **kwargs):
-    import sklearn.metrics
+    dice = random.getstate()                        # importing scikit-learn throws Python's
+    try: import sklearn.metrics
+    finally: random.setstate(dice)
     return skm_to_fastai(getattr(sklearn.metrics, name), **kwargs)
 
-# %% ../nbs/library/metrics_more.ipynb #2fd6b23f
+# %% ../nbs/library/metrics_more.ipynb #59f201da
 def _avg(name):
     def f(axis=-1, labels=None, pos_label=1, average='binary', sample_weight=None):
         return _skm(name, axis=axis, labels=labels, pos_label=pos_label, average=average, sample_weight=sample_weight)
@@ -205,7 +208,7 @@ def _avg(name):
     return f
 F1Score,Precision,Recall = _avg('f1_score'),_avg('precision_score'),_avg('recall_score')
 
-# %% ../nbs/library/metrics_more.ipynb #311824cd
+# %% ../nbs/library/metrics_more.ipynb #ea36a002
 def _multi(name):
     def f(thresh=0.5, sigmoid=True, labels=None, pos_label=1, average='macro', sample_weight=None):
         return _skm(name, thresh=thresh, activation='sigmoid' if sigmoid else 'no', flatten=False, labels=labels, pos_label=pos_label, average=average, sample_weight=sample_weight)
@@ -213,7 +216,7 @@ def _multi(name):
     return f
 F1ScoreMulti,PrecisionMulti,RecallMulti = _multi('f1_score'),_multi('precision_score'),_multi('recall_score')
 
-# %% ../nbs/library/metrics_more.ipynb #acd40d86
+# %% ../nbs/library/metrics_more.ipynb #6966b9d5
 def BalancedAccuracy(axis=-1, **kwargs):  "`sklearn.metrics.balanced_accuracy_score`"; return _skm('balanced_accuracy_score', axis=axis, **kwargs)
 def CohenKappa(axis=-1, **kwargs):        "`sklearn.metrics.cohen_kappa_score`";       return _skm('cohen_kappa_score', axis=axis, **kwargs)
 def MatthewsCorrCoef(axis=-1, **kwargs):  "`sklearn.metrics.matthews_corrcoef`";       return _skm('matthews_corrcoef', axis=axis, **kwargs)
@@ -226,8 +229,8 @@ def RocAucBinary(axis=-1, **kwargs):
     "`sklearn.metrics.roc_auc_score` for two classes"
     return _skm('roc_auc_score', is_class=False, activation='binary_softmax', **kwargs)
 
-# %% ../nbs/library/metrics_more.ipynb #eb8599cb
-def _rmse(inp, targ): return F.mse_loss(inp.float(), targ.float()).sqrt().item()
+# %% ../nbs/library/metrics_more.ipynb #fba114a1
+def _rmse(inp, targ): inp,targ = flatten_check(inp.float(), targ.float()); return F.mse_loss(inp, targ).sqrt().item()
 rmse = AccumMetric(_rmse, name='rmse') # Root mean squared error, over all items at once
 
 class Dice(Metric):
@@ -238,7 +241,7 @@ class Dice(Metric):
         pred,targ = flatten_check(learn.pred.argmax(dim=self.axis), learn.yb[0])
         self.inter.append((pred*targ).float().sum()); self.union.append((pred+targ).float().sum())
 
-# %% ../nbs/library/metrics_more.ipynb #e5854f2f
+# %% ../nbs/library/metrics_more.ipynb #8f7911a1
 @patch(as_prop=True)
 def value(self:Dice):
     if not self.inter: return None

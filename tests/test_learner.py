@@ -316,3 +316,100 @@ def test_callback_changes_everything():
     learn.model[0].register_forward_hook(lambda m,i,o: seen.update(inp=i[0].detach().clone()) if m.training else None)
     learn.fit(1, cbs=[Change, Callback(after_fit=new_model)])
     assert torch.equal(seen['inp'], torch.ones(32,6)) and seen['loss']==pytest.approx(torch.log(torch.tensor(3.)).item(), abs=1e-6) and seen['grad'] and seen['step'] and len(learn.model)==3
+
+# what a practitioner stumbled over
+def test_after_fit_runs_after_a_crash_only_for_who_opened_something():
+    "Ended or cancelled: everyone hears of it; crashed or interrupted: only those with a `before_fit` to clean up after"
+    for ex,want in ((None,['end']),(CancelFitException,['end']),(ValueError,[]),(KeyboardInterrupt,[])):
+        told,log = [],Log()
+        def stop(self):
+            if ex: raise ex('now')
+        learn = learner(cbs=[log, Callback(after_fit=lambda self: told.append('end')), Callback(after_batch=stop)])
+        if want: learn.fit(1)
+        else:
+            with pytest.raises(ex): learn.fit(1)
+        assert told==want and log.open==0
+
+def test_metrics_are_asked_once_and_their_errors_come_out():
+    asked = []
+    with pytest.raises(ValueError, match=r"(?s)multiclass.*metric `f1_score`"): learner(metrics=F1Score()).fit(1)
+    learn = learner(metrics=ValueMetric(lambda: asked.append(1) or torch.tensor(31), 'n')); learn.fit(3)
+    assert len(asked)==3 and [o[2] for o in learn.recorder.values]==[31]*3 and type(learn.recorder.values[0][2]) is int
+
+def test_rmse_of_one_output():
+    "A column of predictions against a row of targets is not a square of differences"
+    t = x[:,0]; b = [(x[:150],t[:150]),(x[150:],t[150:])]
+    learn = Learner((b,b), nn.Linear(6,1), MSELossFlat(), metrics=[rmse,mse]); r,m = learn.validate()[1:]
+    assert r==pytest.approx(m**0.5, abs=1e-6)
+
+def test_scikit_learn_leaves_the_dice_alone():
+    code = ("import random, torch, numpy as np; from coursekit.core import set_seed; from coursekit.metrics import F1Score\n"
+            "def draw(make):\n    set_seed(1); make(); return random.random(),np.random.rand(),torch.rand(1).item()\n"
+            "import sys; assert 'sklearn' not in sys.modules; assert draw(F1Score)==draw(lambda: 0)")
+    subprocess.run([sys.executable,'-c',code], check=True, timeout=120)
+
+class Pid(torch.utils.data.Dataset):
+    "Items tell who made them"
+    def __init__(self, lost=None): self.lost = lost
+    def __len__(self): return 64
+    def __getitem__(self, i):
+        if i==self.lost: raise FileNotFoundError(f'no photo {i}')
+        return torch.full((4096,), os.getpid())
+
+@pytest.mark.skipif(os.name=='nt', reason='needs SIGKILL')
+def test_worker_killed_with_batches_in_its_pipe():
+    for _ in range(3):
+        it = iter(DataLoader(Pid(), bs=2, num_workers=1)); b = next(it); time.sleep(0.2)
+        os.kill(int(b.flatten()[0]), signal.SIGKILL)
+        with pytest.raises(RuntimeError, match='worker process died.*num_workers=0|is killed by signal'): list(it)
+    with pytest.raises(Exception, match='no photo 5') as e: list(DataLoader(Pid(5), bs=2, num_workers=1))      # a missing file is no dead worker
+    assert 'worker process died' not in str(e.value)
+
+def test_unknown_arguments_are_refused():
+    for kw in (dict(with_decod=True), dict(ds_index=0), dict(foo=0)):
+        with pytest.raises(TypeError, match=next(iter(kw))): learner().get_preds(**kw)
+    assert learner().get_preds(inner=True)[0].shape==(64,3)
+
+def test_save_adds_the_ending_to_a_path(tmp_path):
+    from pathlib import Path
+    a = learner(path=tmp_path)
+    assert a.save(Path('m'))==tmp_path/'models'/'m.pth' and a.save(tmp_path/'n')==tmp_path/'n.pth' and a.save(tmp_path/'o.pth')==tmp_path/'o.pth'
+    for f in (Path('m'), 'm', tmp_path/'n', tmp_path/'n.pth'): a.load(f)
+
+def test_x_and_y():
+    seen = []
+    learner().fit(1, cbs=Callback(before_batch=lambda self: seen.append(self.x is self.xb[0] and self.y is self.learn.yb[0])))
+    assert len(seen)==8 and all(seen)
+
+def test_plain_cross_entropy_predicts_classes():
+    learn = learner(); plain = Learner(learn.dls, learn.model, F.cross_entropy)
+    assert plain.predict(x[0])[1]==learn.predict(x[0])[1]==learn.get_preds(dl=[(x[:1],)])[0].argmax()
+
+@pytest.mark.parametrize('args,ex', [((-1,),ValueError), ((1.5,),ValueError), ((1,'1e-3'),TypeError), ((1,slice('1e-5',1e-3)),TypeError)])
+def test_fit_refuses_nonsense(args, ex):
+    learn = learner()
+    with pytest.raises(ex, match='n_epoch|learning rate'): learn.fit(*args)
+    assert learn.opt is None
+
+def test_misspelt_event_warns(recwarn):
+    with pytest.warns(UserWarning, match='`after_bach`.*`after_batch`'):
+        class A(Callback):
+            def after_bach(self): pass
+    recwarn.clear()
+    class B(Callback):
+        def after_batch(self): pass
+        def before_we_start(self): pass
+    assert not recwarn.list
+
+def test_validating_without_targets_says_so():
+    with pytest.raises(ValueError, match='no targets.*get_preds'): learner().validate(dl=[(x[:5],)])
+
+def test_row_of_a_cancelled_epoch_is_aligned(capsys, tmp_path):
+    def stop(self):
+        if self.epoch==0 and self.training: raise CancelEpochException()
+    learn = learner(path=tmp_path); learn.fit(2, cbs=[CSVLogger(), Callback(after_batch=stop)]); lines = capsys.readouterr().out.splitlines()
+    assert len({len(o) for o in lines})==1 and lines[1].split()[0]=='0' and len(lines[1].split())==2
+    assert [len(o.split(',')) for o in (tmp_path/'history.csv').read_text().splitlines()]==[5]*3
+    with learn.no_bar(): learn.fit(1)
+    row = capsys.readouterr().out.strip()
+    assert row.startswith('[0, ') and all(len(o.split('.')[1])==6 for o in row.split(', ')[1:4])

@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['in_notebook', 'ProgressCallback', 'ShowGraphCallback', 'CSVLogger']
 
-# %% ../../nbs/library/00_callback_progress.ipynb #f0943f6c
+# %% ../../nbs/library/00_callback_progress.ipynb #40abc22a
 import csv, html, sys, time
 from contextlib import contextmanager
 from ..core import *
 from .core import *
 from ..learner import *
 
-# %% ../../nbs/library/00_callback_progress.ipynb #1bdd4f40
+# %% ../../nbs/library/00_callback_progress.ipynb #dfc24e77
 def in_notebook():
     "Does this run in a Jupyter kernel?"
     try: return 'IPKernelApp' in get_ipython().config
     except NameError: return False
 
-def _cell(v): return '' if v is None else f'{v:.6f}' if isinstance(v, float) else str(v)
+def _cell(v): return '' if v is None else f'{v:.6f}' if isinstance(v, (float,np.floating)) else str(v)
 
-# %% ../../nbs/library/00_callback_progress.ipynb #4f79aea7
+# %% ../../nbs/library/00_callback_progress.ipynb #a21ed6d5
 class _Table:
     "Rows of the metrics table, as HTML and as text"
     def __init__(self, names): self.names,self.rows,self.note = list(names),[],''
@@ -38,7 +38,7 @@ class _Shown:
     def __repr__(self): return repr(self.table) if self.table else ''
     def _repr_html_(self): return (self.table._repr_html_() if self.table else '') + self.bar
 
-# %% ../../nbs/library/00_callback_progress.ipynb #84a6cc4d
+# %% ../../nbs/library/00_callback_progress.ipynb #0395f3be
 class ProgressCallback(Callback):
     "Shows a progress bar and a table of losses and metrics"
     order,every = 60,0.5
@@ -54,7 +54,7 @@ class ProgressCallback(Callback):
     def after_train(self):     self._close()
     def after_validate(self):  self._close()
 
-# %% ../../nbs/library/00_callback_progress.ipynb #d537b05c
+# %% ../../nbs/library/00_callback_progress.ipynb #4dd174ec
 @patch
 def _start(self:ProgressCallback, what): self.what,self.start,self.last = what,time.time(),time.time()
 
@@ -67,7 +67,7 @@ def after_batch(self:ProgressCallback):
     if self.training: self.recorder.check_losses()
     self._tick(now-self.start)
 
-# %% ../../nbs/library/00_callback_progress.ipynb #8e5902e1
+# %% ../../nbs/library/00_callback_progress.ipynb #06aba96f
 @patch
 def _tick(self:ProgressCallback, secs):
     i,n,loss = self.iter+1,self.n_iter,self.smooth_loss if self.training else None
@@ -87,7 +87,7 @@ def _tick_terminal(self:ProgressCallback, i, n, loss, text):
     if loss is not None: self.bar.set_postfix_str(f'loss {loss:.4f}', refresh=False)
     self.bar.refresh()
 
-# %% ../../nbs/library/00_callback_progress.ipynb #3422eab6
+# %% ../../nbs/library/00_callback_progress.ipynb #9c1dc182
 @patch
 def _close(self:ProgressCallback):
     if self.bar is not None: self.bar.close(); self.bar = None
@@ -105,7 +105,7 @@ def _write(self:ProgressCallback, row):
     if self.shown: self._show()
     else: print(self.table.line(row), flush=True)
 
-# %% ../../nbs/library/00_callback_progress.ipynb #f13550d6
+# %% ../../nbs/library/00_callback_progress.ipynb #5f295455
 @patch
 def after_fit(self:ProgressCallback):
     "Leave the plain table, with a note if the training was interrupted"
@@ -117,17 +117,18 @@ def after_fit(self:ProgressCallback):
 
 if not any(o.__name__=='ProgressCallback' for o in defaults.callbacks): defaults.callbacks = [*defaults.callbacks, ProgressCallback]
 
-# %% ../../nbs/library/00_callback_progress.ipynb #b573737c
+# %% ../../nbs/library/00_callback_progress.ipynb #6ece6fd4
 @patch
 @contextmanager
 def no_bar(self:Learner):
     "Neither bar nor table for the time of a `with`; the rows are printed"
-    cbs = [o for o in self.cbs if isinstance(o, ProgressCallback)]
+    cbs,old = [o for o in self.cbs if isinstance(o, ProgressCallback)],self.logger
     self.remove_cbs(cbs)
+    if old is print: self.logger = lambda row: print(f'[{", ".join(map(_cell, row))}]', flush=True)
     try: yield self
-    finally: self.add_cbs(cbs)
+    finally: self.logger = old; self.add_cbs(cbs)
 
-# %% ../../nbs/library/00_callback_progress.ipynb #4c2637dd
+# %% ../../nbs/library/00_callback_progress.ipynb #369e725a
 class ShowGraphCallback(Callback):
     "Draws training and validation loss, anew after each epoch"
     order,run_valid = 65,False
@@ -153,7 +154,7 @@ def _display(self:ShowGraphCallback, fig):
     if self.handle is None: self.handle = display(fig, display_id=True)
     else: self.handle.update(fig)
 
-# %% ../../nbs/library/00_callback_progress.ipynb #e28894be
+# %% ../../nbs/library/00_callback_progress.ipynb #e62e32aa
 class CSVLogger(Callback):
     "Writes the rows of the table to `path/fname`, each as soon as it is known"
     order = 60

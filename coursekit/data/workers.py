@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/data_workers.ipynb #4eddf88f
+# %% ../../nbs/library/data_workers.ipynb #c7cf7b3c
 import operator, os, pickle, random, sys, traceback
 import torch.utils.data as tud
 from ..core import *
 
-# %% ../../nbs/library/data_workers.ipynb #3ff46238
+# %% ../../nbs/library/data_workers.ipynb #837f1041
 class _Worker: # What a worker process holds: from (seed, indices) to a batch
     def __init__(self, dl): self.dl = dl
     def start(self, _): self.dl.wif()
@@ -20,7 +20,7 @@ class _Worker: # What a worker process holds: from (seed, indices) to a batch
         try: return self.dl._do_batch(idxs)
         except Exception as e: return _Failure(e)
 
-# %% ../../nbs/library/data_workers.ipynb #019034ce
+# %% ../../nbs/library/data_workers.ipynb #82da3393
 class _Failure: # An exception on its way from a worker to this process, with its cause and its traceback
     def __init__(self, e):
         self.e,self.text = self.portable(e),''.join(traceback.format_exception(type(e), e, e.__traceback__))
@@ -33,7 +33,7 @@ class _Failure: # An exception on its way from a worker to this process, with it
         (self.cause or self.e).__cause__ = RuntimeError(f'(in a worker process)\n{self.text}')
         raise self.e from (self.cause or self.e.__cause__)
 
-# %% ../../nbs/library/data_workers.ipynb #0d0e147c
+# %% ../../nbs/library/data_workers.ipynb #5b0b4f3a
 class _Pool: # Worker processes that make batches, and torch's loader to run and watch them
     def __init__(self, dl, key, n, keep, **kwargs):
         worker,self.key,self.keep,self.work = _Worker(dl),key,keep,[]
@@ -44,27 +44,41 @@ class _Pool: # Worker processes that make batches, and torch's loader to run and
         self.work[:] = [((seed + k*0x9E3779B97F4A7C15) % 2**63, c.tolist() if isinstance(c, Tensor) else c) for k,c in enumerate(chunks)]
         it = None
         try:
-            it = iter(self.loader)
-            for b in it:
+            try: it = iter(self.loader)
+            except Exception as e: raise RuntimeError(_no_start.format(e=e, kind=type(e).__name__)) from e
+            while (b := self._next(it, bs)) is not None:
                 if isinstance(b, _Failure): b.throw()
-                yield b
-        except Exception as e:
-            if it is None: raise RuntimeError(_no_start.format(e=e, kind=type(e).__name__)) from e
-            if not str(e).startswith(('DataLoader worker','DataLoader timed out')): raise
-            self.keep = False
-            raise RuntimeError(_died.format(e=e, n=self.loader.num_workers, bs=bs)) from e
+                yield b[0]
+        except RuntimeError as e: # a worker's death is told by a signal, which may come at any moment
+            if str(e).startswith(_said): self._give_up(e, bs)
+            raise
         finally:
             if it is None: self.keep = False
             elif not self.keep: it._shutdown_workers()
+    def _next(self, it, bs): # The next batch as a tuple of one, a failure, or None at the end
+        try: b = next(it)
+        except StopIteration: return None
+        except Exception as e:
+            if not _is_death(e): raise
+            self._give_up(e, bs)
+        return b if isinstance(b, _Failure) else (b,)
+    def _give_up(self, e, bs): self.keep = False; raise RuntimeError(_died.format(e=str(e) or type(e).__name__, n=self.loader.num_workers, bs=bs)) from e
 
-# %% ../../nbs/library/data_workers.ipynb #b7492ee0
+# %% ../../nbs/library/data_workers.ipynb #1d002252
+_said = ('DataLoader worker','DataLoader timed out') # How torch begins
+
+def _is_death(e): # Does torch say so, or does the pipe to the worker? (A worker's own errors come as `_Failure`)
+    if isinstance(e, (ConnectionError,EOFError,FileNotFoundError)): return 'in DataLoader worker process' not in str(e)
+    return str(e).startswith(_said)
+
+# %% ../../nbs/library/data_workers.ipynb #02e6e770
 _no_start = ("DataLoader: cannot start worker processes ({kind}: {e}). Use num_workers=0; or define data set and "
              "transforms in a module, not in a notebook, and without lambda")
 _died = ("DataLoader: a worker process died or hangs ({e}). Usually memory ran out, because each of the {n} workers holds "
          "batches of {bs} items, or a library crashed. Use num_workers=0 to see the error itself; if that runs, try fewer "
          "workers or a smaller bs")
 
-# %% ../../nbs/library/data_workers.ipynb #b30b7495
+# %% ../../nbs/library/data_workers.ipynb #0750c516
 _fork = sys.platform.startswith('linux')              # new processes inherit our memory: quick, nothing to pickle
 
 class _Workers: # The part of `DataLoader` that gets batches from other processes
