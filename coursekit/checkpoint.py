@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/library/00_checkpoint.ipynb #1c16eb23
+# %% ../nbs/library/00_checkpoint.ipynb #7adf95fa
 import os, tempfile, warnings
 from pathlib import Path
 import torch
 
-# %% ../nbs/library/00_checkpoint.ipynb #d552208a
+# %% ../nbs/library/00_checkpoint.ipynb #78591fa7
 def join_path_file(file, path, ext=''):
-    "`path/file.ext` as a `Path`; an open file, or a `Path` that ends in `ext`, stays what it is"
-    if not isinstance(file, str) and not (isinstance(file, Path) and not file.name.endswith(ext)): return file
+    "`path/file.ext` as a `Path`; an open file, or a `Path` with an ending of its own, stays what it is"
+    if isinstance(file, Path) and ext and not file.suffix[1:2].isalpha(): file = str(file)
+    if not isinstance(file, str): return file
     return Path(path)/(file if ext and str(file).endswith(ext) else f'{file}{ext}')
 
 def _umask(): m = os.umask(0); os.umask(m); return m
 
-# %% ../nbs/library/00_checkpoint.ipynb #a2c99917
+# %% ../nbs/library/00_checkpoint.ipynb #3acbbbce
 def save_atomic(obj, file):
     "`torch.save`, so that `file` is either the whole new one or what it was before"
     if not isinstance(file, (str,Path)): return torch.save(obj, file)
@@ -29,13 +30,13 @@ def save_atomic(obj, file):
         os.chmod(tmp, 0o666 & ~_umask()); os.replace(tmp, file)
     except BaseException: Path(tmp).unlink(missing_ok=True); raise
 
-# %% ../nbs/library/00_checkpoint.ipynb #b70407a1
+# %% ../nbs/library/00_checkpoint.ipynb #701ee2e9
 def save_model(file, model, opt, with_opt=True):
     "Save the weights of `model`, and the state of `opt`"
     state = model.state_dict()
     save_atomic({'model':state, 'opt':opt.state_dict()} if with_opt and opt is not None else state, file)
 
-# %% ../nbs/library/00_checkpoint.ipynb #0aa4b74b
+# %% ../nbs/library/00_checkpoint.ipynb #9379ef06
 def _check_state(model, state, file):
     own = model.state_dict()
     lacks,extra = [k for k in own if k not in state],[k for k in state if k not in own]
@@ -52,7 +53,7 @@ def _read_state(file, device):
     except Exception as e: raise RuntimeError(f'`{file}` cannot be read as saved weights: it is damaged, or holds more than tensors and numbers, which is not opened because '
                                               f'it could run code ({type(e).__name__}: {str(e).splitlines()[0][:200]})') from e
 
-# %% ../nbs/library/00_checkpoint.ipynb #0db54ae6
+# %% ../nbs/library/00_checkpoint.ipynb #587236a9
 def load_model(file, model, opt, with_opt=True, device=None, strict=True):
     "Load what `save_model` wrote. Raises `FileNotFoundError`, or `RuntimeError` when it does not fit, and then leaves `model` as it was"
     state = _read_state(file, device)
