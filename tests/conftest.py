@@ -22,6 +22,19 @@ def real_data():
     if not Path(d).is_dir(): pytest.fail(f'COURSEKIT_REAL_DATA={d} is not a folder')
     return Path(d)
 
+@pytest.fixture
+def folder(tmp_path):
+    "Twenty pictures of two kinds, of sizes that differ"
+    import torch
+    from PIL import Image
+    g = torch.Generator().manual_seed(0)
+    for i in range(20):
+        kind,(w,h) = ('cat','dog')[i%2],(40+i,60-i)
+        px = torch.randint(0, 120, (h,w,3), generator=g, dtype=torch.uint8)
+        px[...,i%2] += 120
+        Image.fromarray(px.numpy()).save(tmp_path/f'{kind}_{i}.jpg')
+    return tmp_path
+
 @pytest.fixture(scope='session')
 def browser():
     "A headless Chromium"

@@ -10,15 +10,6 @@ make_test_set = globals().pop('test_set')
 REGEX = using_attr(RegexLabeller(r'(.+)_\d+.jpg$'), 'name')
 
 @pytest.fixture
-def folder(tmp_path):
-    "Twenty pictures of two kinds, of sizes that differ"
-    g = torch.Generator().manual_seed(0)
-    for i in range(20):
-        kind,(w,h) = ('cat','dog')[i%2],(40+i,60-i)
-        Image.fromarray(torch.randint(0, 255, (h,w,3), generator=g, dtype=torch.uint8).numpy()).save(tmp_path/f'{kind}_{i}.jpg')
-    return tmp_path
-
-@pytest.fixture
 def table(folder):
     df = pd.DataFrame({'name':[f.name for f in get_image_files(folder)]})
     df['label'] = df.name.str.split('_').str[0]

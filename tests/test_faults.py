@@ -6,17 +6,6 @@ from PIL import Image
 from coursekit.vision.all import *
 for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n]   # fastcore's own, which pytest would collect
 
-@pytest.fixture
-def folder(tmp_path):
-    "Twenty pictures of two kinds, of sizes that differ"
-    g = torch.Generator().manual_seed(0)
-    for i in range(20):
-        kind,(w,h) = ('cat','dog')[i%2],(40+i,60-i)
-        px = torch.randint(0, 120, (h,w,3), generator=g, dtype=torch.uint8)
-        px[...,i%2] += 120
-        Image.fromarray(px.numpy()).save(tmp_path/f'{kind}_{i}.jpg')
-    return tmp_path
-
 def block(**kw):
     return DataBlock(**{**dict(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, splitter=RandomSplitter(seed=42),
                                get_y=using_attr(RegexLabeller(r'(.+)_\d+.jpg$'), 'name'), item_tfms=Resize(32)), **kw})
