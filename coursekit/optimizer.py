@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SGD', 'RMSProp', 'Adam', 'RAdam', 'Lamb', 'Buffer', 'sgd_step', 'average_grad', 'momentum_step', 'average_sqr_grad', 'rms_prop_step', 'rms_prop_mom_step', 'debias', 'adam_step', 'l2_reg', 'weight_decay', 'radam_step', 'lamb_step', 'TensorList', 'qhadam_step', 'larc_step', 'keep_slow', 'lookahead_step', 'Optimizer', 'params_groups', 'OptimWrapper', 'QHAdam', 'Larc', 'Lookahead', 'ranger']
 
-# %% ../nbs/04_optimizers.ipynb #bef9a2de
+# %% ../nbs/04_optimizers.ipynb #2766d639
 #| code-fold: true
 import inspect
 from collections import defaultdict
@@ -18,7 +18,7 @@ from .steppers import _Piece,_Bucket
 _all_ = ['Buffer', 'sgd_step', 'average_grad', 'momentum_step', 'average_sqr_grad', 'rms_prop_step', 'rms_prop_mom_step', 'debias', 'adam_step',
          'l2_reg', 'weight_decay', 'radam_step', 'lamb_step', 'TensorList', 'qhadam_step', 'larc_step', 'keep_slow', 'lookahead_step']
 
-# %% ../nbs/04_optimizers.ipynb #54b264f6
+# %% ../nbs/04_optimizers.ipynb #288e286b
 def _wd(decouple_wd): return weight_decay if decouple_wd else l2_reg
 _mean_grad = partial(average_grad, dampening=True)
 
@@ -31,7 +31,7 @@ def SGD(params, # A model, its parameters, or a list of groups of them
     steps = [average_grad,momentum_step] if mom!=0 else [sgd_step]
     return Optimizer(params, [_wd(decouple_wd),*steps], lr=lr, mom=mom, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #a2d9fa77
+# %% ../nbs/04_optimizers.ipynb #bfabe889
 #| code-fold: true
 def RMSProp(params, lr, # As in `SGD`
             mom=0., # Share of the running sum that stays. Here the sum of gradients is divided, as in fastai; torch sums the quotients
@@ -42,7 +42,7 @@ def RMSProp(params, lr, # As in `SGD`
     steps = [average_grad,average_sqr_grad,rms_prop_mom_step] if mom!=0 else [average_sqr_grad,rms_prop_step]
     return Optimizer(params, [_wd(decouple_wd),*steps], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #73c02bc6
+# %% ../nbs/04_optimizers.ipynb #bdc5156b
 def Adam(params, lr, # As in `SGD`
          mom=0.9, # Share of the running mean of gradients that stays from step to step (β₁ in the paper)
          sqr_mom=0.99, # The same for their squares (β₂; the paper and torch: 0.999)
@@ -52,7 +52,7 @@ def Adam(params, lr, # As in `SGD`
     pieces = [_wd(decouple_wd),_mean_grad,average_sqr_grad,adam_step]
     return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #478368b9
+# %% ../nbs/04_optimizers.ipynb #f86df7c2
 #| code-fold: true
 def RAdam(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., decouple_wd=True):
     "Adam that waits until its mean square can be trusted. Arguments as in `Adam`"

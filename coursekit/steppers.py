@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 
-# %% ../nbs/04_optimizers.ipynb #5ed872f5
+# %% ../nbs/04_optimizers.ipynb #8632c789
 Buffer = NewType('Buffer', Tensor) # Marks the memory of a piece: a tensor like `p`, kept by the optimizer, zero at first
 
 def sgd_step(p, g, lr):
@@ -27,7 +27,7 @@ def momentum_step(p, lr, grad_avg:Buffer):
     "Step along the running sum, as a heavy ball does (Polyak 1964)"
     p.add_(grad_avg, alpha=-lr)
 
-# %% ../nbs/04_optimizers.ipynb #5492e2ca
+# %% ../nbs/04_optimizers.ipynb #c0b1f5ba
 def average_sqr_grad(g, sqr_mom, sqr_avg:Buffer, dampening=True):
     "Running mean of the squared gradients"
     sqr_avg.mul_(sqr_mom).addcmul_(g, g, value=1-sqr_mom if dampening else 1)
@@ -40,19 +40,19 @@ def rms_prop_mom_step(p, lr, eps, grad_avg:Buffer, sqr_avg:Buffer):
     "`rms_prop_step` along the running sum of gradients"
     p.addcdiv_(grad_avg, sqr_avg.sqrt().add_(eps), value=-lr)
 
-# %% ../nbs/04_optimizers.ipynb #6f74ec0e
+# %% ../nbs/04_optimizers.ipynb #e5910675
 def debias(mom, # Share of the running mean that stays from step to step
            step): # Steps taken, at least 1
     "The share, in (0, 1], of its full weight that a running mean started at zero has gathered after `step` steps"
     return 1-mom**step
 
-# %% ../nbs/04_optimizers.ipynb #c371a348
+# %% ../nbs/04_optimizers.ipynb #a8907d6b
 def adam_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     "Mean gradient over root mean squared gradient, both debiased (Kingma & Ba 2015, algorithm 1)"
     root = (sqr_avg/debias(sqr_mom,step)).sqrt().add_(eps)
     p.addcdiv_(grad_avg, root, value=-lr/debias(mom,step))
 
-# %% ../nbs/04_optimizers.ipynb #3429767e
+# %% ../nbs/04_optimizers.ipynb #2027c97a
 def l2_reg(p, g, wd):
     "Add `wd·p`, the slope of `wd/2·p²`, to the gradient"
     if wd: g.add_(p, alpha=wd)
@@ -61,7 +61,7 @@ def weight_decay(p, lr, wd):
     "Shrink each weight by the factor `1 - lr·wd`, apart from the gradient (decoupled; Loshchilov & Hutter 2019)"
     if wd: p.mul_(1-lr*wd)
 
-# %% ../nbs/04_optimizers.ipynb #ed23d13a
+# %% ../nbs/04_optimizers.ipynb #33866079
 def radam_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     "Momentum's step until the mean square can be trusted, then Adam's, growing with the trust (Liu et al. 2020, algorithm 2)"
     lr,d = lr/debias(mom,step),debias(sqr_mom,step)
@@ -71,7 +71,7 @@ def radam_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     v = ((r-4)*(r-2)*r_inf / ((r_inf-4)*(r_inf-2)*r))**0.5     # trust: from near 0 up to 1
     p.addcdiv_(grad_avg, (sqr_avg/d).sqrt().add_(eps), value=-lr*v)
 
-# %% ../nbs/04_optimizers.ipynb #66c0dde9
+# %% ../nbs/04_optimizers.ipynb #b853b077
 def lamb_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     "Adam's direction, as long as the tensor itself, at most 10 times stretched (You et al. 2020; `wd` apart, as in fastai)"
     root = (sqr_avg/debias(sqr_mom,step)).sqrt().add_(eps)
