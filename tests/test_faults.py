@@ -2,7 +2,6 @@
 import os, signal
 import matplotlib; matplotlib.use('Agg')
 import pytest, torch
-from PIL import Image
 from coursekit.vision.all import *
 for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n]   # fastcore's own, which pytest would collect
 
