@@ -117,7 +117,7 @@ def validate(self:Learner, ds_idx=1, dl=None, cbs=None):
     self._infer(dl, cbs)
     return _measured(self)
 
-# %% ../nbs/library/learner_more.ipynb #7631605e
+# %% ../nbs/library/learner_more.ipynb #783ad22e
 def _loss_for(dls, loss_func): # The one that was passed, or the data's
     if loss_func is None: loss_func = getattr(dls,'loss_func',None) or getattr(getattr(dls,'train_ds',None),'loss_func',None)
     if loss_func is None: raise ValueError('The data does not say which loss function suits it: pass `loss_func`, for example `loss_func=F.cross_entropy`')
@@ -130,7 +130,7 @@ def _mark_norms(opt, model, wd_bn_bias, train_bn):
     if train_bn:
         for p in norm_bias_params(model, False): opt.state[p]['force_train'] = True
 
-# %% ../nbs/library/learner_more.ipynb #acae0d4c
+# %% ../nbs/library/learner_more.ipynb #f8e85993
 @contextmanager
 def _replaced(o, nm, v): # `o.nm` is `v` for the time of a `with`
     old = getattr(o, nm); setattr(o, nm, v)
@@ -143,7 +143,7 @@ def _items_loss(f): # A function with `reduction` is asked; any other is called 
     if 'reduction' in ps: return partial(f, reduction='none')
     return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
 
-# %% ../nbs/library/learner_more.ipynb #1631b7e5
+# %% ../nbs/library/learner_more.ipynb #7d79e9b1
 @patch
 @contextmanager
 def loss_not_reduced(self:Learner):
@@ -151,11 +151,18 @@ def loss_not_reduced(self:Learner):
     f = self.loss_func
     with _replaced(f, 'reduction', 'none') if hasattr(f, 'reduction') else _replaced(self, 'loss_func', _items_loss(f)): yield self
 
-# %% ../nbs/library/learner_more.ipynb #dbb0bbfe
+# %% ../nbs/library/learner_more.ipynb #6344537e
 def _check_fit(n_epoch, lr):
     if not isinstance(n_epoch, (int,np.integer)) or n_epoch<0: raise ValueError(f'`n_epoch`, the number of epochs, is a whole number from 0 on, not {n_epoch!r}')
-    lrs = (lr.start,lr.stop) if isinstance(lr, slice) else lr if isinstance(lr, (list,tuple,L)) else (lr,)
-    if any(isinstance(o, str) for o in lrs): raise TypeError(f'`lr`, the learning rate, is a number such as 1e-3, or a `slice` of two, not {lr!r}')
+    _check_lr(lr)
+
+def _check_lr(lr, name='lr', one=False): # What was given as `name`; must it be one number, for all groups?
+    if lr is None: return
+    several = () if one else tuple(o for o in (lr.start,lr.stop) if o is not None) if isinstance(lr, slice) else tuple(lr) if is_listy(lr) or getattr(lr,'ndim',0) else ()
+    kind = 'a number from 0 on, such as 1e-3' + ('' if one else ', a `slice` of two, or a list with one for each parameter group')
+    for o in several or (lr,):
+        if not isinstance(o, (int,float,np.number,Tensor)): raise TypeError(f'`{name}`, the learning rate, is {kind}, not {lr!r}')
+        if not 0<=o<np.inf: raise ValueError(f'`{name}`, the learning rate, is {kind}, not {lr!r}')
 
 def _measured(learn): # What a validation found
     rec,r = learn.final_record,getattr(learn, 'recorder', None)
@@ -163,12 +170,12 @@ def _measured(learn): # What a validation found
     if asked and len(rec) and all(o is None for o in rec): raise ValueError('The data loader gave no targets, so nothing can be measured. For predictions call `learn.get_preds(dl=dl)`')
     return rec
 
-# %% ../nbs/library/learner_more.ipynb #2d228c85
+# %% ../nbs/library/learner_more.ipynb #8550de6f
 def _single(xs): return None if len(xs)==0 else xs[0] if len(xs)==1 else xs
 Learner.x = property(lambda self: _single(self.xb), doc='The input in `xb` if there is one, else all of them')
 Learner.y = property(lambda self: _single(self.yb), doc='The target in `yb` if there is one, else all of them')
 
-# %% ../nbs/library/learner_more.ipynb #33290744
+# %% ../nbs/library/learner_more.ipynb #27e9b663
 def _in_order(dl): # A loader for all items of `dl`, in order
     if isinstance(dl, torch.utils.data.DataLoader):
         if isinstance(dl.sampler, torch.utils.data.SequentialSampler) and not dl.drop_last: return dl
@@ -176,14 +183,14 @@ def _in_order(dl): # A loader for all items of `dl`, in order
     if not (getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)): return dl
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
-# %% ../nbs/library/learner_more.ipynb #339954e9
+# %% ../nbs/library/learner_more.ipynb #f9382dd0
 def _decodes(f, preds): # What outputs mean, as the loss `f` says; for the plain cross-entropies of torch the largest
     if hasattr(f, 'decodes'): return f.decodes(preds)
     while isinstance(f, partial): f = f.func
     name = (getattr(f, '__name__', None) or type(f).__name__).lower().replace('_','')
     return preds.argmax(1) if name.removesuffix('loss') in ('crossentropy','nll') and preds.dim()>1 else preds
 
-# %% ../nbs/library/learner_more.ipynb #b0d79f25
+# %% ../nbs/library/learner_more.ipynb #e569a910
 @patch
 def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a data loader, for example `dls.test_dl(files)`
               with_input=False, with_decoded=False, with_loss=False, # Return the inputs too, first? The decoded predictions? The loss of each item, last?
@@ -200,7 +207,7 @@ def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a dat
     if with_decoded: res.insert(i+2, _decodes(self.loss_func, res[i]))
     return tuple(res)
 
-# %% ../nbs/library/learner_more.ipynb #39937d36
+# %% ../nbs/library/learner_more.ipynb #93c0e29e
 class _Inputs(list): # A loader of one batch with one item, whose parts are all inputs
     def __init__(self, item):
         parts = item if isinstance(item, tuple) else (item,)
@@ -218,7 +225,7 @@ def predict(self:Learner, item, # What the data was made from, such as a file; f
     res = _one(full[len(inp):]),dec[0],preds[0]
     return (_one(full[:len(inp)]),)+res if with_input else res
 
-# %% ../nbs/library/learner_more.ipynb #1ddb8d66
+# %% ../nbs/library/learner_more.ipynb #08b8e129
 @patch
 def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
     "Show items of a batch with targets and predictions"
@@ -230,7 +237,7 @@ def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwarg
     _,_,preds = self.get_preds(dl=[b], with_decoded=True)
     return dl.show_results(b, preds, max_n=max_n, **kwargs)
 
-# %% ../nbs/library/learner_more.ipynb #302b66be
+# %% ../nbs/library/learner_more.ipynb #c93c1383
 @patch
 def save(self:Learner, file, with_opt=True):
     "Save weights (and optimizer state) as `path/model_dir/file.pth` and return that path"
@@ -245,7 +252,7 @@ def load(self:Learner, file, device=None, with_opt=True, strict=True):
     load_model(join_path_file(file, self.path/self.model_dir, ext='.pth'), self.model, self.opt, with_opt=with_opt, device=device or self.device, strict=strict)
     return self
 
-# %% ../nbs/library/learner_more.ipynb #deba2c14
+# %% ../nbs/library/learner_more.ipynb #b83ca267
 @patch
 def to(self:Learner, device):
     "Move model, data and optimizer state to `device`"
@@ -255,7 +262,7 @@ def to(self:Learner, device):
     if self.opt is not None: self.opt.load_state_dict(self.opt.state_dict())
     return self
 
-# %% ../nbs/library/learner_more.ipynb #2d57adba
+# %% ../nbs/library/learner_more.ipynb #c6d2c246
 @patch
 def show_training_loop(self:Learner):
     "Print the events in order, with the callbacks that listen to each"

@@ -17,7 +17,7 @@ data.sketch
 data.archive data.cache data.download
 data.external
 autograd
-data.columns data.workers
+data.columns data.workers data.errors
 data.load
 steppers
 optimizer
@@ -33,7 +33,7 @@ callback.tracker callback.training callback.hook callback.tensorboard callback.c
 vision.models
 transform
 torch_core
-data.errors data.splitters
+data.splitters
 data.lists data.show
 data.core data.transforms
 data.recipe

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SchedLin', 'SchedCos', 'SchedNo', 'SchedExp', 'annealer', 'sched_lin', 'sched_cos', 'sched_no', 'sched_exp', 'SchedPoly', 'combine_scheds', 'combined_cos', 'ParamScheduler', 'LRFinder', 'valley', 'steep', 'minimum', 'slide', 'keep_rng', 'untouched', 'SuggestionMethod']
 
-# %% ../../nbs/07_schedules.ipynb #cb28db00
+# %% ../../nbs/07_schedules.ipynb #c3abbc7b
 import functools, math
 from collections import namedtuple
 from contextlib import nullcontext
@@ -13,10 +13,12 @@ from ..core import *
 from .core import *
 from .untouched import keep_rng, untouched, _kept_weights, _generators
 from ..learner import *
+from ..learner import _check_lr
+from ..data.errors import check_names, names_of
 
 _all_ = ['keep_rng', 'untouched']
 
-# %% ../../nbs/07_schedules.ipynb #5bd22623
+# %% ../../nbs/07_schedules.ipynb #2821be59
 class _Annealer:
     def __init__(self, f, start, end): self.f,self.start,self.end = f,start,end
     def __call__(self, pos): return self.f(self.start, self.end, pos)
@@ -28,7 +30,7 @@ def annealer(f): # A function of `start`, `end` and `pos`
     def _inner(start, end): return _Annealer(f, start, end)
     return _inner
 
-# %% ../../nbs/07_schedules.ipynb #cf84c46c
+# %% ../../nbs/07_schedules.ipynb #a2ec059d
 def sched_lin(start, end, pos): "A straight line";                 return start + pos*(end-start)
 def sched_cos(start, end, pos): "Half a wave: gentle at both ends"; return start + (1-math.cos(math.pi*pos))*(end-start)/2
 def sched_no (start, end, pos): "Stays at `start`";                return start
@@ -40,7 +42,7 @@ def SchedPoly(start, end, power): # Numbers; from `start` to `end` along `pos**p
     "A power of the position: above 1 it starts slowly, below 1 fast"
     return lambda pos: start + (end-start)*pos**power
 
-# %% ../../nbs/07_schedules.ipynb #dc7d1195
+# %% ../../nbs/07_schedules.ipynb #d201ab29
 def combine_scheds(pcts, # Share of each schedule, adding up to 1
                    scheds): # Schedules, as many
     "A schedule that runs `scheds` one after the other. Raises `ValueError` for shares that do not fit"
@@ -58,7 +60,7 @@ def combined_cos(pct, start, middle, end): # Share of the way up, and three valu
     "Half a cosine from `start` to `middle` for the share `pct`, then one to `end`"
     return combine_scheds([pct,1-pct], [SchedCos(start,middle), SchedCos(middle,end)])
 
-# %% ../../nbs/07_schedules.ipynb #95416cf5
+# %% ../../nbs/07_schedules.ipynb #36cdfb0d
 class ParamScheduler(Callback):
     "Sets hyper-parameters before each batch. Raises `ValueError` for a name that the optimizer has not"
     order,run_valid = 60,False
@@ -74,7 +76,7 @@ class ParamScheduler(Callback):
     def after_fit(self):
         if hasattr(self.learn,'recorder') and hasattr(self,'hps'): self.recorder.hps = self.hps
 
-# %% ../../nbs/07_schedules.ipynb #e28d809b
+# %% ../../nbs/07_schedules.ipynb #5385a3de
 @patch
 def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: all that had a schedule
                figsize=None): # Inches
@@ -86,7 +88,7 @@ def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: a
     for k,ax in zip(keys, axs[0]): ax.plot(self.hps[k], color='#0072B2', lw=2); ax.set(xlabel='batch', ylabel={'lr':'learning rate','mom':'momentum'}.get(k,k))
     fig.tight_layout()
 
-# %% ../../nbs/07_schedules.ipynb #93fcc9e6
+# %% ../../nbs/07_schedules.ipynb #92cea28b
 class LRFinder(ParamScheduler):
     "Raises the rate from batch to batch until the loss is 4 times its best or no number, then puts the weights back"
     def __init__(self, start_lr=1e-7, end_lr=10, # First and last rate; lists with one for each group, too
@@ -102,7 +104,7 @@ class LRFinder(ParamScheduler):
         self.kept.__enter__()
     def before_batch(self): self._update_val(self.train_iter/self.num_it)
 
-# %% ../../nbs/07_schedules.ipynb #d7776661
+# %% ../../nbs/07_schedules.ipynb #fbb54ef7
 @patch
 def after_batch(self:LRFinder):
     ParamScheduler.after_batch(self)
@@ -118,7 +120,7 @@ def after_fit(self:LRFinder):
     r.lr_find_lrs,r.lr_find_losses = self.hps['lr'][:n],r.losses[:n]
     self.kept.__exit__(None, None, None)
 
-# %% ../../nbs/07_schedules.ipynb #39ce7799
+# %% ../../nbs/07_schedules.ipynb #0ec9b0ae
 def valley(lrs, losses, num_it): # Rates and losses, tensors of equal length; batches asked for
     "The middle of the longest falling stretch (a subsequence: single bumps are forgiven)"
     ls = losses.tolist(); length = [1]*len(ls)
@@ -137,7 +139,7 @@ def minimum(lrs, losses, num_it):
     i = losses.argmin().item()
     return lrs[i].item()/10,(lrs[i].item(),losses[i].item())
 
-# %% ../../nbs/07_schedules.ipynb #9ab53c69
+# %% ../../nbs/07_schedules.ipynb #c4eb9961
 def slide(lrs, losses, num_it, lr_diff=15, # Distance of the two points
           thresh=.005, adjust_value=1.): # Slopes as near as this are alike; factor of the suggestion
     "Two points slide down from the right end until the slopes at both are alike; the left one. Raises `ValueError` for too few points"
@@ -148,7 +150,7 @@ def slide(lrs, losses, num_it, lr_diff=15, # Distance of the two points
     lr = float(lrs[n-lr_diff-max(k,1)])*adjust_value
     return lr,(lr,float(np.interp(np.log10(lr), np.log10(to_np(lrs)), to_np(losses))))
 
-# %% ../../nbs/07_schedules.ipynb #f7dc16b3
+# %% ../../nbs/07_schedules.ipynb #7642380c
 @patch
 def lr_find(self:Learner,
             start_lr=1e-7, end_lr=10, # First and last rate
@@ -168,7 +170,7 @@ def lr_find(self:Learner,
     if show_plot: self.recorder.plot_lr_find(suggestions=pts, nms=names)
     return res
 
-# %% ../../nbs/07_schedules.ipynb #62b0b379
+# %% ../../nbs/07_schedules.ipynb #867ac477
 def _suggest(funcs, lrs, losses, num_it): # Names, named tuple of rates, points; the noisy start and the last five batches do not count
     if not funcs: return [],None,[]
     ls,ys = torch.tensor(lrs[num_it//10:-5]),torch.tensor(losses[num_it//10:-5])
@@ -179,11 +181,11 @@ def _suggest(funcs, lrs, losses, num_it): # Names, named tuple of rates, points;
     res = [f(ls, ys, num_it) for f in funcs]
     return names,namedtuple('SuggestedLRs', names)(*(lr for lr,_ in res)),[p for _,p in res]
 
-# %% ../../nbs/07_schedules.ipynb #dfbc5bd8
+# %% ../../nbs/07_schedules.ipynb #1cd8d36d
 @patch
 def plot_lr_find(self:Recorder, skip_end=5, # So many batches at the end are left out
                  suggestions=None, nms=None, # Points to mark, and their names
-                 ax=None, **kwargs): # A matplotlib axis; `return_fig` is accepted and not needed
+                 ax=None, return_fig=True): # A matplotlib axis; for fastai's sake
     "Draw the loss over the rate as `lr_find` saw it, and return the axis. Raises `ValueError` before any `lr_find`"
     if not hasattr(self, 'lr_find_lrs'): raise ValueError('Call `learn.lr_find()` first')
     if ax is None: _,ax = plt.subplots(figsize=(6.5,3.2))
@@ -195,8 +197,9 @@ def plot_lr_find(self:Recorder, skip_end=5, # So many batches at the end are lef
     if suggestions: ax.legend(frameon=False)
     return ax
 
-# %% ../../nbs/07_schedules.ipynb #4c0f0cdf
+# %% ../../nbs/07_schedules.ipynb #08be04e9
 def _lrs(learn, lr): # The rate of each group, as an array
+    _check_lr(lr)
     if learn.opt is None: learn.create_opt()
     learn.opt.set_hyper('lr', learn.lr if lr is None else lr)
     return np.array([h['lr'] for h in learn.opt.hypers])
@@ -220,18 +223,20 @@ def fit_one_cycle(self:Learner,
     if 'mom' not in self.opt.hypers[-1]: del scheds['mom']
     self.fit(n_epoch, cbs=L([ParamScheduler(scheds)])+L(cbs), wd=wd, start_epoch=start_epoch)
 
-# %% ../../nbs/07_schedules.ipynb #79125475
+# %% ../../nbs/07_schedules.ipynb #5be3c5ac
 @patch
 def fine_tune(self:Learner,
               epochs, # Epochs with all layers
               base_lr=2e-3, # Highest rate of the last group while the others are frozen; half of it afterwards
-              freeze_epochs=1, # Epochs with all but the last group frozen
+              freeze_epochs=1, # Epochs with all but the last group frozen; 0: none
               lr_mult=100, # The first group learns so many times slower than the last
               pct_start=.3, div=5., # As in `fit_one_cycle`, for the second part
               **kwargs): # Passed to `fit_one_cycle`, both times
-    "Train the last group alone, then everything. Raises `ValueError` where there is only one group"
-    self.freeze()
-    self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
+    "Train the last group alone, then everything. Raises `ValueError` where there is only one group to freeze"
+    _check_lr(base_lr, 'base_lr', one=True); check_names(kwargs, names_of(self.fit_one_cycle), 'fine_tune')
+    if freeze_epochs:
+        self.freeze()
+        self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
     base_lr /= 2
     self.unfreeze()
     self.fit_one_cycle(epochs, slice(base_lr/lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
