@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Learner', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/06_learner.ipynb #085450ce
+# %% ../nbs/06_learner.ipynb #09ac706e
 import inspect
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,7 +20,7 @@ from .checkpoint import join_path_file, save_atomic, save_model, load_model
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric', # where fastai has them
          'join_path_file','save_atomic','save_model','load_model']
 
-# %% ../nbs/06_learner.ipynb #d9775c4c
+# %% ../nbs/06_learner.ipynb #1713c10a
 class Learner(TrainingLoop):
     "A model, data and a loss function, and the loop that trains them"
     def __init__(self, dls, # `DataLoaders`, anything with `train` and `valid`, or a pair of loaders
@@ -36,12 +36,12 @@ class Learner(TrainingLoop):
         self.add_cbs(L(o() for o in defaults.callbacks) if default_cbs else L()).add_cbs(cbs)
         self('after_create')
 
-# %% ../nbs/06_learner.ipynb #85ff07ea
+# %% ../nbs/06_learner.ipynb #fcfd3eb2
 defaults.lr = getattr(defaults, 'lr', 1e-3)
 
 @patch
 def _settings(self:Learner, opt_func, lr, splitter, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms):
-    self.opt_func,self.splitter,self.lr = opt_func,splitter,defaults.lr if lr is None else lr
+    _check_lr(lr); self.opt_func,self.splitter,self.lr = opt_func,splitter,defaults.lr if lr is None else lr
     self.path,self.model_dir = Path(path if path is not None else getattr(self.dls,'path',None) or '.'),model_dir
     self.wd,self.wd_bn_bias,self.train_bn,self.moms = wd,wd_bn_bias,train_bn,moms
     self.logger,self.metrics = print,metrics
@@ -51,7 +51,7 @@ Learner.metrics = property(lambda self: self._metrics, _set_metrics, doc='The me
 @patch(as_prop=True)
 def smooth_loss(self:Learner): return self.recorder.smooth_loss.value
 
-# %% ../nbs/06_learner.ipynb #53026103
+# %% ../nbs/06_learner.ipynb #8aba7b27
 @patch
 def fit(self:Learner, n_epoch, # Epochs
         lr=None, wd=None, # Learning rate, `slice` for one for each group; weight decay; default: the learner's
@@ -67,7 +67,7 @@ def fit(self:Learner, n_epoch, # Epochs
         self.n_epoch,self.start_epoch = n_epoch,start_epoch
         self._run(self._do_fit)
 
-# %% ../nbs/06_learner.ipynb #797a07ae
+# %% ../nbs/06_learner.ipynb #14fde177
 @patch
 def create_opt(self:Learner):
     "Make a new optimizer, with norm layers and biases treated as `wd_bn_bias` and `train_bn` say"
@@ -79,7 +79,7 @@ def create_opt(self:Learner):
         self.opt = f(self.splitter(self.model), lr=self.lr)
     _mark_norms(self.opt, self.model, self.wd_bn_bias, self.train_bn)
 
-# %% ../nbs/06_learner.ipynb #789f18f2
+# %% ../nbs/06_learner.ipynb #5dfab333
 @patch
 def freeze_to(self:Learner, n):
     "Train only the parameter groups from `n` on"
@@ -95,14 +95,14 @@ def unfreeze(self:Learner):
     "Train all parameter groups"
     self.freeze_to(0)
 
-# %% ../nbs/06_learner.ipynb #86a2beb8
+# %% ../nbs/06_learner.ipynb #260b0a33
 @patch
 @contextmanager
 def no_logging(self:Learner):
     "Print nothing for the time of a `with`"
     with _replaced(self, 'logger', noop): yield self
 
-# %% ../nbs/06_learner.ipynb #553c857b
+# %% ../nbs/06_learner.ipynb #dd5962d2
 @patch
 def _infer(self:Learner, dl, cbs=None): # Go once through `dl` without training
     def _epoch(): self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch', CancelEpochException)

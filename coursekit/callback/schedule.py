@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SchedLin', 'SchedCos', 'SchedNo', 'SchedExp', 'annealer', 'sched_lin', 'sched_cos', 'sched_no', 'sched_exp', 'SchedPoly', 'combine_scheds', 'combined_cos', 'ParamScheduler', 'LRFinder', 'valley', 'steep', 'minimum', 'slide', 'keep_rng', 'untouched', 'SuggestionMethod']
 
-# %% ../../nbs/07_schedules.ipynb #c3abbc7b
+# %% ../../nbs/07_schedules.ipynb #99d9a54b
 import functools, math
 from collections import namedtuple
 from contextlib import nullcontext
@@ -18,7 +18,7 @@ from ..data.errors import check_names, names_of
 
 _all_ = ['keep_rng', 'untouched']
 
-# %% ../../nbs/07_schedules.ipynb #2821be59
+# %% ../../nbs/07_schedules.ipynb #d1eee3ed
 class _Annealer:
     def __init__(self, f, start, end): self.f,self.start,self.end = f,start,end
     def __call__(self, pos): return self.f(self.start, self.end, pos)
@@ -30,7 +30,7 @@ def annealer(f): # A function of `start`, `end` and `pos`
     def _inner(start, end): return _Annealer(f, start, end)
     return _inner
 
-# %% ../../nbs/07_schedules.ipynb #a2ec059d
+# %% ../../nbs/07_schedules.ipynb #6da24e6c
 def sched_lin(start, end, pos): "A straight line";                 return start + pos*(end-start)
 def sched_cos(start, end, pos): "Half a wave: gentle at both ends"; return start + (1-math.cos(math.pi*pos))*(end-start)/2
 def sched_no (start, end, pos): "Stays at `start`";                return start
@@ -42,7 +42,7 @@ def SchedPoly(start, end, power): # Numbers; from `start` to `end` along `pos**p
     "A power of the position: above 1 it starts slowly, below 1 fast"
     return lambda pos: start + (end-start)*pos**power
 
-# %% ../../nbs/07_schedules.ipynb #d201ab29
+# %% ../../nbs/07_schedules.ipynb #6a7ec82b
 def combine_scheds(pcts, # Share of each schedule, adding up to 1
                    scheds): # Schedules, as many
     "A schedule that runs `scheds` one after the other. Raises `ValueError` for shares that do not fit"
@@ -60,7 +60,7 @@ def combined_cos(pct, start, middle, end): # Share of the way up, and three valu
     "Half a cosine from `start` to `middle` for the share `pct`, then one to `end`"
     return combine_scheds([pct,1-pct], [SchedCos(start,middle), SchedCos(middle,end)])
 
-# %% ../../nbs/07_schedules.ipynb #36cdfb0d
+# %% ../../nbs/07_schedules.ipynb #82a65b00
 class ParamScheduler(Callback):
     "Sets hyper-parameters before each batch. Raises `ValueError` for a name that the optimizer has not"
     order,run_valid = 60,False
@@ -76,7 +76,7 @@ class ParamScheduler(Callback):
     def after_fit(self):
         if hasattr(self.learn,'recorder') and hasattr(self,'hps'): self.recorder.hps = self.hps
 
-# %% ../../nbs/07_schedules.ipynb #5385a3de
+# %% ../../nbs/07_schedules.ipynb #d4398c32
 @patch
 def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: all that had a schedule
                figsize=None): # Inches
@@ -88,7 +88,7 @@ def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: a
     for k,ax in zip(keys, axs[0]): ax.plot(self.hps[k], color='#0072B2', lw=2); ax.set(xlabel='batch', ylabel={'lr':'learning rate','mom':'momentum'}.get(k,k))
     fig.tight_layout()
 
-# %% ../../nbs/07_schedules.ipynb #92cea28b
+# %% ../../nbs/07_schedules.ipynb #261fbc33
 class LRFinder(ParamScheduler):
     "Raises the rate from batch to batch until the loss is 4 times its best or no number, then puts the weights back"
     def __init__(self, start_lr=1e-7, end_lr=10, # First and last rate; lists with one for each group, too
@@ -104,7 +104,7 @@ class LRFinder(ParamScheduler):
         self.kept.__enter__()
     def before_batch(self): self._update_val(self.train_iter/self.num_it)
 
-# %% ../../nbs/07_schedules.ipynb #fbb54ef7
+# %% ../../nbs/07_schedules.ipynb #ba14e8b7
 @patch
 def after_batch(self:LRFinder):
     ParamScheduler.after_batch(self)
@@ -120,7 +120,7 @@ def after_fit(self:LRFinder):
     r.lr_find_lrs,r.lr_find_losses = self.hps['lr'][:n],r.losses[:n]
     self.kept.__exit__(None, None, None)
 
-# %% ../../nbs/07_schedules.ipynb #0ec9b0ae
+# %% ../../nbs/07_schedules.ipynb #af0a0404
 def valley(lrs, losses, num_it): # Rates and losses, tensors of equal length; batches asked for
     "The middle of the longest falling stretch (a subsequence: single bumps are forgiven)"
     ls = losses.tolist(); length = [1]*len(ls)
@@ -139,7 +139,7 @@ def minimum(lrs, losses, num_it):
     i = losses.argmin().item()
     return lrs[i].item()/10,(lrs[i].item(),losses[i].item())
 
-# %% ../../nbs/07_schedules.ipynb #c4eb9961
+# %% ../../nbs/07_schedules.ipynb #900ef5a9
 def slide(lrs, losses, num_it, lr_diff=15, # Distance of the two points
           thresh=.005, adjust_value=1.): # Slopes as near as this are alike; factor of the suggestion
     "Two points slide down from the right end until the slopes at both are alike; the left one. Raises `ValueError` for too few points"
@@ -150,7 +150,7 @@ def slide(lrs, losses, num_it, lr_diff=15, # Distance of the two points
     lr = float(lrs[n-lr_diff-max(k,1)])*adjust_value
     return lr,(lr,float(np.interp(np.log10(lr), np.log10(to_np(lrs)), to_np(losses))))
 
-# %% ../../nbs/07_schedules.ipynb #7642380c
+# %% ../../nbs/07_schedules.ipynb #7344f278
 @patch
 def lr_find(self:Learner,
             start_lr=1e-7, end_lr=10, # First and last rate
@@ -170,7 +170,7 @@ def lr_find(self:Learner,
     if show_plot: self.recorder.plot_lr_find(suggestions=pts, nms=names)
     return res
 
-# %% ../../nbs/07_schedules.ipynb #867ac477
+# %% ../../nbs/07_schedules.ipynb #80f95d77
 def _suggest(funcs, lrs, losses, num_it): # Names, named tuple of rates, points; the noisy start and the last five batches do not count
     if not funcs: return [],None,[]
     ls,ys = torch.tensor(lrs[num_it//10:-5]),torch.tensor(losses[num_it//10:-5])
@@ -181,7 +181,7 @@ def _suggest(funcs, lrs, losses, num_it): # Names, named tuple of rates, points;
     res = [f(ls, ys, num_it) for f in funcs]
     return names,namedtuple('SuggestedLRs', names)(*(lr for lr,_ in res)),[p for _,p in res]
 
-# %% ../../nbs/07_schedules.ipynb #1cd8d36d
+# %% ../../nbs/07_schedules.ipynb #6e9d8a46
 @patch
 def plot_lr_find(self:Recorder, skip_end=5, # So many batches at the end are left out
                  suggestions=None, nms=None, # Points to mark, and their names
@@ -197,7 +197,7 @@ def plot_lr_find(self:Recorder, skip_end=5, # So many batches at the end are lef
     if suggestions: ax.legend(frameon=False)
     return ax
 
-# %% ../../nbs/07_schedules.ipynb #08be04e9
+# %% ../../nbs/07_schedules.ipynb #51428894
 def _lrs(learn, lr): # The rate of each group, as an array
     _check_lr(lr)
     if learn.opt is None: learn.create_opt()
@@ -223,7 +223,7 @@ def fit_one_cycle(self:Learner,
     if 'mom' not in self.opt.hypers[-1]: del scheds['mom']
     self.fit(n_epoch, cbs=L([ParamScheduler(scheds)])+L(cbs), wd=wd, start_epoch=start_epoch)
 
-# %% ../../nbs/07_schedules.ipynb #5be3c5ac
+# %% ../../nbs/07_schedules.ipynb #3705096f
 @patch
 def fine_tune(self:Learner,
               epochs, # Epochs with all layers
@@ -233,7 +233,7 @@ def fine_tune(self:Learner,
               pct_start=.3, div=5., # As in `fit_one_cycle`, for the second part
               **kwargs): # Passed to `fit_one_cycle`, both times
     "Train the last group alone, then everything. Raises `ValueError` where there is only one group to freeze"
-    _check_lr(base_lr, 'base_lr', one=True); check_names(kwargs, names_of(self.fit_one_cycle), 'fine_tune')
+    _check_lr(base_lr, 'base_lr', one=True); check_names(kwargs, names_of(self.fine_tune, self.fit_one_cycle), 'fine_tune')
     if freeze_epochs:
         self.freeze()
         self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
