@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Learner', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/06_learner.ipynb #09ac706e
+# %% ../nbs/06_learner.ipynb #7d0030b6
 import inspect
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -14,13 +14,13 @@ from .optimizer import Optimizer, OptimWrapper, Adam
 from .metrics import Metric, AvgMetric, AvgLoss, AvgSmoothLoss, ValueMetric, mk_metric
 from .callback.core import *
 from .callback.core import _one
-from .loop import TrainingLoop
+from .loop import TrainingLoop, _n_batches
 from .checkpoint import join_path_file, save_atomic, save_model, load_model
 
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric', # where fastai has them
          'join_path_file','save_atomic','save_model','load_model']
 
-# %% ../nbs/06_learner.ipynb #1713c10a
+# %% ../nbs/06_learner.ipynb #5beb5127
 class Learner(TrainingLoop):
     "A model, data and a loss function, and the loop that trains them"
     def __init__(self, dls, # `DataLoaders`, anything with `train` and `valid`, or a pair of loaders
@@ -36,7 +36,7 @@ class Learner(TrainingLoop):
         self.add_cbs(L(o() for o in defaults.callbacks) if default_cbs else L()).add_cbs(cbs)
         self('after_create')
 
-# %% ../nbs/06_learner.ipynb #fcfd3eb2
+# %% ../nbs/06_learner.ipynb #0404e5d8
 defaults.lr = getattr(defaults, 'lr', 1e-3)
 
 @patch
@@ -51,7 +51,7 @@ Learner.metrics = property(lambda self: self._metrics, _set_metrics, doc='The me
 @patch(as_prop=True)
 def smooth_loss(self:Learner): return self.recorder.smooth_loss.value
 
-# %% ../nbs/06_learner.ipynb #8aba7b27
+# %% ../nbs/06_learner.ipynb #10ffff6f
 @patch
 def fit(self:Learner, n_epoch, # Epochs
         lr=None, wd=None, # Learning rate, `slice` for one for each group; weight decay; default: the learner's
@@ -67,7 +67,7 @@ def fit(self:Learner, n_epoch, # Epochs
         self.n_epoch,self.start_epoch = n_epoch,start_epoch
         self._run(self._do_fit)
 
-# %% ../nbs/06_learner.ipynb #14fde177
+# %% ../nbs/06_learner.ipynb #71fe2bef
 @patch
 def create_opt(self:Learner):
     "Make a new optimizer, with norm layers and biases treated as `wd_bn_bias` and `train_bn` say"
@@ -79,7 +79,7 @@ def create_opt(self:Learner):
         self.opt = f(self.splitter(self.model), lr=self.lr)
     _mark_norms(self.opt, self.model, self.wd_bn_bias, self.train_bn)
 
-# %% ../nbs/06_learner.ipynb #5dfab333
+# %% ../nbs/06_learner.ipynb #7b01dcfb
 @patch
 def freeze_to(self:Learner, n):
     "Train only the parameter groups from `n` on"
@@ -95,14 +95,14 @@ def unfreeze(self:Learner):
     "Train all parameter groups"
     self.freeze_to(0)
 
-# %% ../nbs/06_learner.ipynb #260b0a33
+# %% ../nbs/06_learner.ipynb #c72d6fbf
 @patch
 @contextmanager
 def no_logging(self:Learner):
     "Print nothing for the time of a `with`"
     with _replaced(self, 'logger', noop): yield self
 
-# %% ../nbs/06_learner.ipynb #dd5962d2
+# %% ../nbs/06_learner.ipynb #938b9aad
 @patch
 def _infer(self:Learner, dl, cbs=None): # Go once through `dl` without training
     def _epoch(): self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch', CancelEpochException)
@@ -117,7 +117,7 @@ def validate(self:Learner, ds_idx=1, dl=None, cbs=None):
     self._infer(dl, cbs)
     return _measured(self)
 
-# %% ../nbs/library/learner_more.ipynb #783ad22e
+# %% ../nbs/library/learner_more.ipynb #3a9aaa6f
 def _loss_for(dls, loss_func): # The one that was passed, or the data's
     if loss_func is None: loss_func = getattr(dls,'loss_func',None) or getattr(getattr(dls,'train_ds',None),'loss_func',None)
     if loss_func is None: raise ValueError('The data does not say which loss function suits it: pass `loss_func`, for example `loss_func=F.cross_entropy`')
@@ -130,7 +130,7 @@ def _mark_norms(opt, model, wd_bn_bias, train_bn):
     if train_bn:
         for p in norm_bias_params(model, False): opt.state[p]['force_train'] = True
 
-# %% ../nbs/library/learner_more.ipynb #f8e85993
+# %% ../nbs/library/learner_more.ipynb #921d6f43
 @contextmanager
 def _replaced(o, nm, v): # `o.nm` is `v` for the time of a `with`
     old = getattr(o, nm); setattr(o, nm, v)
@@ -143,7 +143,7 @@ def _items_loss(f): # A function with `reduction` is asked; any other is called 
     if 'reduction' in ps: return partial(f, reduction='none')
     return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
 
-# %% ../nbs/library/learner_more.ipynb #7d79e9b1
+# %% ../nbs/library/learner_more.ipynb #c073e102
 @patch
 @contextmanager
 def loss_not_reduced(self:Learner):
@@ -151,7 +151,30 @@ def loss_not_reduced(self:Learner):
     f = self.loss_func
     with _replaced(f, 'reduction', 'none') if hasattr(f, 'reduction') else _replaced(self, 'loss_func', _items_loss(f)): yield self
 
-# %% ../nbs/library/learner_more.ipynb #6344537e
+# %% ../nbs/library/learner_more.ipynb #7715c5ce
+def _names(fs): # Of functions, partial functions and instances
+    def one(f):
+        while isinstance(f, partial): f = f.func
+        return getattr(f, '__name__', None) or getattr(f, 'name', None) or type(f).__name__
+    return ', '.join(map(one, fs))
+
+def _classes(os): return ', '.join(type(o).__name__ for o in os)
+
+def _held(learn): # The data, as it says itself or counted
+    if hasattr(learn.dls, 'loaders'): return repr(learn.dls)
+    ns = [(nm,_n_batches(learn.get_dl(i))) for i,nm in enumerate(('training','validation')) if learn.get_dl(i) is not None]
+    return ', '.join(f'{"?" if n is None else n} {nm} batches' for nm,n in ns)
+
+@patch
+def __repr__(self:Learner):
+    ps = [p for p in self.model.parameters() if not nn.parameter.is_lazy(p)]
+    n,on = (sum(p.numel() for p in o) for o in (ps, [p for p in ps if p.requires_grad]))
+    opt = f'{_names([self.opt_func])}, lr {self.lr}' + ('' if self.opt is None else f', parameter groups: {len(self.opt.param_lists)}')
+    rows = dict(model=f'{type(self.model).__name__}, {n:,} parameters' + (f', {on:,} of them trainable' if on<n else ''), data=_held(self),
+                loss=_names([self.loss_func]), optimizer=opt, metrics=_names(self.metrics) or 'none', callbacks=_classes(self.cbs))
+    return f'{type(self).__name__}\n' + '\n'.join(f'  {k+":":<11}{v}' for k,v in rows.items())
+
+# %% ../nbs/library/learner_more.ipynb #ba810157
 def _check_fit(n_epoch, lr):
     if not isinstance(n_epoch, (int,np.integer)) or n_epoch<0: raise ValueError(f'`n_epoch`, the number of epochs, is a whole number from 0 on, not {n_epoch!r}')
     _check_lr(lr)
@@ -170,12 +193,12 @@ def _measured(learn): # What a validation found
     if asked and len(rec) and all(o is None for o in rec): raise ValueError('The data loader gave no targets, so nothing can be measured. For predictions call `learn.get_preds(dl=dl)`')
     return rec
 
-# %% ../nbs/library/learner_more.ipynb #8550de6f
+# %% ../nbs/library/learner_more.ipynb #35133d18
 def _single(xs): return None if len(xs)==0 else xs[0] if len(xs)==1 else xs
 Learner.x = property(lambda self: _single(self.xb), doc='The input in `xb` if there is one, else all of them')
 Learner.y = property(lambda self: _single(self.yb), doc='The target in `yb` if there is one, else all of them')
 
-# %% ../nbs/library/learner_more.ipynb #27e9b663
+# %% ../nbs/library/learner_more.ipynb #ee333af8
 def _in_order(dl): # A loader for all items of `dl`, in order
     if isinstance(dl, torch.utils.data.DataLoader):
         if isinstance(dl.sampler, torch.utils.data.SequentialSampler) and not dl.drop_last: return dl
@@ -183,14 +206,14 @@ def _in_order(dl): # A loader for all items of `dl`, in order
     if not (getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)): return dl
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
-# %% ../nbs/library/learner_more.ipynb #f9382dd0
+# %% ../nbs/library/learner_more.ipynb #df2b9a5e
 def _decodes(f, preds): # What outputs mean, as the loss `f` says; for the plain cross-entropies of torch the largest
     if hasattr(f, 'decodes'): return f.decodes(preds)
     while isinstance(f, partial): f = f.func
     name = (getattr(f, '__name__', None) or type(f).__name__).lower().replace('_','')
     return preds.argmax(1) if name.removesuffix('loss') in ('crossentropy','nll') and preds.dim()>1 else preds
 
-# %% ../nbs/library/learner_more.ipynb #e569a910
+# %% ../nbs/library/learner_more.ipynb #2172c744
 @patch
 def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a data loader, for example `dls.test_dl(files)`
               with_input=False, with_decoded=False, with_loss=False, # Return the inputs too, first? The decoded predictions? The loss of each item, last?
@@ -207,7 +230,7 @@ def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a dat
     if with_decoded: res.insert(i+2, _decodes(self.loss_func, res[i]))
     return tuple(res)
 
-# %% ../nbs/library/learner_more.ipynb #93c0e29e
+# %% ../nbs/library/learner_more.ipynb #d17a0dfe
 class _Inputs(list): # A loader of one batch with one item, whose parts are all inputs
     def __init__(self, item):
         parts = item if isinstance(item, tuple) else (item,)
@@ -225,7 +248,7 @@ def predict(self:Learner, item, # What the data was made from, such as a file; f
     res = _one(full[len(inp):]),dec[0],preds[0]
     return (_one(full[:len(inp)]),)+res if with_input else res
 
-# %% ../nbs/library/learner_more.ipynb #08b8e129
+# %% ../nbs/library/learner_more.ipynb #5b3cb95e
 @patch
 def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
     "Show items of a batch with targets and predictions"
@@ -237,7 +260,7 @@ def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwarg
     _,_,preds = self.get_preds(dl=[b], with_decoded=True)
     return dl.show_results(b, preds, max_n=max_n, **kwargs)
 
-# %% ../nbs/library/learner_more.ipynb #c93c1383
+# %% ../nbs/library/learner_more.ipynb #82944a03
 @patch
 def save(self:Learner, file, with_opt=True):
     "Save weights (and optimizer state) as `path/model_dir/file.pth` and return that path"
@@ -252,7 +275,7 @@ def load(self:Learner, file, device=None, with_opt=True, strict=True):
     load_model(join_path_file(file, self.path/self.model_dir, ext='.pth'), self.model, self.opt, with_opt=with_opt, device=device or self.device, strict=strict)
     return self
 
-# %% ../nbs/library/learner_more.ipynb #b83ca267
+# %% ../nbs/library/learner_more.ipynb #01df7854
 @patch
 def to(self:Learner, device):
     "Move model, data and optimizer state to `device`"
@@ -262,7 +285,7 @@ def to(self:Learner, device):
     if self.opt is not None: self.opt.load_state_dict(self.opt.state_dict())
     return self
 
-# %% ../nbs/library/learner_more.ipynb #c6d2c246
+# %% ../nbs/library/learner_more.ipynb #0b82ebda
 @patch
 def show_training_loop(self:Learner):
     "Print the events in order, with the callbacks that listen to each"
@@ -272,5 +295,5 @@ def show_training_loop(self:Learner):
               + 'after_train|End Train|Start Valid|before_validate|Start Batch Loop|' + batch.format('')
               + 'after_validate|End Valid|after_epoch|End Epoch Loop|after_fit|End Fit').split('|'):
         if o.startswith('End'): indent -= 2
-        print(' '*indent + (f'- {o:15}: {self.ordered_cbs(o)}' if o in vars(event) else o))
+        print(' '*indent + (f'- {o:15}: [{_classes(self.ordered_cbs(o))}]' if o in vars(event) else o))
         if o.startswith('Start'): indent += 2

@@ -55,7 +55,7 @@ def _loss_hint(f, pred, yb): # What is usually wrong
     if pred.shape!=y.shape and pred.numel()==y.numel(): return f'{msg} They hold equally many numbers in different shapes: use a loss that flattens, such as `MSELossFlat()`, or `targets.view_as(preds)`.'
     return msg
 
-# %% ../nbs/06_learner.ipynb #3b286a27
+# %% ../nbs/06_learner.ipynb #841f658e
 class _Announcer: # Who has callbacks, and tells them what happens
     def __init__(self): self.cbs,self._calls,self.training = L(),None,False
     def ordered_cbs(self, ev):
@@ -69,7 +69,7 @@ class _Announcer: # Who has callbacks, and tells them what happens
         self._calls = {e:[(cb,cb.handler(e),e) for cb in self.ordered_cbs(e)] for e in vars(event)}
         return self._calls
 
-# %% ../nbs/06_learner.ipynb #21229686
+# %% ../nbs/06_learner.ipynb #05a5d6b6
 @patch
 def add_cb(self:_Announcer, cb):
     "Attach a callback (a class is instantiated); it becomes an attribute too: `learn.recorder`"
@@ -80,7 +80,7 @@ def add_cb(self:_Announcer, cb):
     self.cbs,self._calls = self.cbs+L([cb]),None
     return self
 
-# %% ../nbs/06_learner.ipynb #f92d9034
+# %% ../nbs/06_learner.ipynb #14e9c391
 @patch
 def remove_cb(self:_Announcer, cb):
     "Detach a callback, or all of a class"
@@ -89,7 +89,7 @@ def remove_cb(self:_Announcer, cb):
     self.cbs = self.cbs.filter(lambda o: o is not cb); self._calls,cb.learn = None,None
     return self
 
-# %% ../nbs/06_learner.ipynb #d39c6fb9
+# %% ../nbs/06_learner.ipynb #ad3ec36d
 @patch
 def add_cbs(self:_Announcer, cbs): L(cbs).map(self.add_cb); return self
 @patch
@@ -103,7 +103,7 @@ def added_cbs(self:_Announcer, cbs):
     try: yield self
     finally: self.remove_cbs(cbs)
 
-# %% ../nbs/06_learner.ipynb #e35b9122
+# %% ../nbs/06_learner.ipynb #7be7ac8b
 @patch
 def _with_events(self:_Announcer, f, name, ex):
     try: self(f'before_{name}'); f()
@@ -117,7 +117,7 @@ def _call(self:_Announcer, cb, f, ev):
     except _cancels: raise
     except Exception as e: _explain(e, f'(in callback `{type(cb).__name__}`, event `{ev}`)'); raise
 
-# %% ../nbs/06_learner.ipynb #5494efd1
+# %% ../nbs/06_learner.ipynb #80ca91f7
 class TrainingLoop(_Announcer):
     "Batches and epochs, and the events in between"
     def __init__(self, dls, model, loss_func):
@@ -129,7 +129,7 @@ class TrainingLoop(_Announcer):
         self.dl,self.batch,self.xb,self.yb,self.pred,self.loss,self.loss_grad = None,(),(None,),(None,),None,None,None
         self.training,self.only_validate = False,False
 
-# %% ../nbs/06_learner.ipynb #c125def7
+# %% ../nbs/06_learner.ipynb #9bb6ed85
 @patch
 def _do_one_batch(self:TrainingLoop):
     self.pred = self.model(*self.xb); self('after_pred')
@@ -138,7 +138,7 @@ def _do_one_batch(self:TrainingLoop):
         self.loss = self.loss_grad.detach().clone(); self('after_loss')
     if self.training and len(self.yb): self._do_grad_opt()
 
-# %% ../nbs/06_learner.ipynb #79fb647d
+# %% ../nbs/06_learner.ipynb #a028652a
 @patch
 def _do_grad_opt(self:TrainingLoop):
     try:
@@ -148,7 +148,7 @@ def _do_grad_opt(self:TrainingLoop):
     except _cancels: self.opt.zero_grad(); raise
     self.opt.zero_grad()
 
-# %% ../nbs/06_learner.ipynb #299772a1
+# %% ../nbs/06_learner.ipynb #4d84ec4e
 @patch
 def _backward(self:TrainingLoop): self.loss_grad.backward()
 @patch
@@ -158,7 +158,7 @@ def _get_loss(self:TrainingLoop):
     try: return self.loss_func(self.pred, *self.yb)
     except Exception as e: _explain(e, _loss_hint(self.loss_func, self.pred, self.yb)); raise
 
-# %% ../nbs/06_learner.ipynb #437bc95a
+# %% ../nbs/06_learner.ipynb #91413e54
 @patch
 def one_batch(self:TrainingLoop, i, b):
     "Everything for batch number `i`, whose inputs come first in `b`"
@@ -167,7 +167,7 @@ def one_batch(self:TrainingLoop, i, b):
     except _cancels: raise
     except Exception as e: _explain_batch(self, e); raise
 
-# %% ../nbs/06_learner.ipynb #9916964d
+# %% ../nbs/06_learner.ipynb #14fac35d
 @patch
 def _split(self:TrainingLoop, b): # Into inputs and targets, on the model's device
     b = (b,) if isinstance(b, Tensor) else b
@@ -183,7 +183,7 @@ def device(self:TrainingLoop):
     "Where the model trains: the data's device, or the best there is"
     return torch.device(getattr(self.dls,'device',None) or default_device())
 
-# %% ../nbs/06_learner.ipynb #cef7a18e
+# %% ../nbs/06_learner.ipynb #2b0bcb4b
 @patch
 def all_batches(self:TrainingLoop):
     "Go once through `dl`"
@@ -194,7 +194,7 @@ def all_batches(self:TrainingLoop):
     if i<0: raise ValueError(f'The {"training" if self.training else "validation"} data gave no batch: is the dataset empty, or smaller than a batch while `drop_last` is on?')
     if self.n_iter is not None and i+1<self.n_iter: warnings.warn(f'The data loader ended early: it promised {self.n_iter} batches and gave {i+1}')
 
-# %% ../nbs/06_learner.ipynb #86b5e469
+# %% ../nbs/06_learner.ipynb #2aaf6e63
 @patch
 def get_dl(self:TrainingLoop, i):
     "Data loader `i` (0: training, 1: validation), None if there is no such one or it is empty"
@@ -203,7 +203,7 @@ def get_dl(self:TrainingLoop, i):
     except (IndexError,KeyError,TypeError): return None
     return None if i==1 and (dl is None or _n_batches(dl)==0) else dl
 
-# %% ../nbs/06_learner.ipynb #72de561a
+# %% ../nbs/06_learner.ipynb #425e8196
 @patch
 def _do_epoch_train(self:TrainingLoop):
     self.dl = self.get_dl(0)
@@ -214,7 +214,7 @@ def _do_epoch_validate(self:TrainingLoop, ds_idx=1, dl=None):
     if self.dl is None: return
     with torch.no_grad(): self._with_events(self.all_batches, 'validate', CancelValidException)
 
-# %% ../nbs/06_learner.ipynb #142a836a
+# %% ../nbs/06_learner.ipynb #130b3fe1
 @patch
 def _do_epoch(self:TrainingLoop): self._do_epoch_train(); self._do_epoch_validate()
 @patch
@@ -223,7 +223,7 @@ def _do_fit(self:TrainingLoop):
         self.epoch = epoch
         self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
-# %% ../nbs/06_learner.ipynb #259bb02d
+# %% ../nbs/06_learner.ipynb #96245b7c
 @patch
 def _run(self:TrainingLoop, f):
     err,self.stopped_by,started = None,None,[]
@@ -240,7 +240,7 @@ def _run(self:TrainingLoop, f):
     if oom and torch.cuda.is_available(): torch.cuda.empty_cache()
     raise err
 
-# %% ../nbs/06_learner.ipynb #ec355551
+# %% ../nbs/06_learner.ipynb #f1ae8d6c
 @patch
 def _before_fit(self:TrainingLoop, started): # `started`: a list that gets the callbacks whose `before_fit` is done
     for o in (self._calls or self._listen())['before_fit']: self._call(*o); started.append(o[0])
@@ -256,7 +256,7 @@ def _after_fit(self:TrainingLoop, started, err): # The first error, if any
     for cb in self.cbs: cb.run = True
     return err
 
-# %% ../nbs/06_learner.ipynb #714d1905
+# %% ../nbs/06_learner.ipynb #01f54550
 @patch
 def _interrupted(self:TrainingLoop):
     if self.only_validate or hasattr(self,'lr_finder'): return

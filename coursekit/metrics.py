@@ -31,7 +31,7 @@ def _scalar(loss): # The mean of a loss: a float if that costs nothing, else a t
     if loss.dim(): loss = loss.mean()
     return loss.item() if loss.device.type=='cpu' else loss
 
-# %% ../nbs/06_learner.ipynb #6bbc4240
+# %% ../nbs/06_learner.ipynb #3f0d61dd
 class Metric:
     "What every metric has: `reset`, `accumulate(learn)` after each batch, and `value`"
     def reset(self): pass
@@ -41,7 +41,7 @@ class Metric:
     @property
     def name(self): return class2attr(self, 'Metric')
 
-# %% ../nbs/06_learner.ipynb #b5f6689e
+# %% ../nbs/06_learner.ipynb #efb37982
 class _Mean(Metric): # Over all items; `add` takes in the mean over `n` of them
     def reset(self): self.vals,self.ns = [],[]
     def add(self, v, n): self.vals.append(v.detach() if isinstance(v,Tensor) else v); self.ns.append(n)
@@ -53,7 +53,7 @@ class _Mean(Metric): # Over all items; `add` takes in the mean over `n` of them
         if isinstance(self.vals[0], Tensor) and self.vals[0].dim(): return sum(v*n for v,n in zip(self.vals,self.ns))/self.count
         return sum(v*n for v,n in zip(_read(self.vals),self.ns))/self.count
 
-# %% ../nbs/06_learner.ipynb #7d7bbbd4
+# %% ../nbs/06_learner.ipynb #b94fc8cd
 class AvgMetric(_Mean):
     "The mean over all items of `func(preds, targets)`, which gives the mean over a batch"
     def __init__(self, func): self.func = func; self.reset()
@@ -70,7 +70,7 @@ class AvgLoss(_Mean):
     def __init__(self): self.reset()
     def accumulate(self, learn): self.add(_scalar(learn.loss), find_bs(learn.yb))
 
-# %% ../nbs/06_learner.ipynb #af1101bb
+# %% ../nbs/06_learner.ipynb #d0d29f52
 class AvgSmoothLoss(Metric):
     "Running mean of the loss, where each batch counts `beta` times as much as the next; debiased"
     name = 'loss'
@@ -85,7 +85,7 @@ class AvgSmoothLoss(Metric):
             self.raw.append(v); self.val = v + self.beta*(self.val-v)
             self.smooth.append(self.val/(1-self.beta**len(self.raw)))
 
-# %% ../nbs/06_learner.ipynb #5b1b56ab
+# %% ../nbs/06_learner.ipynb #55fec6b2
 @patch(as_prop=True)
 def count(self:AvgSmoothLoss): return len(self.raw)+len(self.pending)
 @patch(as_prop=True)
@@ -98,7 +98,7 @@ def mk_metric(m):
     if not callable(m): raise TypeError(f'A metric is a function of predictions and targets or a `Metric`, not {m!r}')
     return AvgMetric(m)
 
-# %% ../nbs/06_learner.ipynb #421fcd08
+# %% ../nbs/06_learner.ipynb #c6a8d294
 def flatten_check(inp, targ):
     "Both flattened; raises `ValueError` if they are not equally long"
     inp,targ = inp.reshape(-1),targ.reshape(-1)

@@ -37,7 +37,7 @@ def _value(m): # What the metric `m` says
         raise
     return v.item() if isinstance(v, Tensor) and not v.dim() else v
 
-# %% ../../nbs/06_learner.ipynb #312dac67
+# %% ../../nbs/06_learner.ipynb #565986ca
 _events = ('after_create before_fit before_epoch before_train before_batch after_pred after_loss before_backward '
     'after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch after_batch after_cancel_train after_train '
     'before_validate after_cancel_validate after_validate after_cancel_epoch after_epoch after_cancel_fit after_fit').split()
@@ -45,7 +45,7 @@ _inner = {o for o in _events if o.endswith(('batch','pred','loss','backward','st
 
 event = types.SimpleNamespace(**{o:o for o in _events}) # All events, as attributes: `event.after_loss`
 
-# %% ../../nbs/06_learner.ipynb #0fbc8b24
+# %% ../../nbs/06_learner.ipynb #bb82585f
 class Callback:
     "Reads from its learner, and may change it, at any event that it has a method for"
     order,learn,run,run_train,run_valid = 0,None,True,True,True
@@ -62,7 +62,7 @@ class Callback:
         return getattr(self, ev) if ev in self.__dict__ or hasattr(type(self), ev) else None
     def __repr__(self): return type(self).__name__
 
-# %% ../../nbs/06_learner.ipynb #7e621f81
+# %% ../../nbs/06_learner.ipynb #58de6ab3
 def _ask_learner(self, k):
     if k.startswith('__') or k in _events: raise AttributeError(k)
     learn = self.__dict__.get('learn')
@@ -71,7 +71,7 @@ def _ask_learner(self, k):
     except AttributeError: raise AttributeError(f'Neither `{type(self).__name__}` nor its learner has an attribute `{k}`') from None
 Callback.__getattr__ = _ask_learner
 
-# %% ../../nbs/06_learner.ipynb #6f7b52d7
+# %% ../../nbs/06_learner.ipynb #925340ca
 def _warn_hiding(self, k, v):
     if k not in self.__dict__ and self.learn is not None and not hasattr(type(self), k) and hasattr(self.learn, k):
         warnings.warn(f'`{type(self).__name__}` sets its own `{k}`, which hides the learner\'s. To change the learner\'s, write `self.learn.{k} = …`', stacklevel=2)
@@ -85,7 +85,7 @@ def __call__(self:Callback, ev):
     now = ev not in _inner or (self.run_train if getattr(self,'training',True) else self.run_valid)
     if f is not None and self.run and now: return f()
 
-# %% ../../nbs/06_learner.ipynb #0fa6a394
+# %% ../../nbs/06_learner.ipynb #4c11ae2f
 class CancelFitException(Exception):      "Stop training now"
 class CancelEpochException(Exception):    "Go to the next epoch"
 class CancelTrainException(Exception):    "Skip the rest of this epoch's training"
@@ -95,7 +95,7 @@ class CancelBackwardException(Exception): "Skip the backward pass"
 class CancelStepException(Exception):     "Skip the optimizer's step"
 _cancels = (CancelFitException,CancelEpochException,CancelTrainException,CancelValidException,CancelBatchException,CancelBackwardException,CancelStepException)
 
-# %% ../../nbs/06_learner.ipynb #8a8663ae
+# %% ../../nbs/06_learner.ipynb #8b7032ae
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
     order,run_valid = -10,False
@@ -111,7 +111,7 @@ class TrainEvalCallback(Callback):
         learn = self.learn; learn.train_iter += 1
         if learn.n_iter: learn.pct_train = (learn.epoch + (learn.iter+1)/learn.n_iter)/learn.n_epoch
 
-# %% ../../nbs/06_learner.ipynb #8b6fa276
+# %% ../../nbs/06_learner.ipynb #ee57125c
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
     order = 50
@@ -128,7 +128,7 @@ class Recorder(Callback):
     def after_cancel_train(self):    self.cancel_train = True
     def after_cancel_validate(self): self.cancel_valid = True
 
-# %% ../../nbs/06_learner.ipynb #65e03ea6
+# %% ../../nbs/06_learner.ipynb #cee0f609
 @patch
 def before_fit(self:Recorder):
     if self.only_validate: return
@@ -143,7 +143,7 @@ def before_epoch(self:Recorder):
     self.cancel_train,self.cancel_valid,self.start_time = False,False,time.time()
     self.log = L([self.epoch])
 
-# %% ../../nbs/06_learner.ipynb #9c163d61
+# %% ../../nbs/06_learner.ipynb #0e06afd4
 @patch
 def before_train(self:Recorder):
     self._mets = list(self._train_mets)
@@ -159,7 +159,7 @@ def after_batch(self:Recorder):
     for m in self._mets: m.accumulate(learn)
     if learn.training: self.lrs.append(learn.opt.hypers[-1]['lr'])
 
-# %% ../../nbs/06_learner.ipynb #5aa870eb
+# %% ../../nbs/06_learner.ipynb #26ead6e3
 @patch
 def after_train(self:Recorder):
     self.check_losses(); self.iters.append(self.smooth_loss.count)
@@ -174,7 +174,7 @@ def after_epoch(self:Recorder):
     if self.add_time: self.log += [None]*(len(self.metric_names)-1-len(self.log)) + [format_time(time.time()-self.start_time)] # in its column, if the epoch was cancelled
     self.logger(self.log)
 
-# %% ../../nbs/06_learner.ipynb #f315e726
+# %% ../../nbs/06_learner.ipynb #799070e3
 @patch
 def after_loss(self:Recorder):
     learn = self.learn
@@ -186,7 +186,7 @@ def check_losses(self:Recorder):
     for i,v in enumerate(self.smooth_loss.raw[new:]):
         if not math.isfinite(v): self._not_a_number(self.iter-(self.smooth_loss.count-new-i-1))
 
-# %% ../../nbs/06_learner.ipynb #b40251b5
+# %% ../../nbs/06_learner.ipynb #3eacc615
 @patch
 def _not_a_number(self:Recorder, i):
     if not hasattr(self.learn, 'lr_finder'):
@@ -194,7 +194,7 @@ def _not_a_number(self:Recorder, i):
         warnings.warn(_nan_message(self.epoch, i, good, self.opt.hypers[-1]['lr']), RuntimeWarning, stacklevel=2)
     raise CancelFitException()
 
-# %% ../../nbs/06_learner.ipynb #33a383ff
+# %% ../../nbs/06_learner.ipynb #772b7384
 if not hasattr(defaults, 'callbacks'): defaults.callbacks = [TrainEvalCallback, Recorder]
 
 # %% ../../nbs/library/callback_core_more.ipynb #07f7caa3
