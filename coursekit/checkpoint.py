@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/library/00_checkpoint.ipynb #7adf95fa
+# %% ../nbs/library/00_checkpoint.ipynb #35ad473b
 import os, tempfile, warnings
 from pathlib import Path
 import torch
 
-# %% ../nbs/library/00_checkpoint.ipynb #78591fa7
+# %% ../nbs/library/00_checkpoint.ipynb #7ad074a7
 def join_path_file(file, path, ext=''):
     "`path/file.ext` as a `Path`; an open file, or a `Path` with an ending of its own, stays what it is"
     if isinstance(file, Path) and ext and not file.suffix[1:2].isalpha(): file = str(file)
@@ -19,24 +19,41 @@ def join_path_file(file, path, ext=''):
 
 def _umask(): m = os.umask(0); os.umask(m); return m
 
-# %% ../nbs/library/00_checkpoint.ipynb #3acbbbce
-def save_atomic(obj, file):
-    "`torch.save`, so that `file` is either the whole new one or what it was before"
-    if not isinstance(file, (str,Path)): return torch.save(obj, file)
-    file = Path(file); file.parent.mkdir(parents=True, exist_ok=True)
-    fd,tmp = tempfile.mkstemp(dir=file.parent, prefix='.tmp_', suffix=file.suffix)
-    try:
-        with os.fdopen(fd, 'wb') as f: torch.save(obj, f); f.flush(); os.fsync(f.fileno())
-        os.chmod(tmp, 0o666 & ~_umask()); os.replace(tmp, file)
-    except BaseException: Path(tmp).unlink(missing_ok=True); raise
+# %% ../nbs/library/00_checkpoint.ipynb #96ef4eac
+class _Out: # What `torch.save` writes into. It puts an error of its own in place of the system's, which is kept here
+    def __init__(self, f): self.f,self.error = f,None
+    def flush(self): self.f.flush()
+    def write(self, b):
+        try: return self.f.write(b)
+        except OSError as e: self.error = e; raise
 
-# %% ../nbs/library/00_checkpoint.ipynb #701ee2e9
+def _write(obj, f):
+    out = _Out(f)
+    try: torch.save(obj, out); f.flush(); os.fsync(f.fileno())
+    except RuntimeError as e: raise out.error or e
+
+# %% ../nbs/library/00_checkpoint.ipynb #085c49f4
+def save_atomic(obj, file):
+    "`torch.save`, so that `file` is either the whole new one or what it was before. An `OSError` (disk full, no permission) names the file and the reason"
+    if not isinstance(file, (str,Path)): return torch.save(obj, file)
+    file,tmp = Path(file),None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fd,tmp = tempfile.mkstemp(dir=file.parent, prefix='.tmp_', suffix=file.suffix)
+        with os.fdopen(fd, 'wb') as f: _write(obj, f)
+        os.chmod(tmp, 0o666 & ~_umask()); os.replace(tmp, file)
+    except BaseException as e:
+        if tmp: Path(tmp).unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.errno: raise OSError(e.errno, e.strerror, str(file)) from e
+        raise
+
+# %% ../nbs/library/00_checkpoint.ipynb #b551861e
 def save_model(file, model, opt, with_opt=True):
     "Save the weights of `model`, and the state of `opt`"
     state = model.state_dict()
     save_atomic({'model':state, 'opt':opt.state_dict()} if with_opt and opt is not None else state, file)
 
-# %% ../nbs/library/00_checkpoint.ipynb #9379ef06
+# %% ../nbs/library/00_checkpoint.ipynb #180133b8
 def _check_state(model, state, file):
     own = model.state_dict()
     lacks,extra = [k for k in own if k not in state],[k for k in state if k not in own]
@@ -53,7 +70,7 @@ def _read_state(file, device):
     except Exception as e: raise RuntimeError(f'`{file}` cannot be read as saved weights: it is damaged, or holds more than tensors and numbers, which is not opened because '
                                               f'it could run code ({type(e).__name__}: {str(e).splitlines()[0][:200]})') from e
 
-# %% ../nbs/library/00_checkpoint.ipynb #587236a9
+# %% ../nbs/library/00_checkpoint.ipynb #61b14723
 def load_model(file, model, opt, with_opt=True, device=None, strict=True):
     "Load what `save_model` wrote. Raises `FileNotFoundError`, or `RuntimeError` when it does not fit, and then leaves `model` as it was"
     state = _read_state(file, device)

@@ -234,54 +234,6 @@ def test_on_cuda():
         bs = [b if isinstance(b, torch.Tensor) else b[0] for b in bs]
         assert all(b.is_cuda for b in bs) and sum(b.sum().item() for b in bs)==expected
 
-def test_notes_from_scratch_run_as_written():
-    "The loop that people's notes on MNIST contain, from `init_params` to `validate_epoch`, word for word"
-    set_seed(0); y = torch.randint(0,2,(600,)); x = torch.rand(600,28*28)*(torch.rand(2,28*28)<.1)[y]
-    train_x,train_y = x[:500].view(-1,28*28),y[:500].unsqueeze(1)
-    valid_x,valid_y = x[500:],y[500:].unsqueeze(1)
-    dset,valid_dset = list(zip(train_x,train_y)),list(zip(valid_x,valid_y))
-    def init_params(size,std=1.0): return (torch.randn(size)*std).requires_grad_()
-    weights=init_params((28*28,1))
-    bias = init_params(1)
-    def linear(xb): return xb@weights + bias
-    def mnist_loss(predictions,targets):
-        predictions=predictions.sigmoid()
-        return torch.where(targets==1,1-predictions,predictions).mean()
-    coll = range(15)
-    dl = DataLoader(coll,batch_size=5,shuffle=True)
-    assert [len(b) for b in dl]==[5,5,5] and sorted(torch.cat(list(dl)).tolist())==list(coll)
-    dl = DataLoader(dset,batch_size=256)
-    valid_dl = DataLoader(valid_dset,batch_size=256)
-    xb,yb = next(iter(dl)); assert xb.shape==(256,784) and yb.shape==(256,1)
-    def calc_grad(xb,yb,model):
-        preds=model(xb)
-        loss=mnist_loss(preds,yb)
-        loss.backward()
-    batch=train_x[:4]
-    calc_grad(batch,train_y[:4],linear); first = weights.grad.mean().item()
-    calc_grad(batch,train_y[:4],linear); assert weights.grad.mean().item()==pytest.approx(2*first)
-    weights.grad.zero_()
-    bias.grad.zero_();
-    def train_epoch(model,lr,params):
-        for xb,yb in dl:
-            calc_grad(xb,yb,model)
-            for p in params:
-                p.data -= p.grad*lr
-                p.grad.zero_()
-    def batch_accuracy(xb,yb):
-        preds = xb.sigmoid()
-        corrects=(preds>0.5)==yb
-        return corrects.float().mean()
-    def validate_epoch(model):
-        accs = [batch_accuracy(model(xb),yb) for xb,yb in valid_dl]
-        return round(torch.stack(accs).mean().item(),4)
-    before = validate_epoch(linear)
-    lr = 1.
-    params=weights,bias
-    losses = []
-    for i in range(20): train_epoch(linear,lr,params); losses.append(mnist_loss(linear(train_x),train_y).item())
-    assert losses==sorted(losses, reverse=True) and before<.8 and validate_epoch(linear)>.95
-
 def test_pickled_loader_carries_no_processes():
     dl = DataLoader(Items(), bs=4, num_workers=1, persistent_workers=True, seed=1); list(dl)
     dl2 = pickle.loads(pickle.dumps(dl))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['training_state', 'load_training_state', 'CheckpointCallback']
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #52c171c7
+# %% ../../nbs/library/callback_checkpoint.ipynb #c493e45d
 import random, warnings
 from types import SimpleNamespace
 from ..core import *
@@ -13,7 +13,7 @@ from ..checkpoint import join_path_file, save_atomic, _check_state
 from .core import *
 from .schedule import ParamScheduler, _generators
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #82e38912
+# %% ../../nbs/library/callback_checkpoint.ipynb #4da74c16
 def _loaders(learn): return list(getattr(learn.dls,'loaders',None) or (learn.get_dl(0),learn.get_dl(1)))
 
 def _sources(learn): # Python's, NumPy's, PyTorch's, the graphics cards', and what the data loaders have of their own
@@ -30,7 +30,7 @@ def _set_rng_state(g, s):
     elif isinstance(s, Tensor): g.set_state(s)
     else: g.set_state((s[0],s[1].numpy().astype(np.uint32),*s[2:]))
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #199c24fb
+# %% ../../nbs/library/callback_checkpoint.ipynb #047424f6
 def _plain(o, what='the training'): # `o` as tensors, numbers and texts in lists and dicts
     if isinstance(o, Tensor): return o.detach().cpu().as_subclass(Tensor)
     if isinstance(o, dict): return {k:_plain(v, what) for k,v in o.items()}
@@ -48,7 +48,7 @@ def _set_cb_state(cb, s):
     if hasattr(type(cb), 'load_state_dict'): cb.load_state_dict(s)
     else: cb.hps = s['hps']
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #9d439611
+# %% ../../nbs/library/callback_checkpoint.ipynb #d486b404
 def _record(rec): # What the recorder knows
     sl = rec.smooth_loss; sl.flush()
     nums = dict(raw=sl.raw, smooth=sl.smooth, lrs=rec.lrs)
@@ -59,7 +59,7 @@ def _set_record(rec, s):
     rec.values,rec.iters,rec.lrs = [L(o) for o in s['values']],list(s['iters']),s['lrs'].tolist()
     sl.val,sl.raw,sl.smooth,sl.pending = s['val'],s['raw'].tolist(),s['smooth'].tolist(),[]
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #bea09c61
+# %% ../../nbs/library/callback_checkpoint.ipynb #648aa375
 def training_state(learn, # A `Learner`, between two epochs
                   ): # Tensors, numbers and texts, in lists and dicts
     "Everything that training needs to go on as if it had not stopped. Raises `TypeError` if a callback wants to keep something else"
@@ -69,7 +69,7 @@ def training_state(learn, # A `Learner`, between two epochs
         'rng':[_rng_state(g) for g in _sources(learn)], 'recorder':_record(learn.recorder),
         'cbs':[[cb.name,_plain(s, f'callback `{cb.name}`')] for cb in learn.cbs if (s := _cb_state(cb)) is not None]})
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #9dd307cb
+# %% ../../nbs/library/callback_checkpoint.ipynb #6c312298
 def load_training_state(learn, # A `Learner` made as the one that was saved
                         state, # From `training_state`
                         where='the checkpoint'): # What to call it in errors
@@ -91,7 +91,7 @@ def load_training_state(learn, # A `Learner` made as the one that was saved
     if len(gs)!=len(state['rng']): warnings.warn(f'{where} was saved with other data loaders or devices: the random numbers will be others')
     for g,s in zip(gs, state['rng']): _set_rng_state(g, s)
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #501ceace
+# %% ../../nbs/library/callback_checkpoint.ipynb #eed2fb63
 class CheckpointCallback(Callback):
     "Writes `path/model_dir/fname.ckpt` after each epoch, from which a killed training goes on bit for bit"
     order = 100 # after all others
@@ -108,7 +108,7 @@ class CheckpointCallback(Callback):
         "The file, as a `Path`"
         return join_path_file(self.fname, self.path/self.model_dir, ext='.ckpt')
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #3923d59b
+# %% ../../nbs/library/callback_checkpoint.ipynb #dc28cbe1
 @patch
 def before_fit(self:CheckpointCallback):
     "Go on from the file if that is wanted"
@@ -127,18 +127,12 @@ def before_fit(self:CheckpointCallback):
     left = self.n_epoch-state['epoch']
     self._say(f"From `{self.file.name}`: {state['epoch']} of {self.n_epoch} epochs are done" + ('.' if left>0 else '; nothing is left to train.'))
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #79b951e8
+# %% ../../nbs/library/callback_checkpoint.ipynb #b507c74a
 @patch
 def _say(self:CheckpointCallback, msg):
     if self.learn.logger is not noop: print(msg)
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #75d6cb32
-def _reason(e): # PyTorch hides the system's reason, such as a full disk, behind one of its own
-    o = e
-    while o is not None and not isinstance(o, OSError): o = o.__cause__ or o.__context__
-    return str(o or e).splitlines()[0]
-
-# %% ../../nbs/library/callback_checkpoint.ipynb #c318712c
+# %% ../../nbs/library/callback_checkpoint.ipynb #6c1b0602
 @patch
 def read(self:CheckpointCallback): # The state
     "Read the file without running code. Raises `RuntimeError` if it is damaged, or no checkpoint"
@@ -148,7 +142,7 @@ def read(self:CheckpointCallback): # The state
     if not isinstance(state, dict) or state.get('format')!=1: raise RuntimeError(f'`{self.file}` is no checkpoint: for what `learn.save` wrote use `learn.load`')
     return state
 
-# %% ../../nbs/library/callback_checkpoint.ipynb #41af1fbe
+# %% ../../nbs/library/callback_checkpoint.ipynb #71eb7c09
 @patch
 def after_epoch(self:CheckpointCallback):
     "Write the file. If that fails, for example because the disk is full, training goes on, and the file is what it was before"
@@ -157,7 +151,7 @@ def after_epoch(self:CheckpointCallback):
     if done%self.every and done!=self.n_epoch: return
     state = {**training_state(self.learn), 'fit':self.n_fits, 'rows':_plain(self.rows)}
     try: save_atomic(state, self.file)
-    except (OSError,RuntimeError) as e: warnings.warn(f'No checkpoint after epoch {self.epoch}, training goes on: `{self.file}` cannot be written ({_reason(e)})', RuntimeWarning)
+    except OSError as e: warnings.warn(f'No checkpoint after epoch {self.epoch}, training goes on: {e}', RuntimeWarning)
 
 @patch
 def after_fit(self:CheckpointCallback):
