@@ -117,7 +117,7 @@ def validate(self:Learner, ds_idx=1, dl=None, cbs=None):
     self._infer(dl, cbs)
     return _measured(self)
 
-# %% ../nbs/library/learner_more.ipynb #3a9aaa6f
+# %% ../nbs/library/learner_more.ipynb #c2f2f914
 def _loss_for(dls, loss_func): # The one that was passed, or the data's
     if loss_func is None: loss_func = getattr(dls,'loss_func',None) or getattr(getattr(dls,'train_ds',None),'loss_func',None)
     if loss_func is None: raise ValueError('The data does not say which loss function suits it: pass `loss_func`, for example `loss_func=F.cross_entropy`')
@@ -130,7 +130,7 @@ def _mark_norms(opt, model, wd_bn_bias, train_bn):
     if train_bn:
         for p in norm_bias_params(model, False): opt.state[p]['force_train'] = True
 
-# %% ../nbs/library/learner_more.ipynb #921d6f43
+# %% ../nbs/library/learner_more.ipynb #18050bcd
 @contextmanager
 def _replaced(o, nm, v): # `o.nm` is `v` for the time of a `with`
     old = getattr(o, nm); setattr(o, nm, v)
@@ -143,7 +143,7 @@ def _items_loss(f): # A function with `reduction` is asked; any other is called 
     if 'reduction' in ps: return partial(f, reduction='none')
     return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
 
-# %% ../nbs/library/learner_more.ipynb #c073e102
+# %% ../nbs/library/learner_more.ipynb #83236928
 @patch
 @contextmanager
 def loss_not_reduced(self:Learner):
@@ -151,7 +151,7 @@ def loss_not_reduced(self:Learner):
     f = self.loss_func
     with _replaced(f, 'reduction', 'none') if hasattr(f, 'reduction') else _replaced(self, 'loss_func', _items_loss(f)): yield self
 
-# %% ../nbs/library/learner_more.ipynb #7715c5ce
+# %% ../nbs/library/learner_more.ipynb #a36d064a
 def _names(fs): # Of functions, partial functions and instances
     def one(f):
         while isinstance(f, partial): f = f.func
@@ -174,7 +174,7 @@ def __repr__(self:Learner):
                 loss=_names([self.loss_func]), optimizer=opt, metrics=_names(self.metrics) or 'none', callbacks=_classes(self.cbs))
     return f'{type(self).__name__}\n' + '\n'.join(f'  {k+":":<11}{v}' for k,v in rows.items())
 
-# %% ../nbs/library/learner_more.ipynb #ba810157
+# %% ../nbs/library/learner_more.ipynb #d304824e
 def _check_fit(n_epoch, lr):
     if not isinstance(n_epoch, (int,np.integer)) or n_epoch<0: raise ValueError(f'`n_epoch`, the number of epochs, is a whole number from 0 on, not {n_epoch!r}')
     _check_lr(lr)
@@ -193,12 +193,12 @@ def _measured(learn): # What a validation found
     if asked and len(rec) and all(o is None for o in rec): raise ValueError('The data loader gave no targets, so nothing can be measured. For predictions call `learn.get_preds(dl=dl)`')
     return rec
 
-# %% ../nbs/library/learner_more.ipynb #35133d18
+# %% ../nbs/library/learner_more.ipynb #e5074e84
 def _single(xs): return None if len(xs)==0 else xs[0] if len(xs)==1 else xs
 Learner.x = property(lambda self: _single(self.xb), doc='The input in `xb` if there is one, else all of them')
 Learner.y = property(lambda self: _single(self.yb), doc='The target in `yb` if there is one, else all of them')
 
-# %% ../nbs/library/learner_more.ipynb #ee333af8
+# %% ../nbs/library/learner_more.ipynb #0eeb1c91
 def _in_order(dl): # A loader for all items of `dl`, in order
     if isinstance(dl, torch.utils.data.DataLoader):
         if isinstance(dl.sampler, torch.utils.data.SequentialSampler) and not dl.drop_last: return dl
@@ -206,21 +206,31 @@ def _in_order(dl): # A loader for all items of `dl`, in order
     if not (getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)): return dl
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
-# %% ../nbs/library/learner_more.ipynb #df2b9a5e
+# %% ../nbs/library/learner_more.ipynb #ab5ed4c9
 def _decodes(f, preds): # What outputs mean, as the loss `f` says; for the plain cross-entropies of torch the largest
     if hasattr(f, 'decodes'): return f.decodes(preds)
     while isinstance(f, partial): f = f.func
     name = (getattr(f, '__name__', None) or type(f).__name__).lower().replace('_','')
     return preds.argmax(1) if name.removesuffix('loss') in ('crossentropy','nll') and preds.dim()>1 else preds
 
-# %% ../nbs/library/learner_more.ipynb #2172c744
+@contextmanager
+def _decoding(f): # Where the data cannot read what came out: perhaps the loss `f` has not said what outputs mean
+    try: yield
+    except Exception as e:
+        if hasattr(f, 'decodes'): raise
+        name = _names([f])
+        raise TypeError(f'The outputs cannot be read as labels ({e}). The loss function `{name}` has no `decodes`, which says what outputs mean. Give it one, such as '
+                        f'`{name}.decodes = lambda preds: preds.argmax(1)`, or use a loss that has it, such as `CrossEntropyLossFlat()`. `learn.get_preds()` gives the outputs as they are') from e
+
+# %% ../nbs/library/learner_more.ipynb #f9b520d5
 @patch
 def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a data loader, for example `dls.test_dl(files)`
               with_input=False, with_decoded=False, with_loss=False, # Return the inputs too, first? The decoded predictions? The loss of each item, last?
               act=None, # Applied to the outputs, default: the loss function's `activation`
               inner=False, # fastai's, not needed here
               reorder=True, cbs=None): # In the order of the dataset? Callbacks
-    "`[inputs,] predictions, targets [, decoded] [, losses]`; targets are None where the data has none"
+    """`[inputs,] predictions, targets [, decoded] [, losses]`; targets are None where the data has none. A loss function without `activation` or `decodes` leaves
+    outputs as they are (the cross-entropies of torch are decoded all the same)"""
     dl = self.get_dl(ds_idx) if dl is None else dl
     if dl is None: raise ValueError(f'There is no data loader number {ds_idx}, or it is empty: pass `dl`')
     cb = GatherPredsCallback(with_input=with_input, with_loss=with_loss)
@@ -230,7 +240,7 @@ def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a dat
     if with_decoded: res.insert(i+2, _decodes(self.loss_func, res[i]))
     return tuple(res)
 
-# %% ../nbs/library/learner_more.ipynb #d17a0dfe
+# %% ../nbs/library/learner_more.ipynb #92d8ca07
 class _Inputs(list): # A loader of one batch with one item, whose parts are all inputs
     def __init__(self, item):
         parts = item if isinstance(item, tuple) else (item,)
@@ -244,11 +254,11 @@ def predict(self:Learner, item, # What the data was made from, such as a file; f
     dl = _Inputs(item) if plain else self.dls.test_dl([item], num_workers=0)
     inp,preds,_,dec = self.get_preds(dl=dl, with_input=True, with_decoded=True)
     inp,decs = (o if isinstance(o, tuple) else (o,) for o in (inp,dec))
-    full = tuple(o[0] for o in inp+decs) if plain else self.dls.decode_batch(inp+decs)[0]
+    with _decoding(self.loss_func): full = tuple(o[0] for o in inp+decs) if plain else self.dls.decode_batch(inp+decs)[0]
     res = _one(full[len(inp):]),dec[0],preds[0]
     return (_one(full[:len(inp)]),)+res if with_input else res
 
-# %% ../nbs/library/learner_more.ipynb #5b3cb95e
+# %% ../nbs/library/learner_more.ipynb #197b9947
 @patch
 def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
     "Show items of a batch with targets and predictions"
@@ -258,9 +268,9 @@ def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwarg
     if not hasattr(dl, 'show_results'): raise TypeError('`show_results` needs `DataLoaders` that know how to show their items')
     b = dl.one_batch()
     _,_,preds = self.get_preds(dl=[b], with_decoded=True)
-    return dl.show_results(b, preds, max_n=max_n, **kwargs)
+    with _decoding(self.loss_func): return dl.show_results(b, preds, max_n=max_n, **kwargs)
 
-# %% ../nbs/library/learner_more.ipynb #82944a03
+# %% ../nbs/library/learner_more.ipynb #ccf6f35d
 @patch
 def save(self:Learner, file, with_opt=True):
     "Save weights (and optimizer state) as `path/model_dir/file.pth` and return that path"
@@ -275,7 +285,7 @@ def load(self:Learner, file, device=None, with_opt=True, strict=True):
     load_model(join_path_file(file, self.path/self.model_dir, ext='.pth'), self.model, self.opt, with_opt=with_opt, device=device or self.device, strict=strict)
     return self
 
-# %% ../nbs/library/learner_more.ipynb #01df7854
+# %% ../nbs/library/learner_more.ipynb #d6617c6d
 @patch
 def to(self:Learner, device):
     "Move model, data and optimizer state to `device`"
@@ -285,7 +295,7 @@ def to(self:Learner, device):
     if self.opt is not None: self.opt.load_state_dict(self.opt.state_dict())
     return self
 
-# %% ../nbs/library/learner_more.ipynb #0b82ebda
+# %% ../nbs/library/learner_more.ipynb #d8124238
 @patch
 def show_training_loop(self:Learner):
     "Print the events in order, with the callbacks that listen to each"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_bs', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'mk_metric', 'flatten_check', 'accuracy', 'error_rate', 'F1Score', 'Precision', 'Recall', 'F1ScoreMulti', 'PrecisionMulti', 'RecallMulti', 'rmse', 'top_k_accuracy', 'accuracy_multi', 'mse', 'mae', 'ValueMetric', 'AccumMetric', 'skm_to_fastai', 'BalancedAccuracy', 'CohenKappa', 'MatthewsCorrCoef', 'R2Score', 'RocAuc', 'RocAucBinary', 'Dice', 'JaccardCoeff']
 
-# %% ../nbs/library/00_metrics.ipynb #d33c2937
+# %% ../nbs/library/00_metrics.ipynb #766fecc0
 import random
 from functools import partial
 import torch
@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import class2attr
 from .core import *
+from .data.errors import check_names, names_of
 
-# %% ../nbs/library/00_metrics.ipynb #e67859fb
+# %% ../nbs/library/00_metrics.ipynb #b54375e3
 def find_bs(b): # A batch: a tensor, or tensors nested at will
     "The number of items in a batch"
     while not isinstance(b, Tensor): b = next(iter(b.values())) if isinstance(b, dict) else b[0]
     return b.shape[0] if b.dim() else 1
 
-# %% ../nbs/library/00_metrics.ipynb #82b9409e
+# %% ../nbs/library/00_metrics.ipynb #c7896ba5
 def _read(vals): # Numbers and tensors, wherever they are → floats, waiting for the device once
     ts = [o for o in vals if isinstance(o, Tensor)]
     got = iter(torch.stack(ts).double().tolist() if ts else [])
@@ -115,7 +116,7 @@ def error_rate(inp, targ, axis=-1):
     "1 - `accuracy`"
     return 1 - accuracy(inp, targ, axis=axis)
 
-# %% ../nbs/library/metrics_more.ipynb #6e6a7c35
+# %% ../nbs/library/metrics_more.ipynb #0590188f
 def top_k_accuracy(inp, targ, k=5, axis=-1):
     "Share of items whose target is among the `k` largest outputs"
     top = inp.topk(k=min(k, inp.shape[axis]), dim=axis)[1]
@@ -127,7 +128,7 @@ def accuracy_multi(inp, targ, thresh=0.5, sigmoid=True):
     if sigmoid: inp = inp.sigmoid()
     return ((inp>thresh)==targ.bool()).float().mean()
 
-# %% ../nbs/library/metrics_more.ipynb #1fa599d2
+# %% ../nbs/library/metrics_more.ipynb #499e187b
 def mse(inp, targ):
     "Mean squared error"
     return F.mse_loss(*flatten_check(inp, targ))
@@ -137,7 +138,7 @@ def mae(inp, targ):
     inp,targ = flatten_check(inp, targ)
     return (inp-targ).abs().mean()
 
-# %% ../nbs/library/metrics_more.ipynb #232bf5eb
+# %% ../nbs/library/metrics_more.ipynb #122b7869
 class ValueMetric(Metric):
     "A metric that another part of the program computes: `func()` gives its value"
     def __init__(self, func, metric_name=None): self.func,self.metric_name = func,metric_name
@@ -147,7 +148,7 @@ class ValueMetric(Metric):
     @property
     def name(self): return self.metric_name or self.func.__name__
 
-# %% ../nbs/library/metrics_more.ipynb #50807a02
+# %% ../nbs/library/metrics_more.ipynb #2d4c6689
 class AccumMetric(Metric):
     "Collects all predictions and targets, then calls `func` on them"
     def __init__(self, func, # Of all predictions and all targets
@@ -162,7 +163,7 @@ class AccumMetric(Metric):
     @property
     def name(self): return self._name or getattr(self.func, '__name__', None) or getattr(getattr(self.func,'func',None),'__name__',type(self).__name__)
 
-# %% ../nbs/library/metrics_more.ipynb #743ff902
+# %% ../nbs/library/metrics_more.ipynb #77e0f8cd
 @patch
 def accumulate(self:AccumMetric, learn):
     pred,act = learn.pred,self.activation
@@ -179,7 +180,7 @@ def accum_values(self:AccumMetric, preds, targs):
     if self.flatten: preds,targs = flatten_check(preds, targs) if preds.numel()==targs.numel() or preds.dim()==1 else (preds,targs.reshape(-1))
     self.preds.append(preds.detach()); self.targs.append(targs.detach())
 
-# %% ../nbs/library/metrics_more.ipynb #fc0e8410
+# %% ../nbs/library/metrics_more.ipynb #8ad19392
 @patch(as_prop=True)
 def value(self:AccumMetric):
     if not self.preds: return None
@@ -187,7 +188,7 @@ def value(self:AccumMetric):
     if self.to_np: preds,targs = preds.numpy(),targs.numpy()
     return self.func(targs, preds, **self.kwargs) if self.invert_arg else self.func(preds, targs, **self.kwargs)
 
-# %% ../nbs/library/metrics_more.ipynb #a4c00f5c
+# %% ../nbs/library/metrics_more.ipynb #6b11e5ac
 def skm_to_fastai(func, is_class=True, thresh=None, axis=-1, activation=None, **kwargs):
     "Turn `func(y_true, y_pred)` of scikit-learn into a metric; `is_class`: it wants class numbers (or, with `thresh`, yes/no)"
     dim_argmax = axis if is_class and thresh is None else None
@@ -198,9 +199,11 @@ def _skm(name, **kwargs):
     dice = random.getstate()                        # importing scikit-learn throws Python's
     try: import sklearn.metrics
     finally: random.setstate(dice)
-    return skm_to_fastai(getattr(sklearn.metrics, name), **kwargs)
+    func = getattr(sklearn.metrics, name)
+    check_names(kwargs, names_of(skm_to_fastai, AccumMetric, func), name)
+    return skm_to_fastai(func, **kwargs)
 
-# %% ../nbs/library/metrics_more.ipynb #59f201da
+# %% ../nbs/library/metrics_more.ipynb #dcf6be26
 def _avg(name):
     def f(axis=-1, labels=None, pos_label=1, average='binary', sample_weight=None):
         return _skm(name, axis=axis, labels=labels, pos_label=pos_label, average=average, sample_weight=sample_weight)
@@ -208,7 +211,7 @@ def _avg(name):
     return f
 F1Score,Precision,Recall = _avg('f1_score'),_avg('precision_score'),_avg('recall_score')
 
-# %% ../nbs/library/metrics_more.ipynb #ea36a002
+# %% ../nbs/library/metrics_more.ipynb #47602d53
 def _multi(name):
     def f(thresh=0.5, sigmoid=True, labels=None, pos_label=1, average='macro', sample_weight=None):
         return _skm(name, thresh=thresh, activation='sigmoid' if sigmoid else 'no', flatten=False, labels=labels, pos_label=pos_label, average=average, sample_weight=sample_weight)
@@ -216,7 +219,7 @@ def _multi(name):
     return f
 F1ScoreMulti,PrecisionMulti,RecallMulti = _multi('f1_score'),_multi('precision_score'),_multi('recall_score')
 
-# %% ../nbs/library/metrics_more.ipynb #6966b9d5
+# %% ../nbs/library/metrics_more.ipynb #b8e49598
 def BalancedAccuracy(axis=-1, **kwargs):  "`sklearn.metrics.balanced_accuracy_score`"; return _skm('balanced_accuracy_score', axis=axis, **kwargs)
 def CohenKappa(axis=-1, **kwargs):        "`sklearn.metrics.cohen_kappa_score`";       return _skm('cohen_kappa_score', axis=axis, **kwargs)
 def MatthewsCorrCoef(axis=-1, **kwargs):  "`sklearn.metrics.matthews_corrcoef`";       return _skm('matthews_corrcoef', axis=axis, **kwargs)
@@ -229,7 +232,7 @@ def RocAucBinary(axis=-1, **kwargs):
     "`sklearn.metrics.roc_auc_score` for two classes"
     return _skm('roc_auc_score', is_class=False, activation='binary_softmax', **kwargs)
 
-# %% ../nbs/library/metrics_more.ipynb #fba114a1
+# %% ../nbs/library/metrics_more.ipynb #21d04d12
 def _rmse(inp, targ): inp,targ = flatten_check(inp.float(), targ.float()); return F.mse_loss(inp, targ).sqrt().item()
 rmse = AccumMetric(_rmse, name='rmse') # Root mean squared error, over all items at once
 
@@ -241,7 +244,7 @@ class Dice(Metric):
         pred,targ = flatten_check(learn.pred.argmax(dim=self.axis), learn.yb[0])
         self.inter.append((pred*targ).float().sum()); self.union.append((pred+targ).float().sum())
 
-# %% ../nbs/library/metrics_more.ipynb #8f7911a1
+# %% ../nbs/library/metrics_more.ipynb #a8afcb3c
 @patch(as_prop=True)
 def value(self:Dice):
     if not self.inter: return None

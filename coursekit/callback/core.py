@@ -197,7 +197,7 @@ def _not_a_number(self:Recorder, i):
 # %% ../../nbs/06_learner.ipynb #772b7384
 if not hasattr(defaults, 'callbacks'): defaults.callbacks = [TrainEvalCallback, Recorder]
 
-# %% ../../nbs/library/callback_core_more.ipynb #07f7caa3
+# %% ../../nbs/library/callback_core_more.ipynb #06d81fad
 @classmethod
 def _check_events(cls, **kwargs): # Warn of methods of a new callback that are nearly events
     super(Callback, cls).__init_subclass__(**kwargs)
@@ -206,7 +206,7 @@ def _check_events(cls, **kwargs): # Warn of methods of a new callback that are n
         if near: warnings.warn(f'`{cls.__name__}` has a method `{k}`, which no event calls. Is `{near[0]}` meant?', stacklevel=2)
 Callback.__init_subclass__ = _check_events
 
-# %% ../../nbs/library/callback_core_more.ipynb #ca853feb
+# %% ../../nbs/library/callback_core_more.ipynb #4387729e
 def _gather(xs): # Batches of tensors, or of tuples or dicts of them → one
     if not xs: return None
     if isinstance(xs[0], Tensor): return torch.cat(xs) if xs[0].dim() else torch.stack(xs)
@@ -215,7 +215,7 @@ def _gather(xs): # Batches of tensors, or of tuples or dicts of them → one
 
 def _one(xs): return xs[0] if len(xs)==1 else tuple(xs)
 
-# %% ../../nbs/library/callback_core_more.ipynb #5ff13dc4
+# %% ../../nbs/library/callback_core_more.ipynb #d0b83b56
 class GatherPredsCallback(Callback):
     "Keeps predictions and targets, and if asked inputs and the loss of each item"
     order = 70
@@ -229,7 +229,7 @@ class GatherPredsCallback(Callback):
         if self.with_input: res = [_gather(self.inputs)]+res
         return res + ([_gather(self.losses)] if self.with_loss else [])
 
-# %% ../../nbs/library/callback_core_more.ipynb #01ff6839
+# %% ../../nbs/library/callback_core_more.ipynb #8fb0657f
 @patch
 def after_loss(self:GatherPredsCallback):
     if not (self.with_loss and len(self.yb)): return
@@ -243,7 +243,7 @@ def after_batch(self:GatherPredsCallback):
     if self.with_input:   self.inputs.append(_one(to_detach(self.batch[:len(self.xb)])))
     if len(self.yb):      self.targets.append(_one(to_detach(self.yb)))
 
-# %% ../../nbs/library/callback_core_more.ipynb #8805fb9c
+# %% ../../nbs/library/callback_core_more.ipynb #94192082
 @patch
 def plot_loss(self:Recorder, skip_start=5, with_valid=True, log=False, show_epochs=False, ax=None):
     "Draw the smoothed training loss of each batch, from batch `skip_start` on, and the validation loss of each epoch"
@@ -261,3 +261,10 @@ def plot_loss(self:Recorder, skip_start=5, with_valid=True, log=False, show_epoc
 def _plot_valid(self:Recorder, ax): # One dot for each epoch, at its last batch
     ix = 1+(len(self.metrics) if self.train_metrics else 0)
     ax.plot([i-1 for i in self.iters[:len(self.values)]], L(self.values).itemgot(ix), 'o-', color='#D55E00', label='validation')
+
+# %% ../../nbs/library/callback_core_more.ipynb #884c4f22
+@patch
+def __repr__(self:Recorder):
+    if not self.values: return f'{type(self).__name__}: nothing yet'
+    last = ', '.join(f'{k} {v:.4f}' if isinstance(v, float) else f'{k} {v}' for k,v in zip(self.metric_names[1:], self.values[-1]))
+    return f'{type(self).__name__}: {len(self.values)} epochs, {self.smooth_loss.count} batches; {last}'

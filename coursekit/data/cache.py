@@ -6,20 +6,20 @@
 __all__ = ['DataError', 'StorageError', 'storage_errors', 'progress_to', 'file_lock', 'read_stamp', 'write_stamp', 'drop_stamp',
            'keep_folder']
 
-# %% ../../nbs/library/cache.ipynb #4f025886
+# %% ../../nbs/library/cache.ipynb #46bee4f0
 import errno,json,os,shutil,sys,tempfile,time
 from contextlib import contextmanager
 from pathlib import Path
 from tqdm.auto import tqdm
 
-# %% ../../nbs/library/cache.ipynb #2a8be046
+# %% ../../nbs/library/cache.ipynb #69fa1d7b
 class DataError(OSError):
     "Data could not be had. The message names the culprit and the remedy."
 
 class StorageError(DataError):
     "The disk is full, or the folder may not be written to."
 
-# %% ../../nbs/library/cache.ipynb #aac4a29d
+# %% ../../nbs/library/cache.ipynb #fec645cc
 _full = {errno.ENOSPC, getattr(errno,'EDQUOT',errno.ENOSPC), errno.EFBIG}
 _shut = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
@@ -36,22 +36,29 @@ def storage_errors(path, # The file or folder that is being written
         raise StorageError(e.errno, f"Could not write {path}: {why}. {do}, or set the environment variable COURSEKIT_HOME to a "
             "folder on another disk, and call again: nothing was left half done.") from e
 
-# %% ../../nbs/library/cache.ipynb #ee5e8618
+# %% ../../nbs/library/cache.ipynb #ef48a224
 def _watched():
     "Is somebody looking: a notebook or a terminal?"
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
     return 'IPKernelApp' in getattr(shell,'config',{}) or bool(getattr(sys.stderr,'isatty',bool)())
+
+def _lines(desc, total, every=10): # For log files: what is being done, then every so many seconds how much of it is
+    print(f'{desc} …', file=sys.stderr, flush=True)
+    last = time.monotonic()
+    def show(done, total=total):
+        nonlocal last
+        if not total or done>=total or time.monotonic()-last<every: return
+        last = time.monotonic()
+        print(f'{desc}: {done/total:.0%}', file=sys.stderr, flush=True)
+    return show
 
 @contextmanager
 def progress_to(desc:str, # What is being done; shown before the bar
                 total=None, # Number of units when finished; `None` if not known
                 unit:str='B', # 'B' counts bytes
                ): # A function `(done, total=None)`
-    "Show progress: a bar in a notebook or a terminal (after a second), a single line elsewhere"
-    if not _watched():
-        print(f'{desc} …', file=sys.stderr, flush=True)
-        yield lambda done,total=None: None
-        return
+    "Show progress: a bar in a notebook or a terminal (after a second); elsewhere a line, and every ten seconds another"
+    if not _watched(): yield _lines(desc, total); return
     bar,t = None,time.monotonic()
     def show(done, total=total):
         nonlocal bar
@@ -63,7 +70,7 @@ def progress_to(desc:str, # What is being done; shown before the bar
     finally:
         if bar is not None: bar.close()
 
-# %% ../../nbs/library/cache.ipynb #c1e8e57c
+# %% ../../nbs/library/cache.ipynb #a108e0d9
 if os.name=='nt':
     import msvcrt
     def _try_lock(f): msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
@@ -103,7 +110,7 @@ def file_lock(path, # The file or folder to guard; the lock is a hidden file bes
         if os.name!='nt': lock.unlink(missing_ok=True)
         f.close()
 
-# %% ../../nbs/library/cache.ipynb #159be1ce
+# %% ../../nbs/library/cache.ipynb #10402eeb
 def _stamp_file(dest): return dest.with_name(f'.{dest.name}.json')
 
 def read_stamp(dest, # A folder or file of the cache
@@ -126,7 +133,7 @@ def drop_stamp(dest, # A folder or file of the cache
     "Forget what is written about `dest`"
     _stamp_file(Path(dest)).unlink(missing_ok=True)
 
-# %% ../../nbs/library/cache.ipynb #f006b8aa
+# %% ../../nbs/library/cache.ipynb #298d64d3
 def _sweep(dest):
     "Remove what a killed process left: whoever has the lock knows that nobody is using it"
     for o in dest.parent.glob(f'.{dest.name}.tmp-*'): shutil.rmtree(o, ignore_errors=True)
@@ -157,7 +164,7 @@ def _ready(dest, stamp, same):
                         "another folder, as in untar_data(url, data='other'), or force_download=True to replace what is there.")
     return old.get('version')==stamp.get('version')
 
-# %% ../../nbs/library/cache.ipynb #ae6cc4d2
+# %% ../../nbs/library/cache.ipynb #1b6d7a77
 def keep_folder(dest, # The folder wanted
                 make, # `make(tmp)` fills the empty folder `tmp`; may return the folder inside it to keep
                 url:str='', # Where the data comes from; goes into the stamp

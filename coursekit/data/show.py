@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_grid', 'show_batch', 'show_results']
 
-# %% ../../nbs/library/data_show.ipynb #7be2478d
+# %% ../../nbs/library/data_show.ipynb #e38d0d40
 from fastcore.basics import *
 from fastcore.foundation import L
 from ..core import *
@@ -14,7 +14,7 @@ from .errors import *
 from ..transform import *
 from ..torch_core import *
 
-# %% ../../nbs/library/data_show.ipynb #d260e207
+# %% ../../nbs/library/data_show.ipynb #f95cbd7d
 def _like(o, y): return o.as_subclass(type(y)) if isinstance(y, TensorBase) and isinstance(o, Tensor) else o
 def _copy_pipe(p): q = Pipeline.__new__(Pipeline); q.fs,q.split_idx = L(p.fs),None; return q
 
@@ -45,7 +45,7 @@ class _Loading(DataLoader): # The part of `TfmdDL` that hands out batches
         if k.startswith('_') or k in ('dataset','after_item','after_batch','before_batch'): raise AttributeError(k)
         return getattr(self.dataset, k)
 
-# %% ../../nbs/library/data_show.ipynb #287ca275
+# %% ../../nbs/library/data_show.ipynb #993debcc
 class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
     def do_batch_upto(self, tfm):
         "One batch, transformed up to but without `tfm`: for transforms that must measure the data"
@@ -83,7 +83,7 @@ class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
         outs = self.decode_batch((*b[:self.n_inp], _like(out, y)), max_n)
         return show_results(x, y, self.decode_batch(b, max_n), outs.itemgot(slice(self.n_inp, None)), ctxs=ctxs, max_n=max_n, **kwargs)
 
-# %% ../../nbs/library/data_show.ipynb #3a4dfdc9
+# %% ../../nbs/library/data_show.ipynb #1999a451
 def get_grid(n, nrows=None, ncols=None, figsize=None, double=False, title=None, imsize=3, **kwargs):
     "`n` axes in a grid that is about square"
     nrows,ncols = _grid_shape(n*(2 if double else 1), nrows, ncols, double)
@@ -99,12 +99,17 @@ def _grid_shape(n, nrows, ncols, double):
         if double and ncols%2: ncols += 1
     return -(-n//ncols),ncols
 
-# %% ../../nbs/library/data_show.ipynb #7c07292b
+# %% ../../nbs/library/data_show.ipynb #abeb3649
+_looks = names_of(get_grid)                           # of no use for text, but of none that is wrong
+
 @typedispatch
 def show_batch(x, y, samples, ctxs=None, max_n=9, **kwargs):
     "Print the samples"
+    check_names(kwargs, _looks, 'show_batch')
     for s in samples[:max_n]: print(' | '.join(str(o)[:60] for o in s))
 
 @typedispatch
 def show_results(x, y, samples, outs, ctxs=None, max_n=9, **kwargs):
+    "Print the samples with their predictions"
+    check_names(kwargs, _looks, 'show_results')
     for s,o in zip(samples[:max_n], outs): print(' | '.join(str(i)[:60] for i in (*s, *o)))

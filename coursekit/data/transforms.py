@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_extensions', 'get_files', 'FileGetter', 'ImageGetter', 'ColReader', 'missing', 'ItemGetter', 'AttrGetter', 'CategoryMap', 'Category', 'MultiCategory', 'UnknownLabelError', 'IndexSplitter', 'MaskSplitter', 'FuncSplitter', 'FileSplitter', 'EndSplitter', 'ColSplitter', 'TrainTestSplitter', 'RandomSubsetSplitter', 'get_image_files', 'parent_label', 'RegexLabeller', 'using_attr', 'RandomSplitter', 'GrandparentSplitter', 'Categorize', 'encodes', 'decodes', 'MultiCategorize', 'OneHotEncode', 'RegressionSetup', 'get_c', 'ToTensor', 'IntToFloatTensor', 'broadcast_vec', 'Normalize']
 
-# %% ../../nbs/library/00_data_transforms.ipynb #5bc35345
+# %% ../../nbs/library/00_data_transforms.ipynb #ca4a3fcc
 import re,os,operator,warnings,mimetypes
 from pathlib import Path
 import numpy as np,torch
@@ -20,7 +20,7 @@ from .splitters import *
 
 _all_ = ['IndexSplitter','MaskSplitter','FuncSplitter','FileSplitter','EndSplitter','ColSplitter','TrainTestSplitter','RandomSubsetSplitter']
 
-# %% ../../nbs/library/00_data_transforms.ipynb #e6050101
+# %% ../../nbs/library/00_data_transforms.ipynb #130aea47
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')} | {'.webp'} # endings of picture files
 
 def get_files(path, # Folder to search
@@ -39,7 +39,7 @@ def get_files(path, # Folder to search
         res += [Path(d)/f for f in sorted(fs) if not f.startswith('.') and (not exts or Path(f).suffix.lower() in exts)]
     return L(res)
 
-# %% ../../nbs/library/00_data_transforms.ipynb #86e235fd
+# %% ../../nbs/library/00_data_transforms.ipynb #a4338d41
 def FileGetter(suf='', extensions=None, recurse=True, folders=None):
     "A `get_files` for `path/suf` with its options fixed"
     def _inner(o, extensions=extensions, recurse=recurse, folders=folders): return get_files(Path(o)/suf, extensions, recurse, folders)
@@ -49,7 +49,7 @@ def ImageGetter(suf='', recurse=True, folders=None):
     "A `get_image_files` for `path/suf` with its options fixed"
     return FileGetter(suf, image_extensions, recurse, folders)
 
-# %% ../../nbs/library/00_data_transforms.ipynb #8c966496
+# %% ../../nbs/library/00_data_transforms.ipynb #70e45d25
 class ColReader:
     "Read column(s) `cols` of a data-frame row, with text put before and after, split at `label_delim` if given"
     def __init__(self, cols, # Name or place of the column, or a list of these
@@ -72,17 +72,19 @@ class ColReader:
 
 def missing(o): return o is None or isinstance(o, float) and o!=o or type(o).__name__ in ('NAType','NaTType') # Is this cell empty?
 
-# %% ../../nbs/library/00_data_transforms.ipynb #9c8128b7
+# %% ../../nbs/library/00_data_transforms.ipynb #42b5ab2f
 class ItemGetter(ItemTransform):
     "Element `i` of an item"
+    _retain = False                               # a list stays a list
     def __init__(self, i): super().__init__(); self.i = i
     def encodes(self, o): return o[self.i]
 class AttrGetter(ItemTransform):
     "Attribute `nm` of an item"
+    _retain = False
     def __init__(self, nm, default=None): super().__init__(); self.nm,self.default = nm,default
     def encodes(self, o): return getattr(o, self.nm, self.default)
 
-# %% ../../nbs/library/00_data_transforms.ipynb #ab16869c
+# %% ../../nbs/library/00_data_transforms.ipynb #c7e3ab41
 class CategoryMap(L):
     "A list of class names with a way back, `o2i`"
     def __init__(self, col, # Labels, or a pandas column (of which a categorical one brings its own order)
@@ -103,7 +105,7 @@ def _sorted(items):
     try: return sorted(items)
     except TypeError: return sorted(items, key=str)
 
-# %% ../../nbs/library/00_data_transforms.ipynb #daca32b3
+# %% ../../nbs/library/00_data_transforms.ipynb #766e3869
 class Category(str, ShowTitle):
     "A class name"
     _show_args = {'label':'category'}
@@ -115,7 +117,7 @@ class UnknownLabelError(KeyError):
     "A label that is not in the vocab"
     def __str__(self): return self.args[0]
 
-# %% ../../nbs/library/00_data_transforms.ipynb #332e6b00
+# %% ../../nbs/library/00_data_transforms.ipynb #5769f5a3
 def _label_error(o, vocab):
     if missing(o): return ValueError(f"it has no label ({o!r}). Drop such items, e.g. `df.dropna()`, or fill them in.")
     near = ', '.join(map(repr, list(vocab)[:8])) + (' …' if len(vocab)>8 else '')
