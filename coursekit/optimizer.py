@@ -64,7 +64,7 @@ def Lamb(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., decouple_wd=True):
     pieces = [_wd(decouple_wd),_mean_grad,average_sqr_grad,lamb_step]
     return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/library/optimizer_more.ipynb #8c8db754
+# %% ../nbs/library/optimizer_more.ipynb #64a6471f
 class Optimizer:
     "Runs the pieces `cbs` over groups of parameters. Raises `ValueError` for no parameters, repeated ones, or a piece that asks for something unknown"
     def __init__(self,
@@ -80,7 +80,7 @@ class Optimizer:
         self.state,self.frozen_idx,self._cache = defaultdict(dict),0,{}
         self._set_pieces(_Piece(c, defaults) for c in cbs)
 
-# %% ../nbs/library/optimizer_more.ipynb #4773506b
+# %% ../nbs/library/optimizer_more.ipynb #75914032
 def _tensors(o): # All tensors in a module, tensor, or nested list of them
     if isinstance(o, nn.Module): return list(o.parameters())
     return [o] if isinstance(o, Tensor) else [p for x in o for p in _tensors(x)]
@@ -92,7 +92,7 @@ def params_groups(params # A tensor, a module, a list of tensors, or a list of s
     params = [params] if one else list(params)
     return [_tensors(params)] if one or all(isinstance(o, Tensor) for o in params) else [_tensors(o) for o in params]
 
-# %% ../nbs/library/optimizer_more.ipynb #75cf9ddb
+# %% ../nbs/library/optimizer_more.ipynb #bc55c1a3
 @patch
 def _set_pieces(self:Optimizer, pieces):
     self.cbs = L(pieces, use_list=True)
@@ -107,7 +107,7 @@ def all_params(self:Optimizer,
     return L(((p,self.param_lists[i],self.state[p],self.hypers[i]) for i in ([idxs] if isinstance(idxs,int) else idxs)
               for p in self.param_lists[i] if not with_grad or p.grad is not None), use_list=True)
 
-# %% ../nbs/library/optimizer_more.ipynb #48e9c649
+# %% ../nbs/library/optimizer_more.ipynb #bd402c00
 @patch
 def zero_grad(self:Optimizer, set_to_none=True):
     "Forget the gradients"
@@ -118,7 +118,7 @@ def __repr__(self:Optimizer):
     n = [len(o) for o in self.param_lists]
     return f'{type(self).__name__}: {" · ".join(c.name for c in self.cbs)}\n{n} tensors in {len(n)} group(s): {[dict(h) for h in self.hypers]}'
 
-# %% ../nbs/library/optimizer_more.ipynb #bf1c2436
+# %% ../nbs/library/optimizer_more.ipynb #800b7193
 @patch
 def set_hyper(self:Optimizer, k, # Name of a hyper-parameter
               v): # One value; a list with one for each group; `slice(lo,hi)`, equal factors; or `slice(hi)`, `hi/10` for all but the last
@@ -131,7 +131,7 @@ def set_hyper(self:Optimizer, k, # Name of a hyper-parameter
     for o,h in zip(v,self.hypers): h[k] = float(o) if hasattr(o,'item') else o
     self._hyper_changed(k)
 
-# %% ../nbs/library/optimizer_more.ipynb #1c9e6a78
+# %% ../nbs/library/optimizer_more.ipynb #3118003e
 @patch
 def _hyper_changed(self:Optimizer, k): pass               # for wrappers that must pass it on
 
@@ -140,7 +140,7 @@ def set_hypers(self:Optimizer, **kwargs):
     "Set several hyper-parameters"
     for k,v in kwargs.items(): self.set_hyper(k, v)
 
-# %% ../nbs/library/optimizer_more.ipynb #3a1c9588
+# %% ../nbs/library/optimizer_more.ipynb #14eb5ad3
 @patch
 def freeze_to(self:Optimizer, n:int): # Number of the first group that trains; negative: counted from the end
     "Train only the groups from `n` on; parameters with `force_train` in their state always train. Raises `ValueError` if nothing is left"
@@ -153,7 +153,7 @@ def freeze_to(self:Optimizer, n:int): # Number of the first group that trains; n
             p.requires_grad_(on)
             if not on: p.grad = None
 
-# %% ../nbs/library/optimizer_more.ipynb #3790c6d7
+# %% ../nbs/library/optimizer_more.ipynb #b59e21f7
 @patch
 def freeze(self:Optimizer):
     "Train the last group only. Raises `ValueError` if there is only one"
@@ -166,7 +166,7 @@ def unfreeze(self:Optimizer):
     "Train all groups"
     self.freeze_to(0)
 
-# %% ../nbs/library/optimizer_more.ipynb #1b8765a2
+# %% ../nbs/library/optimizer_more.ipynb #fbd68d5e
 _keep = 'do_wd','force_train'                            # marks that a `Learner` (lesson 06) sets on parameters: no decay; never frozen. They are no memories
 
 @patch
@@ -181,7 +181,7 @@ def state_dict(self:Optimizer):
     "Hyper-parameters, and the state of each parameter, in the order of the parameters"
     return {'state':[dict(s) for _,_,s,_ in self.all_params()], 'hypers':[dict(h) for h in self.hypers]}
 
-# %% ../nbs/library/optimizer_more.ipynb #bc9f04d7
+# %% ../nbs/library/optimizer_more.ipynb #084e037f
 @patch
 def _check_state(self:Optimizer, sd, ps):
     if len(sd['hypers'])!=len(self.param_lists) or len(sd['state'])!=len(ps): raise ValueError(f"The saved optimizer has "
@@ -191,7 +191,7 @@ def _check_state(self:Optimizer, sd, ps):
     lost = self.hypers[0].keys()-sd['hypers'][0].keys()
     if lost: raise ValueError(f'The saved optimizer is of another kind: it has no {sorted(lost)}')
 
-# %% ../nbs/library/optimizer_more.ipynb #175710bc
+# %% ../nbs/library/optimizer_more.ipynb #c2f8bb4c
 @patch
 def load_state_dict(self:Optimizer, sd):
     "Restore what `state_dict` returned. Raises `ValueError` where it is another optimizer's, or another model's"
@@ -203,7 +203,7 @@ def load_state_dict(self:Optimizer, sd):
         self.state[p] = marks | {k:v.to(p.device, copy=True) if isinstance(v,Tensor) else v for k,v in s.items()}
     self._cache.clear()
 
-# %% ../nbs/library/optimizer_more.ipynb #4d5c4348
+# %% ../nbs/library/optimizer_more.ipynb #d8c7557c
 class OptimWrapper(Optimizer):
     "Lets a `torch.optim.Optimizer` work with schedules, freezing and `Learner`. Raises `TypeError` for anything else"
     def __init__(self, params=None, # Parameters or groups
@@ -217,7 +217,7 @@ class OptimWrapper(Optimizer):
         super().__init__([g['params'] for g in opt.param_groups], [])
         self._read()
 
-# %% ../nbs/library/optimizer_more.ipynb #10f5dc27
+# %% ../nbs/library/optimizer_more.ipynb #b47ae037
 _hp_map = dict(lr='lr', momentum='mom', weight_decay='wd', eps='eps', alpha='sqr_mom')     # torch's names, and ours
 
 @patch
@@ -225,7 +225,7 @@ def _theirs(self:OptimWrapper, opt, kwargs): # Arguments of `opt`: our names bec
     back = {v:k for k,v in self.names.items()}
     return {k if k in inspect.signature(opt).parameters else back.get(k,k):v for k,v in kwargs.items()}
 
-# %% ../nbs/library/optimizer_more.ipynb #2a50eec6
+# %% ../nbs/library/optimizer_more.ipynb #f17c4789
 @patch
 def _read(self:OptimWrapper): # torch's hyper-parameters, by our names
     self.hypers = L(({ours:g[k] for k,ours in self.names.items() if k in g} for g in self.opt.param_groups), use_list=True)
@@ -239,7 +239,7 @@ def _hyper_changed(self:OptimWrapper, k):
         for theirs,ours in self.names.items():
             if ours==k and theirs in g: g[theirs] = h[k]
 
-# %% ../nbs/library/optimizer_more.ipynb #763619ca
+# %% ../nbs/library/optimizer_more.ipynb #f17a39f7
 @patch
 def _decay_apart(self:OptimWrapper, g): # A torch group as one or two: with decay, and without
     off = [p for p in g['params'] if not self.state[p].get('do_wd', True)]
@@ -248,7 +248,7 @@ def _decay_apart(self:OptimWrapper, g): # A torch group as one or two: with deca
     on = [p for p in g['params'] if id(p) not in spared]
     return [{**g, 'params':ps, 'weight_decay':wd} for ps,wd in ((on,g['weight_decay']),(off,0.)) if ps]
 
-# %% ../nbs/library/optimizer_more.ipynb #4638f091
+# %% ../nbs/library/optimizer_more.ipynb #3e5d8d18
 @patch
 def step(self:OptimWrapper, closure=None):
     "torch's step, sparing parameters marked `do_wd=False` its weight decay"
@@ -259,7 +259,7 @@ def step(self:OptimWrapper, closure=None):
         for g,(part,*_) in zip(groups, parts): g.update({k:v for k,v in part.items() if k not in ('params','weight_decay')})
         self.opt.param_groups = groups
 
-# %% ../nbs/library/optimizer_more.ipynb #7506b114
+# %% ../nbs/library/optimizer_more.ipynb #2c853276
 @patch
 def clear_state(self:OptimWrapper):
     "Forget all memories and step counts"
@@ -275,7 +275,9 @@ def load_state_dict(self:OptimWrapper, sd):
 @patch
 def __repr__(self:OptimWrapper): return f'OptimWrapper: {self.opt!r}'
 
-# %% ../nbs/library/optimizer_more.ipynb #5fb922ff
+# %% ../nbs/library/optimizer_more.ipynb #9c4b534e
+def _plain(p): return p.device.type=='cpu' and p.layout is p.grad.layout is torch.strided
+
 @patch
 def _buckets(self:Optimizer, i): # Those of group `i`
     live = [p for p in self.param_lists[i] if p.grad is not None]
@@ -284,11 +286,12 @@ def _buckets(self:Optimizer, i): # Those of group `i`
     if len(old)==len(live) and wds==old_wds and all(map(is_, old, live)): return res
     groups = defaultdict(list)
     for p,wd in zip(live,wds): groups[p.device, p.dtype, self.state[p].get('step',0), wd].append(p)
-    res = [_Bucket(ps, [self.state[p] for p in ps], self._bufs) for ps in groups.values()]
+    cut = bool(self._bufs) and all(c.by_element for c in self.cbs)          # a single run gains nothing
+    res = [_Bucket(ps, [self.state[p] for p in ps], self._bufs, slabs=cut and all(_plain(p) for p in ps)) for ps in groups.values()]
     self._cache[i] = live,wds,res
     return res
 
-# %% ../nbs/library/optimizer_more.ipynb #ff31c445
+# %% ../nbs/library/optimizer_more.ipynb #c689ab5d
 @patch
 @torch.no_grad()
 def step(self:Optimizer, closure=None): # `closure`: computes the loss and the gradients anew
@@ -300,19 +303,19 @@ def step(self:Optimizer, closure=None): # `closure`: computes the loss and the g
         for b in self._buckets(i): b.run(self.cbs, hyper)
     return loss
 
-# %% ../nbs/library/optimizer_more.ipynb #5099c872
+# %% ../nbs/library/optimizer_more.ipynb #f263b7d5
 def QHAdam(params, lr, mom=0.999, sqr_mom=0.999, nu_1=0.7, nu_2=1.0, eps=1e-8, wd=0., decouple_wd=True):
     "Quasi-hyperbolic Adam: as `Adam`; `nu_1` and `nu_2` are the shares of the means, the rest is the newest gradient's"
     pieces = [_wd(decouple_wd),_mean_grad,average_sqr_grad,qhadam_step]
     return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, nu_1=nu_1, nu_2=nu_2, eps=eps, wd=wd)
 
-# %% ../nbs/library/optimizer_more.ipynb #d3cb7583
+# %% ../nbs/library/optimizer_more.ipynb #2eca1de8
 def Larc(params, lr, mom=0.9, clip=True, trust_coeff=0.02, eps=1e-8, wd=0., decouple_wd=True):
     "SGD with momentum, each tensor at a rate of `lr*trust_coeff` times its length over its gradient's: LARC, or LARS without the limit `clip`"
     pieces = [_wd(decouple_wd),average_grad,partial(larc_step, clip=clip)]
     return Optimizer(params, pieces, lr=lr, mom=mom, trust_coeff=trust_coeff, eps=eps, wd=wd)
 
-# %% ../nbs/library/optimizer_more.ipynb #9cb8ab10
+# %% ../nbs/library/optimizer_more.ipynb #782700e7
 def Lookahead(opt:Optimizer, # Any of ours
               k=6, # Steps ahead
               alpha=0.5): # Share of the way that is kept
@@ -322,7 +325,7 @@ def Lookahead(opt:Optimizer, # Any of ours
     opt._set_pieces([new[0],*old,new[1]]); opt._cache.clear()
     return opt
 
-# %% ../nbs/library/optimizer_more.ipynb #74de7cf9
+# %% ../nbs/library/optimizer_more.ipynb #fbd6eff2
 def ranger(params, lr, mom=0.95, wd=0.01, eps=1e-6, k=6, alpha=0.5, **kwargs):
     "RAdam with lookahead: arguments as in `RAdam` and `Lookahead`"
     return Lookahead(RAdam(params, lr, mom=mom, wd=wd, eps=eps, **kwargs), k=k, alpha=alpha)

@@ -79,13 +79,14 @@ def lamb_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     q = (p.norm()/u.norm()).clamp(max=10)
     p.add_(u*q.where(q>0, 1.), alpha=-lr)
 
-# %% ../nbs/library/optimizer_more.ipynb #3cf2e9df
+# %% ../nbs/library/optimizer_more.ipynb #33c28c31
 class _Piece: # A stat or stepper, and the names of what it asks for
     def __init__(self, f, hypers):
         self.f,self.name,pars = f,_name(f),inspect.signature(f).parameters
         self.bufs = [n for n,o in pars.items() if getattr(o.annotation, '__name__', o.annotation)=='Buffer']
         self.args = [n for n in pars if n in {'p','g','step',*hypers,*self.bufs}]
         self.takes_all = any(o.kind is o.VAR_KEYWORD for o in pars.values())   # written for fastai, see below
+        self.by_element = getattr(getattr(f,'func',f), 'by_element', False)    # big tensors may be cut, see below
         missing = [n for n,o in pars.items() if n not in self.args and o.default is o.empty and o.kind is not o.VAR_KEYWORD]
         if missing and not self.takes_all: raise ValueError(
             f"Piece `{self.name}` asks for {missing}, but the hyper-parameters are {list(hypers)}. Pass a value "
@@ -93,7 +94,7 @@ class _Piece: # A stat or stepper, and the names of what it asks for
 
 def _name(f): return getattr(getattr(f, 'func', f), '__name__', repr(f))
 
-# %% ../nbs/library/optimizer_more.ipynb #92e06978
+# %% ../nbs/library/optimizer_more.ipynb #2a989750
 class TensorList(list):
     "Tensors that are worked on together: methods and operators of a tensor, by torch's `_foreach` functions where there is one"
     def __getattr__(self, name):
@@ -104,26 +105,54 @@ class TensorList(list):
             res = fast(self, *args, **kw) if fast else [getattr(o, name)(*[part(a,i) for a in args], **kw) for i,o in enumerate(self)]
             return self if name.endswith('_') else TensorList(res)
         return f
+    def sqrt(self): # Of squares, which are never negative
+        o = self[0]
+        return TensorList(torch._foreach_sqrt(torch._foreach_clamp_min(self, _tiny) if o.dtype==torch.float32 and o.device.type=='cpu' else self))
+
+_tiny = torch.finfo(torch.float32).tiny                # 1.2e-38
 
 def _operator(name): return lambda self,o: getattr(self, name)(o)
 for op,name in dict(add='add', sub='sub', mul='mul', rmul='mul', truediv='div', gt='gt').items(): setattr(TensorList, f'__{op}__', _operator(name))
 
-# %% ../nbs/library/optimizer_more.ipynb #9b1ebcba
+# %% ../nbs/library/optimizer_more.ipynb #87fc06eb
+for f in (sgd_step,average_grad,momentum_step,average_sqr_grad,rms_prop_step,rms_prop_mom_step,adam_step,radam_step,l2_reg,weight_decay): f.by_element = True
+
+_slab = 2**17                      # numbers: with gradient, two memories and what is in between, 3 MB
+
+def _slabs(ps): # How many rows of each tensor make a slab, and which of all the cuts go together
+    rows  = [max(1, len(p)*_slab//p.numel()) if p.numel()>_slab else 0 for p in ps]
+    sizes = [n for p,r in zip(ps,rows) for n in ([o.numel() for o in p.split(r)] if r else [p.numel()])]
+    starts,n = [0],0
+    for i,k in enumerate(sizes):
+        if n and n+k>_slab: starts.append(i); n = 0
+        n += k
+    return rows,[slice(a,b) for a,b in zip(starts, [*starts[1:],len(sizes)])]
+
+# %% ../nbs/library/optimizer_more.ipynb #6ebb5453
 class _Bucket: # Tensors that step together
-    def __init__(self, ps, states, bufs):
+    def __init__(self, ps, states, bufs, slabs=False):
         self.ps,self.states,self.do_wd = TensorList(ps),states,states[0].get('do_wd', True)
         for p,s in zip(ps, states):
             for n in bufs:
                 if n not in s: s[n] = torch.zeros_like(p, memory_format=torch.preserve_format)
         self.bufs = {n:TensorList(s[n] for s in states) for n in bufs}
+        self.rows,self.parts = _slabs(ps) if slabs else (None,())
     def run(self, cbs, hyper):
         step = self.states[0].get('step',0) + 1
         for s in self.states: s['step'] = step
-        if not self.do_wd: hyper = {**hyper, 'wd':0.}
-        known = {**hyper, **self.bufs, 'p':self.ps, 'g':TensorList(p.grad for p in self.ps), 'step':step}
-        for c in cbs: c.run(known, self.states, hyper)
+        hyper = {**hyper, 'step':step} if self.do_wd else {**hyper, 'step':step, 'wd':0.}
+        lists = {**self.bufs, 'p':self.ps, 'g':TensorList(p.grad for p in self.ps)}
+        for part in self.slabs_of(lists) if len(self.parts)>1 else [lists]:
+            known = {**hyper, **part}
+            for c in cbs: c.run(known, self.states, hyper)
 
-# %% ../nbs/library/optimizer_more.ipynb #aeab1ba5
+# %% ../nbs/library/optimizer_more.ipynb #1aca59c8
+@patch
+def slabs_of(self:_Bucket, lists): # The tensors in `lists`, slab by slab
+    cuts = {k:[o for t,r in zip(ts,self.rows) for o in (t.split(r) if r else [t])] for k,ts in lists.items()}
+    for part in self.parts: yield {k:TensorList(v[part]) for k,v in cuts.items()}
+
+# %% ../nbs/library/optimizer_more.ipynb #80b6fe48
 @patch
 def run(self:_Piece, known, states, hyper):
     if not self.takes_all: return self.f(**{n:known[n] for n in self.args})
@@ -131,21 +160,21 @@ def run(self:_Piece, known, states, hyper):
         res = self.f(p, **{**s, **hyper})
         if isinstance(res, dict): s.update(res)
 
-# %% ../nbs/library/optimizer_more.ipynb #c2848b93
+# %% ../nbs/library/optimizer_more.ipynb #c904aa8b
 def qhadam_step(p, g, lr, mom, sqr_mom, nu_1, nu_2, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
     "Adam's step; of the means a share `nu_1`, `nu_2`, the rest from the newest gradient (Ma & Yarats 2019)"
     m = grad_avg*(nu_1/debias(mom,step)) + g*(1-nu_1)
     v = sqr_avg*(nu_2/debias(sqr_mom,step)) + g*g*(1-nu_2)
     p.addcdiv_(m, v.sqrt().add_(eps), value=-lr)
 
-# %% ../nbs/library/optimizer_more.ipynb #e31c4c03
+# %% ../nbs/library/optimizer_more.ipynb #e558c4fb
 def larc_step(p, g, lr, wd, eps, trust_coeff, grad_avg:Buffer, clip=True):
     "Momentum's step at a rate of its own for each tensor, at most `lr` if `clip` (You et al. 2017)"
     pn = p.norm()
     q = pn*trust_coeff/(g.norm() + pn*wd + eps)
     p.add_(grad_avg*(q.clamp(max=1) if clip else q), alpha=-lr)
 
-# %% ../nbs/library/optimizer_more.ipynb #2ae08567
+# %% ../nbs/library/optimizer_more.ipynb #b15bdc18
 def keep_slow(p, step, slow:Buffer):
     "Before the first step, remember where the weights are"
     if step==1: slow.copy_(p)
@@ -153,3 +182,5 @@ def keep_slow(p, step, slow:Buffer):
 def lookahead_step(p, step, k, alpha, slow:Buffer):
     "Every `k` steps pull the slow weights the share `alpha` of the way to `p`, and put `p` there (Zhang et al. 2019)"
     if step%k==0: p.copy_(slow.lerp_(p, alpha))
+
+for f in (qhadam_step,keep_slow,lookahead_step): f.by_element = True
