@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Interpretation', 'plot_top_losses', 'ClassificationInterpretation']
 
-# %% ../nbs/14_interpretation.ipynb #c5157c34
+# %% ../nbs/14_interpretation.ipynb #7103039b
 import numpy as np,torch
 import matplotlib.pyplot as plt
 from fastcore.basics import *
@@ -12,10 +12,12 @@ from .core import *
 from .transform import *
 from .torch_core import *
 from .data.core import *
+from .data.errors import check_names, names_of
+from .data.show import _like
 from .data.transforms import *
 from .learner import *
 
-# %% ../nbs/14_interpretation.ipynb #801bf143
+# %% ../nbs/14_interpretation.ipynb #098ea714
 class Interpretation:
     "Predictions, targets and losses of a whole data set, to be looked at from different sides"
     def __init__(self, learn, dl, inputs=None, preds=None, targs=None, decoded=None, losses=None): store_attr()
@@ -32,25 +34,33 @@ class Interpretation:
     def top_losses(self, k:int=None, # how many; default all
                    largest:bool=True, # the worst first? (else the best)
                    items=False): # give the items (paths) as well?
-        "`(losses, positions)`, or with `items` also what stands at these positions"
+        "`(losses, positions)`, or with `items` also what stands at these positions. Raises `ValueError` for items without labels"
+        self._check_labels()
         l,i = self.losses.topk(min(k or len(self.losses), len(self.losses)), largest=largest)
         return (l,i,L(_item(self.dl, int(o)) for o in i)) if items else (l,i)
 
     def plot_top_losses(self, k, # how many, or the positions themselves
                         largest:bool=True, **kwargs):
         "Show the items with the largest (or smallest) losses, with what was predicted, what is true, the loss and the probability given to the prediction"
+        self._check_labels()
         if is_listy(k) or isinstance(k, (range,Tensor)): idx = torch.as_tensor(list(k)); l = self.losses[idx]
         else: l,idx = self.top_losses(k, largest)
-        x,y,samples = self._samples(idx)
-        outs = L(self.vocab[int(self.decoded[i])] for i in idx) if self.vocab else L(self.decoded[i] for i in idx)
+        x,y,samples,outs = self._samples(idx)
         return plot_top_losses(x, y, samples, outs, self.preds[idx], l, **kwargs)
 
-    def _samples(self, idx):
+    def _samples(self, idx): # A batch of the items `idx`, these items, and the predictions for them, both as people read them
         dl = self.dl.new(num_workers=0)
         dl.idxs = [int(i) for i in idx]
         b = dl.create_batch([dl.after_item(o) for o in [dl.create_item(i) for i in dl.idxs]])
         b = dl.after_batch(to_device(b, getattr(self.learn.dls,'device','cpu')))
-        return b[0],b[-1],dl.decode_batch(b, max_n=len(idx))
+        out = to_device(_like(self.decoded[idx], b[-1]), b[0].device)
+        return b[0],b[-1],dl.decode_batch(b, max_n=len(idx)),dl.decode_batch((*b[:dl.n_inp], out), max_n=len(idx)).itemgot(-1)
+
+    def _check_labels(self):
+        if self.targs is None: raise ValueError("These items have no labels, so nothing is known about mistakes. For a test set with labels: `learn.dls.test_dl(items, with_labels=True)`")
+    def __repr__(self):
+        n = 'no labels' if self.targs is None else f'mean loss {self.losses.mean():.4f}' + ('' if not self.vocab else f', {len(self.vocab)} classes')
+        return f'{type(self).__name__}: {len(self.preds)} items, {n}'
 
     @property
     def vocab(self):
@@ -61,26 +71,46 @@ def _item(dl, i):
     its = getattr(dl.dataset, 'items', dl.dataset)
     return its.iloc[i] if hasattr(its, 'iloc') else its[i]
 
+# %% ../nbs/14_interpretation.ipynb #40964666
+def _text(o): return '; '.join(map(str, o)) if isinstance(o, (list,tuple,L)) else str(o)
+
+def _said(y, samples, outs, raws, losses): # What to say about each item, and about what is said
+    one = isinstance(y, TensorCategory) and not isinstance(y, TensorMultiCategory)      # then there is a probability
+    says = [f'{_text(o)} / {_text(s[-1])}\n{float(l):.2f}' + (f' / {float(r.max()):.2f}' if one else '') for s,o,r,l in zip(samples, outs, raws, losses)]
+    return says,'prediction / actual / loss' + (' / probability' if one else '')
+
+_looks = 'nrows','ncols','figsize'
+
 @typedispatch
 def plot_top_losses(x, y, samples, outs, raws, losses, **kwargs):
     "Print them: the way out when nothing better is known for these types"
-    for s,o,r,l in zip(samples, outs, raws, losses): print(f'{o} / {s[-1]} / {float(l):.2f} / {float(r.max()):.2f}')
+    check_names(kwargs, _looks, 'plot_top_losses')
+    says,title = _said(y, samples, outs, raws, losses)
+    print('\n'.join([title, *(o.replace('\n', ' / ') for o in says)]))
 
 @typedispatch
-def plot_top_losses(x:TensorImage, y, samples, outs, raws, losses, nrows=None, ncols=None, figsize=None, **kwargs):
-    axs = get_grid(len(samples), nrows=nrows, ncols=ncols, figsize=figsize, title='prediction / actual / loss / probability')
-    for ax,s,o,r,l in zip(axs, samples, outs, raws, losses):
-        s[0].show(ctx=ax)
-        ax.set_title(f'{o} / {s[-1]}\n{float(l):.2f} / {float(r.max()):.2f}', fontsize=9)
+def plot_top_losses(x:TensorImage, y, samples, outs, raws, losses, **kwargs):
+    check_names(kwargs, _looks, 'plot_top_losses')
+    says,title = _said(y, samples, outs, raws, losses)
+    for ax,s,o in zip(get_grid(len(samples), title=title, **kwargs), samples, says): s[0].show(ctx=ax); ax.set_title(o, fontsize=9)
 
-# %% ../nbs/14_interpretation.ipynb #b23366d3
+# %% ../nbs/14_interpretation.ipynb #3ff37482
 class ClassificationInterpretation(Interpretation):
     "Interpretation of a classifier with one class per item"
     def confusion_matrix(self):
-        "Counts, row: actual, column: predicted; shape (classes, classes)"
+        "Counts, row: actual, column: predicted; shape (classes, classes). Raises `ValueError` where there are no labels, `TypeError` where they are no single classes"
+        self._check_classes()
         n = len(self.vocab) if self.vocab else int(max(self.targs.max(), self.decoded.max()))+1
         t,p = (torch.as_tensor(o).as_subclass(Tensor).flatten().long() for o in (self.targs, self.decoded))
         return torch.bincount(t*n+p, minlength=n*n).view(n, n).numpy()
+
+    def _check_classes(self):
+        self._check_labels()
+        if self.targs.is_floating_point(): raise TypeError(f"A confusion matrix counts single classes, and the targets (shape {list(self.targs.shape)}) are numbers, or several classes "
+            "an item. For the latter use `sklearn.metrics.multilabel_confusion_matrix(interp.targs, interp.decoded)`")
+        if self.decoded.shape!=self.targs.shape: raise TypeError(f"A confusion matrix needs a class for each item, but the decoded predictions have shape {list(self.decoded.shape)}. "
+            "Has the loss function no `decodes`? Give it one, such as `lambda preds: preds.argmax(1)`, or use a loss that has it, such as `CrossEntropyLossFlat()`")
+    def _names(self, n): return L(self.vocab or range(n))
 
     def plot_confusion_matrix(self, normalize:bool=False, # shares of each row instead of counts?
                               title='Confusion matrix', cmap='Blues', norm_dec:int=2, # decimals of shares
@@ -88,7 +118,7 @@ class ClassificationInterpretation(Interpretation):
                               figsize=None, # inches; default grows with the number of classes
                               **kwargs):
         "Draw the confusion matrix: dark off the diagonal means mixed up"
-        cm,names = self.confusion_matrix(),list(map(str, self.vocab))
+        cm = self.confusion_matrix(); names = list(map(str, self._names(len(cm))))
         shown = cm/cm.sum(1, keepdims=True).clip(min=1) if normalize else cm
         side = max(4, 0.28*len(names)+2)
         fig,ax = plt.subplots(figsize=figsize or (side,side), **kwargs)
@@ -105,10 +135,12 @@ class ClassificationInterpretation(Interpretation):
     def most_confused(self, min_val:int=1): # only pairs mixed up at least so often
         "`(actual, predicted, count)` of the pairs mixed up most, most often first"
         cm = self.confusion_matrix(); np.fill_diagonal(cm, 0)
-        res = [(self.vocab[i], self.vocab[j], int(cm[i,j])) for i,j in zip(*np.where(cm>=max(min_val, 1)))]
+        names = self._names(len(cm))
+        res = [(names[i], names[j], int(cm[i,j])) for i,j in zip(*np.where(cm>=max(min_val, 1)))]
         return sorted(res, key=lambda o: -o[2])
 
     def print_classification_report(self):
         "Precision, recall and F1 for each class"
         from sklearn.metrics import classification_report
-        print(classification_report(self.targs.flatten(), self.decoded.flatten(), labels=range(len(self.vocab)), target_names=list(map(str, self.vocab)), zero_division=0))
+        names = self._names(len(self.confusion_matrix()))
+        print(classification_report(self.targs.flatten(), self.decoded.flatten(), labels=range(len(names)), target_names=list(map(str, names)), zero_division=0))
