@@ -4,7 +4,7 @@
 __all__ = ['cnn_learner', 'find_cut', 'cut_model', 'load_arch', 'create_body', 'create_head', 'default_split', 'add_head',
            'create_vision_model', 'vision_learner']
 
-# %% ../../nbs/13_transfer.ipynb #9d64e98f
+# %% ../../nbs/13_transfer.ipynb #4f9eff3e
 import urllib.error,warnings
 import torch
 from torch import nn
@@ -19,11 +19,12 @@ from ..learner import *
 from ..callback.core import *
 from ..callback.schedule import *
 from ..data.core import *
+from ..data.errors import no_typos
 from ..data.transforms import *
 from .core import *
 from ..losses import *
 
-# %% ../../nbs/13_transfer.ipynb #9bc71cab
+# %% ../../nbs/13_transfer.ipynb #3064c11e
 _pools = nn.AdaptiveAvgPool2d,nn.AdaptiveMaxPool2d,nn.AvgPool2d,nn.AvgPool1d,nn.AdaptiveAvgPool1d,AdaptiveConcatPool2d
 
 def find_cut(model)->int:
@@ -38,7 +39,7 @@ def cut_model(model, # A network that ends in a pooling layer and a classifier
     if callable(cut): return cut(model)
     return nn.Sequential(*list(model.children())[:find_cut(model) if cut is None else cut])
 
-# %% ../../nbs/13_transfer.ipynb #f90a7996
+# %% ../../nbs/13_transfer.ipynb #8b05c566
 def _tv_weights(arch):
     "The ImageNet weights that fastai users expect: the first published ones, else torchvision's default; `None` if it knows none"
     from torchvision.models import get_model_weights
@@ -76,7 +77,7 @@ def _own_weights(arch, name):
     except TypeError: raise ValueError(f"{name} is no torchvision constructor and takes no `pretrained=True`: pass `pretrained=False`, or a body module.") from None
     return net,getattr(arch, 'stats', None)
 
-# %% ../../nbs/13_transfer.ipynb #7f63082a
+# %% ../../nbs/13_transfer.ipynb #2bc521dd
 def _first_conv(m, n_in, pretrained):
     "Make the first convolution take `n_in` channels; pretrained filters are kept (averaged for grey, repeated for more)"
     for parent in m.modules():
@@ -99,6 +100,7 @@ def create_body(model, # A network, uncut
     if n_in!=3: _first_conv(model, n_in, pretrained)
     return cut_model(model, cut)
 
+@no_typos
 def create_head(nf:int, # Channels of the body
                 n_out:int, # Classes, or numbers to predict
                 lin_ftrs=None, # Widths of the hidden layers; default one of 512
@@ -121,7 +123,7 @@ def create_head(nf:int, # Channels of the body
     if y_range is not None: layers.append(SigmoidRange(*y_range))
     return nn.Sequential(*layers)
 
-# %% ../../nbs/13_transfer.ipynb #d5cfe499
+# %% ../../nbs/13_transfer.ipynb #97679ea5
 def _blocks(body):
     ch = [c for c in body.children()]
     return _blocks(ch[0]) if len(ch)==1 and list(ch[0].children()) else ch
@@ -135,7 +137,9 @@ def default_split(model):
     ps[0] = L(*[p for p in model.parameters() if id(p) not in seen], *ps[0])
     return L(g for g in ps if len(g))
 
-# %% ../../nbs/13_transfer.ipynb #110ecda8
+# %% ../../nbs/13_transfer.ipynb #28f46690
+@no_typos
+@delegates(create_head)
 def add_head(body, nf, n_out, init=nn.init.kaiming_normal_, head=None, **kwargs):
     "`body` and a new head, initialised with `init`"
     model = nn.Sequential(body, head if head is not None else create_head(nf, n_out, **kwargs))
@@ -152,6 +156,8 @@ def _grid_channels(body):
         raise ValueError(f"The body puts out a tensor of shape {tuple(h[-1].shape)}, but a head needs a grid, (batch, channels, height, width): cut the network earlier (`cut=…`), or give `custom_head`.")
     return nf
 
+@no_typos
+@delegates(create_head)
 def create_vision_model(arch, # Constructor, or a body (a module)
                         n_out:int, # Classes
                         pretrained=True, weights=None, cut=None, n_in=3, init=nn.init.kaiming_normal_, custom_head=None, **kwargs):
@@ -168,6 +174,7 @@ def _add_norm(dls, stats):
     if any(isinstance(f, Normalize) for f in dls.train.after_batch.fs): return
     dls.add_tfms(Normalize.from_stats(*stats), 'after_batch')
 
+@no_typos
 @delegates(create_head)
 def vision_learner(dls, # `DataLoaders` of pictures
                    arch, # A constructor (`resnet34`, any of torchvision's, your own), or a body: an `nn.Module` that gives a feature grid
