@@ -15,7 +15,7 @@ from fastcore.foundation import L
 from .core import *
 from .transform import *
 
-# %% ../nbs/09_dispatch.ipynb #55f94009
+# %% ../nbs/09_dispatch.ipynb #695be606
 _nowrap,_plain = get_default_nowrap_functions(),torch._C.DisableTorchFunctionSubclass
 
 class TensorBase(Tensor):
@@ -32,7 +32,7 @@ class TensorBase(Tensor):
         t = None if func in _nowrap else cls if len(types)==1 else _meaning(func, types, args)
         return res if t is None else _typed(res, t, args)
 
-# %% ../nbs/09_dispatch.ipynb #c67fed8d
+# %% ../nbs/09_dispatch.ipynb #81964b30
 #| code-fold: true
 def _typed(res, t, args): # `res`, and the tensors in it, in type `t` with the attributes of the first semantic tensor in `args`
     if type(res) is Tensor:
@@ -46,7 +46,7 @@ def _attributes(args):
         if isinstance(a, (list,tuple)) and a: a = a[0]
         if isinstance(a, TensorBase): return a.__dict__
 
-# %% ../nbs/09_dispatch.ipynb #156960d6
+# %% ../nbs/09_dispatch.ipynb #76a4725f
 class TensorImageBase(TensorBase):
     "Pixels: float in 0…1 or uint8 in 0…255, (channels, height, width) or a batch of these"
     _show_args = {}
@@ -62,7 +62,7 @@ class TensorMask(TensorImageBase):
 class TensorCategory(TensorBase):           "The number of a class, int64"
 class TensorMultiCategory(TensorCategory):  "Which classes are present: their numbers, or 0 and 1 for each class"
 
-# %% ../nbs/09_dispatch.ipynb #76618d8c
+# %% ../nbs/09_dispatch.ipynb #6bf90edb
 class TensorPoint(TensorBase):
     "Points (x, y), float, (number of points, 2); the attribute `img_size` is (width, height) of their picture"
     _show_args = dict(s=40, marker='o', c='white', edgecolors='black')
@@ -75,7 +75,7 @@ class TensorPoint(TensorBase):
         ax.scatter(x[:,0], x[:,1], **{**self._show_args, **{k:v for k,v in kwargs.items() if k!='figsize'}})
         return ax
 
-# %% ../nbs/09_dispatch.ipynb #d41dd59b
+# %% ../nbs/09_dispatch.ipynb #b310965d
 class TensorBBox(TensorPoint):
     "Boxes (left, top, right, bottom), float, (number of boxes, 4)"
     @classmethod
@@ -89,7 +89,7 @@ class TensorBBox(TensorPoint):
             if text is not None: ax.text(l, t, text, va='bottom', color=color, weight='bold')
         return ax
 
-# %% ../nbs/09_dispatch.ipynb #ddb76c33
+# %% ../nbs/09_dispatch.ipynb #12f28cfb
 class LabeledBBox(L):
     "A pair of boxes and their names; shows each box with its name, but for the name '#na#'"
     @property
@@ -101,7 +101,7 @@ class LabeledBBox(L):
             if l!='#na#': ctx = TensorBBox(b).show(ctx=ctx, text=l, **kwargs)
         return ctx
 
-# %% ../nbs/09_dispatch.ipynb #b1cc30f7
+# %% ../nbs/09_dispatch.ipynb #5072a337
 def _meaning(func, types, args): # The type of the result; `None`: plain
     if func is Tensor.__getitem__: return type(args[0]) if isinstance(args[0], TensorBase) else None
     return _common(tuple(types))
@@ -113,7 +113,7 @@ def _common(types):
     if all(issubclass(t, TensorImageBase) for t in ts): ts = [t for t in ts if not issubclass(t, TensorMask)] or ts  # a mask only cuts out
     return ts[0] if len(ts)==1 else None
 
-# %% ../nbs/library/transform_more.ipynb #a289720a
+# %% ../nbs/library/transform_more.ipynb #2317650e
 @patch
 def __deepcopy__(self:TensorBase, memo):
     res = self.detach().clone().requires_grad_(self.requires_grad)
@@ -130,7 +130,7 @@ def _quick(nm):
     return property(f)
 for _o in 'shape','ndim','dtype','device': setattr(TensorBase, _o, _quick(_o))
 
-# %% ../nbs/library/transform_more.ipynb #d385e480
+# %% ../nbs/library/transform_more.ipynb #a6100b09
 def show_title(o, # What to write: `str(o)`
                ctx=None, # matplotlib axis, or a row of a table (a `Series`); default: print
                ax=None, # The same as `ctx`
@@ -148,7 +148,7 @@ def show_title(o, # What to write: `str(o)`
     else: print(o)
     return ctx
 
-# %% ../nbs/library/transform_more.ipynb #ef0ee9ad
+# %% ../nbs/library/transform_more.ipynb #ecc0f0f9
 class ShowTitle:
     "Mixin: shows itself as a title"
     _show_args = {'label':'text'}

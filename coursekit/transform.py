@@ -3,30 +3,32 @@
 # %% auto #0
 __all__ = ['typedispatch', 'TypeDispatch', 'Transform', 'ItemTransform', 'mk_transform', 'Pipeline', 'is_tuple', 'rebuild', 'retain_type', 'DisplayedTransform', 'InplaceTransform', 'compose_tfms']
 
-# %% ../nbs/09_dispatch.ipynb #7eb7e136
+# %% ../nbs/09_dispatch.ipynb #98c0ae31
 import copy, functools, inspect, plum, typing
 from typing import Any
 from fastcore.basics import listify, camel2snake, patch
 from fastcore.foundation import L
 
-# %% ../nbs/09_dispatch.ipynb #83968ebc
+# %% ../nbs/09_dispatch.ipynb #a310e37c
 class TypeDispatch:
     "A table from the type of one argument to a function. plum finds the entry, once for each type; then it is remembered"
     changes = 0                                   # of all tables: they inherit rows from each other
     def __init__(self,
                  *funcs, # Functions whose first argument is annotated: `x:int`, `x:int|str`, `x:(int,str)`, or not, for any type
-                 bases=()): # Tables whose rows count, too, where there is no own one for the same type
-        self.funcs,self.bases = {},bases; self._forget()
+                 bases=(), # Tables whose rows count, too, where there is no own one for the same type
+                 method=False): # Are the functions methods: does another argument, `self`, come before?
+        self.funcs,self.bases,self.method = {},bases,method; self._forget()
         for f in funcs: self.add(f)
 
     def add(self, f, # A function
             t=None): # Type; default: as its first argument is annotated
         "Add `f`, in place of an earlier one for the same type. Returns `f`"
-        arg,ret = _signature(f)
+        if isinstance(f, staticmethod): f = _AsMethod(f.__func__)
+        arg,ret = _signature(f, self.method)
         self.funcs[arg if t is None else _union(t)] = f,ret; TypeDispatch.changes += 1
         return f
 
-# %% ../nbs/09_dispatch.ipynb #57b9e0b3
+# %% ../nbs/09_dispatch.ipynb #a8443afd
 @patch
 def rows(self:TypeDispatch): # {type: (function, type of its result)}, inherited ones first
     return functools.reduce(lambda res,b: res | b.rows(), reversed(self.bases), {}) | self.funcs
@@ -41,7 +43,7 @@ def _ask(self:TypeDispatch, t, sig): # A type, and what to ask plum for: its sig
     except plum.AmbiguousLookupError as e:
         raise TypeError(f"{t.__name__} fits several entries equally well: {', '.join(map(_name, rows))}. Add one for {t.__name__} itself.") from e
 
-# %% ../nbs/09_dispatch.ipynb #38aa0497
+# %% ../nbs/09_dispatch.ipynb #16a96c5c
 @patch
 def entry(self:TypeDispatch, x):
     "The function for `x`, and the type of its result; two `None`s if there is none. Raises `TypeError` if two entries fit equally well"
@@ -53,14 +55,14 @@ def entry(self:TypeDispatch, x):
     cache[t] = res
     return res
 
-# %% ../nbs/09_dispatch.ipynb #89ea8c7d
+# %% ../nbs/09_dispatch.ipynb #1601be47
 @patch
 def __getitem__(self:TypeDispatch, t):
     "The function for type `t`, or `None`"
     if self.seen!=TypeDispatch.changes: self._forget()
     return self._ask(t, plum.Signature(t))[0]
 
-# %% ../nbs/09_dispatch.ipynb #25840f19
+# %% ../nbs/09_dispatch.ipynb #fc30fc90
 @patch
 def __call__(self:TypeDispatch, x, *args, **kwargs):
     f,_ = self.entry(x)
@@ -70,31 +72,31 @@ def __get__(self:TypeDispatch, obj, cls=None): return self if obj is None else _
 @patch
 def __repr__(self:TypeDispatch): return '\n'.join(f'{_name(t)} -> {getattr(f,"__name__",f)}' for t,(f,_) in self.rows().items())
 @patch
-def __getstate__(self:TypeDispatch): return {'funcs':self.funcs}
+def __getstate__(self:TypeDispatch): return {'funcs':self.funcs, 'method':self.method}
 @patch
-def __setstate__(self:TypeDispatch, s): self.funcs,self.bases = s['funcs'],(); self._forget()
+def __setstate__(self:TypeDispatch, s): self.__dict__.update(s, bases=()); self._forget()
 
 typedispatch = plum.Dispatcher() # decorator: functions of one name that differ in the types of *all* their positional arguments
 
-# %% ../nbs/09_dispatch.ipynb #10818597
+# %% ../nbs/09_dispatch.ipynb #ffe2e150
 class _Methods(dict):
     "A class body in which `encodes`, `decodes` and `setups` may stand several times, once for each type"
     names = 'encodes','decodes','setups'
     def __setitem__(self, k, v):
         if k not in self.names or not callable(v): return super().__setitem__(k, v)
-        if k not in self: super().__setitem__(k, TypeDispatch())
+        if k not in self: super().__setitem__(k, TypeDispatch(method=True))
         if isinstance(v, TypeDispatch): self[k].funcs.update(v.funcs)    # `decodes = encodes`
         else: self[k].add(v)
 
-# %% ../nbs/09_dispatch.ipynb #7b789d38
+# %% ../nbs/09_dispatch.ipynb #c3c7cd12
 class _TfmMeta(type):
     @classmethod
     def __prepare__(mcs, name, bases): return _Methods()
     def __new__(mcs, name, bases, ns):
         cls,sig = super().__new__(mcs, name, bases, dict(ns)),None
         for k in _Methods.names:                                # a table in each class, with its parents' rows
-            if k not in ns: setattr(cls, k, TypeDispatch())
-            vars(cls)[k].bases = [o if isinstance(o, TypeDispatch) else TypeDispatch(o) for b in bases if (o := vars(b).get(k))]
+            if k not in ns: setattr(cls, k, TypeDispatch(method=True))
+            vars(cls)[k].bases = [o if isinstance(o, TypeDispatch) else TypeDispatch(o, method=True) for b in bases if (o := vars(b).get(k))]
         sig = inspect.signature(cls.__init__)
         cls.__signature__ = sig.replace(parameters=list(sig.parameters.values())[1:])
         return cls
@@ -102,7 +104,7 @@ class _TfmMeta(type):
         f = args[0] if len(args)==1 and not kwargs else None
         return vars(cls)[f.__name__].add(f) if inspect.isfunction(f) and f.__name__ in _Methods.names else super().__call__(*args, **kwargs)
 
-# %% ../nbs/09_dispatch.ipynb #b30470b4
+# %% ../nbs/09_dispatch.ipynb #b96b6cac
 class Transform(metaclass=_TfmMeta):
     "`encodes` and `decodes` (and `setups`), which dispatch on type and visit each element of a tuple"
     split_idx,order,train_setup,enc_fs,dec_fs = None,0,None,None,None
@@ -118,7 +120,7 @@ class Transform(metaclass=_TfmMeta):
         if order     is not None: self.order = order
         if split_idx is not None: self.split_idx = split_idx
 
-# %% ../nbs/09_dispatch.ipynb #9ad51641
+# %% ../nbs/09_dispatch.ipynb #dda34925
 @patch
 def __call__(self:Transform, x, *args, split_idx=None, **kwargs): return self._call('encodes', x, *args, split_idx=split_idx, **kwargs)
 @patch
@@ -133,19 +135,16 @@ def _do(self:Transform, which, x, *args, **kwargs):
     f,ret = self._find(which, x)
     return x if f is None else retain_type(f(self, x, *args, **kwargs), x, ret)
 
-# %% ../nbs/09_dispatch.ipynb #be2dc3e1
+# %% ../nbs/09_dispatch.ipynb #4deed8a4
 @patch
 def _find(self:Transform, which, x): # Code for `x` and the type of its result: the transform's own, else its class's
     own = self.enc_fs if which=='encodes' else self.dec_fs if which=='decodes' else None
     if own is not None and (res := own.entry(x))[0] is not None: return res
     return type(self).__dict__[which].entry(x)
 
-# %% ../nbs/09_dispatch.ipynb #0548e553
+# %% ../nbs/09_dispatch.ipynb #a10c7ff6
 @patch
-def _table(self:Transform, fs):
-    res = TypeDispatch()
-    for f in listify(fs): t,ret = _signature(f); res.funcs[t] = _AsMethod(f),ret
-    return res
+def _table(self:Transform, fs): return TypeDispatch(*map(_AsMethod, listify(fs)), method=True)
 @patch
 def setup(self:Transform, items=None, train_setup=False):
     "Let the transform look at the items, or, with `train_setup`, at `items.train`, before it is used"
@@ -153,13 +152,13 @@ def setup(self:Transform, items=None, train_setup=False):
     f,_ = self._find('setups', items)
     return None if f is None else f(self, items)
 
-# %% ../nbs/09_dispatch.ipynb #0ca7b96c
+# %% ../nbs/09_dispatch.ipynb #b7721fa7
 @patch(as_prop=True)
 def name(self:Transform): return getattr(self, '_name', type(self).__name__)
 @patch
 def __repr__(self:Transform): return self.name
 
-# %% ../nbs/09_dispatch.ipynb #635379d4
+# %% ../nbs/09_dispatch.ipynb #d1778da5
 class ItemTransform(Transform):
     "A transform that takes an item as a whole: `encodes` gets a tuple as a list (or as a tuple, where it is annotated so)"
     _retain = True                                # a list becomes a tuple again?
@@ -172,7 +171,7 @@ class ItemTransform(Transform):
         if not self._retain: return y
         return retain_type(tuple(y) if isinstance(y, (list,L)) else y, x, ret)
 
-# %% ../nbs/09_dispatch.ipynb #c0bebb11
+# %% ../nbs/09_dispatch.ipynb #a986ac47
 def mk_transform(f):
     "`f` as a `Transform`: a class is instantiated, a function wrapped, a `Transform` kept"
     if isinstance(f, type) and issubclass(f, Transform): f = f()
@@ -183,7 +182,7 @@ def _flat(fs): # Transforms of transforms and functions; `None`s left out, pipel
         if isinstance(f, Pipeline): yield from f.fs
         elif f is not None: yield mk_transform(f)
 
-# %% ../nbs/09_dispatch.ipynb #e3457d45
+# %% ../nbs/09_dispatch.ipynb #b12de871
 #| code-fold: true
 class _Row:
     "What has transforms in `fs` is a row of them, and has their attributes"
@@ -199,7 +198,7 @@ class _Row:
             if hasattr(f, k): return getattr(f, k)
         raise AttributeError(f"no transform of this pipeline has {k!r}: {self.fs}")
 
-# %% ../nbs/09_dispatch.ipynb #5b4f22cc
+# %% ../nbs/09_dispatch.ipynb #daf33af9
 class Pipeline(_Row):
     "Transforms, sorted by `order`; `decode` walks back"
     def __init__(self,
@@ -217,7 +216,7 @@ class Pipeline(_Row):
             x = f.decode(x, split_idx=self.split_idx)
         return x
 
-# %% ../nbs/09_dispatch.ipynb #d7c4ae7e
+# %% ../nbs/09_dispatch.ipynb #73f749b3
 def _showable(x): return hasattr(x, 'show') or is_tuple(x) and all(hasattr(o, 'show') for o in x)
 
 @patch
@@ -230,7 +229,7 @@ def show(self:Pipeline, x, # What the pipeline made
         if hasattr(o, 'show'): ctx = o.show(ctx=ctx, **kwargs)
     return ctx
 
-# %% ../nbs/09_dispatch.ipynb #6761c454
+# %% ../nbs/09_dispatch.ipynb #03bd1e32
 @patch
 def setup(self:Pipeline, items=None, train_setup=False):
     "Set up each transform on the items as the transforms before it leave them"
@@ -244,13 +243,14 @@ def add(self:Pipeline, fs, items=None, train_setup=False):
     self.fs = L(sorted([*self.fs, *new], key=lambda f: f.order))
     return self
 
-# %% ../nbs/library/transform_more.ipynb #924d4570
-def _signature(f):
-    "Types of `f`'s first argument that is not `self` (`object`: any) and of its result (`Any`: as it comes)"
+# %% ../nbs/library/transform_more.ipynb #f7378c24
+def _signature(f, method=False):
+    "Types of `f`'s first argument (of a method: the first after `self`; `object`: any) and of its result (`Any`: as it comes)"
+    if isinstance(f, _AsMethod): f,method = f.f,False
     if not (inspect.isfunction(f) or inspect.ismethod(f)): return object,Any
     try: hints = typing.get_type_hints(f)
     except (NameError, TypeError): hints = f.__annotations__
-    ps = [p for p in inspect.signature(f).parameters if p not in ('self','cls')]
+    ps = [*inspect.signature(f).parameters][method:]
     t,ret = hints.get(ps[0], object) if ps else object, hints.get('return', Any)
     if isinstance(t, str): raise TypeError(f"{f.__name__}: there is no type {t!r} to be found for the argument {ps[0]!r}; is it defined where {f.__name__} is?")
     return _union(t), type(None) if ret is None else ret if isinstance(ret, type) else Any
@@ -259,7 +259,7 @@ def _union(t): # `Any` and nothing: any type
     if isinstance(t, tuple): t = typing.Union[t]
     return object if t in (Any, inspect.Parameter.empty) else t
 
-# %% ../nbs/library/transform_more.ipynb #340ab49e
+# %% ../nbs/library/transform_more.ipynb #5a657d0a
 def _plum_table(entries): # {type: what to find}
     res = plum.Function(_nothing, warn_redefinition=False)
     for t,e in entries.items(): res.register(_holder(e), signature=plum.Signature(t))
@@ -272,7 +272,7 @@ def _holder(e):
     return _held
 def _name(t): return t.__name__ if isinstance(t, type) and not typing.get_args(t) else str(t)
 
-# %% ../nbs/library/transform_more.ipynb #223c5110
+# %% ../nbs/library/transform_more.ipynb #bf243f94
 def is_tuple(x): "Is `x` an item of several elements? (A named tuple is one thing.)"; return isinstance(x, tuple) and not hasattr(x, '_fields')
 def rebuild(x, els): "A tuple of `els`, in the type of tuple `x`"; return tuple(els) if type(x) is tuple else type(x)(els)
 
@@ -295,7 +295,7 @@ def _cast(new, old, t):
     try: res = copy.copy(new); res.__class__ = t; return res
     except TypeError: return t(new)
 
-# %% ../nbs/library/transform_more.ipynb #fbce1dfb
+# %% ../nbs/library/transform_more.ipynb #f451d56e
 class _AsMethod:
     "A plain function `f(x)` as a method `f(self, x)`"
     def __init__(self, f): self.f,self.__name__ = f,getattr(f, '__name__', type(f).__name__)
@@ -308,7 +308,7 @@ class _Method:
         f,_ = self.table.entry(x)
         return x if f is None else f(self.tfm, x, *args, **kwargs)
 
-# %% ../nbs/library/transform_more.ipynb #5736f1f2
+# %% ../nbs/library/transform_more.ipynb #368b2579
 class DisplayedTransform(Transform):
     "A transform whose repr shows its attributes"
     def __repr__(self):
