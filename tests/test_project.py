@@ -41,6 +41,7 @@ data.block
 vision.core
 vision.crop vision.affine
 vision.augment
+vision.points
 vision.data
 losses
 vision.learner

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_grid', 'show_batch', 'show_results']
 
-# %% ../../nbs/library/data_show.ipynb #e38d0d40
+# %% ../../nbs/library/data_show.ipynb #49519913
 from fastcore.basics import *
 from fastcore.foundation import L
 from ..core import *
@@ -14,8 +14,8 @@ from .errors import *
 from ..transform import *
 from ..torch_core import *
 
-# %% ../../nbs/library/data_show.ipynb #f95cbd7d
-def _like(o, y): return o.as_subclass(type(y)) if isinstance(y, TensorBase) and isinstance(o, Tensor) else o
+# %% ../../nbs/library/data_show.ipynb #3d1d38a5
+def _like(o, t): return o.as_subclass(t) if isinstance(o, Tensor) and issubclass(t, TensorBase) else o
 def _copy_pipe(p): q = Pipeline.__new__(Pipeline); q.fs,q.split_idx = L(p.fs),None; return q
 
 class _Loading(DataLoader): # The part of `TfmdDL` that hands out batches
@@ -43,9 +43,10 @@ class _Loading(DataLoader): # The part of `TfmdDL` that hands out batches
         return super().new(dataset, **{**cur, **kwargs})
     def __getattr__(self, k):
         if k.startswith('_') or k in ('dataset','after_item','after_batch','before_batch'): raise AttributeError(k)
+        if k in ('c','vocab') and not hasattr(self.dataset, k): return getattr(self.after_item, k)
         return getattr(self.dataset, k)
 
-# %% ../../nbs/library/data_show.ipynb #993debcc
+# %% ../../nbs/library/data_show.ipynb #56cc8fa2
 class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
     def do_batch_upto(self, tfm):
         "One batch, transformed up to but without `tfm`: for transforms that must measure the data"
@@ -57,7 +58,12 @@ class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
             b = f(b, split_idx=after.split_idx)
         return b
 
-    def decode(self, b): return self.after_batch.decode(b)
+    def decode(self, b):
+        if isinstance(b, (tuple,list)): b = tuple(_like(o, t) for o,t in zip(b, self._meanings(b)))
+        return self.after_batch.decode(b)
+    def _meanings(self, b): # The type of each part of batch `b`; a network's outputs have none, they take the one of what they predict
+        ts = [tl.types[-1:] for tl in getattr(self.dataset, 'tls', ())] if any(type(o) is Tensor for o in b) else []
+        return [type(o) if type(o) is not Tensor or i>=len(ts) or not ts[i] else getattr(ts[i][0], '_tensor_cls', ts[i][0]) for i,o in enumerate(b)]
     def _decode_item(self, o):
         o = self.after_item.decode(o)
         f = getattr(self.dataset, 'decode', None)
@@ -80,10 +86,10 @@ class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
     def show_results(self, b, out, max_n=9, ctxs=None, **kwargs):
         "Show inputs and targets of batch `b` beside the decoded predictions `out`"
         x,y = b[0],b[-1]
-        outs = self.decode_batch((*b[:self.n_inp], _like(out, y)), max_n)
+        outs = self.decode_batch((*b[:self.n_inp], _like(out, type(y))), max_n)
         return show_results(x, y, self.decode_batch(b, max_n), outs.itemgot(slice(self.n_inp, None)), ctxs=ctxs, max_n=max_n, **kwargs)
 
-# %% ../../nbs/library/data_show.ipynb #1999a451
+# %% ../../nbs/library/data_show.ipynb #4dfdee26
 def get_grid(n, nrows=None, ncols=None, figsize=None, double=False, title=None, imsize=3, **kwargs):
     "`n` axes in a grid that is about square"
     nrows,ncols = _grid_shape(n*(2 if double else 1), nrows, ncols, double)
@@ -99,7 +105,7 @@ def _grid_shape(n, nrows, ncols, double):
         if double and ncols%2: ncols += 1
     return -(-n//ncols),ncols
 
-# %% ../../nbs/library/data_show.ipynb #abeb3649
+# %% ../../nbs/library/data_show.ipynb #3d424bf8
 _looks = names_of(get_grid)                           # of no use for text, but of none that is wrong
 
 @typedispatch

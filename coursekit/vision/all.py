@@ -6,7 +6,7 @@
 __all__ = ['models', 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'densenet121', 'densenet161', 'densenet169',
            'densenet201', 'vgg11_bn', 'vgg13_bn', 'vgg16_bn', 'vgg19_bn', 'alexnet', 'squeezenet1_0', 'squeezenet1_1']
 
-# %% ../../nbs/library/vision_all.ipynb #0b81bbe3
+# %% ../../nbs/library/vision_all.ipynb #45a82194
 import importlib, types
 from ..basics import *
 from ..callback.tracker import *
@@ -18,11 +18,12 @@ from PIL import Image
 from .models import *
 from .core import *
 from .augment import *
+from .points import *
 from .data import *
 from .learner import *
 from ..interpret import *
 
-# %% ../../nbs/library/vision_all.ipynb #b8df2f2d
+# %% ../../nbs/library/vision_all.ipynb #530c4eb0
 class _Arch: # A constructor of torchvision, fetched when first used; `inspect` and torchvision's `get_model_weights` follow `__wrapped__`
     def __init__(self, name): self.__name__ = self.__qualname__ = name
     @property
@@ -39,12 +40,12 @@ class _Models(types.ModuleType):
     def __getattr__(self, nm): return getattr(importlib.import_module('torchvision.models'), nm)
     def __dir__(self): return dir(importlib.import_module('torchvision.models'))
 
-# %% ../../nbs/library/vision_all.ipynb #b49308a6
+# %% ../../nbs/library/vision_all.ipynb #6d32540f
 models = _Models('torchvision.models')
 resnet18,resnet34,resnet50,resnet101,resnet152 = (_Arch(f'resnet{n}') for n in (18,34,50,101,152))
 densenet121,densenet161,densenet169,densenet201 = (_Arch(f'densenet{n}') for n in (121,161,169,201))
 vgg11_bn,vgg13_bn,vgg16_bn,vgg19_bn = (_Arch(f'vgg{n}_bn') for n in (11,13,16,19))
 alexnet,squeezenet1_0,squeezenet1_1 = map(_Arch, ('alexnet','squeezenet1_0','squeezenet1_1'))
 
-# %% ../../nbs/library/vision_all.ipynb #eea43ca7
+# %% ../../nbs/library/vision_all.ipynb #29d60feb
 __all__ = [n for n in globals() if not n.startswith('_')]
