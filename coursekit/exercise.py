@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Raised', 'same', 'Verdict', 'is_stub', 'Exercise', 'Exercises']
 
-# %% ../nbs/library/exercise.ipynb #853e9b7f
+# %% ../nbs/library/exercise.ipynb #9b6a6827
 import copy, dis, functools, html, inspect, random, re, textwrap, traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../nbs/library/exercise.ipynb #5255fd47
+# %% ../nbs/library/exercise.ipynb #5f90cba3
 @dataclass(frozen=True)
 class Raised: # The outcome "it raised", equal to any other with the same kind of error
     kind:type
@@ -42,7 +42,7 @@ def _plain(o):
     o = torch.as_tensor(o.copy() if isinstance(o, np.ndarray) else o).detach().cpu()
     return o.to(torch.complex128 if o.is_complex() else torch.float64)
 
-# %% ../nbs/library/exercise.ipynb #486753b1
+# %% ../nbs/library/exercise.ipynb #f8e8f62c
 _look = {'not yet':('○','#8888'), 'hint':('→','#e69f00'), 'done':('✓','#009e73')}
 
 @dataclass
@@ -64,7 +64,7 @@ def _say(v): # Show a verdict where the reader is
     if get_ipython() is None: print(v)
     else: display(v)
 
-# %% ../nbs/library/exercise.ipynb #b2f95fd9
+# %% ../nbs/library/exercise.ipynb #3a8c377d
 def is_stub(o): # A function, a class or a value
     "Has nobody written anything here yet?"
     if o is ...: return True
@@ -80,7 +80,7 @@ def _has_gap(o): # Is there a `...` anywhere in an outcome?
     if isinstance(o, _list): return any(_has_gap(x) for x in o)
     return o is ... or isinstance(o, Raised) and o==Raised(NotImplementedError) and not o.text # torch, too, raises this error, but says why
 
-# %% ../nbs/library/exercise.ipynb #56cb4127
+# %% ../nbs/library/exercise.ipynb #dcbf91d5
 class _frozen_dice: # Seeds all random numbers inside a `with`, and puts them back afterwards
     def __enter__(self):
         self.state = random.getstate(),np.random.get_state(),torch.get_rng_state()
@@ -88,8 +88,14 @@ class _frozen_dice: # Seeds all random numbers inside a `with`, and puts them ba
     def __exit__(self, *args): random.setstate(self.state[0]); np.random.set_state(self.state[1]); torch.set_rng_state(self.state[2])
 
 def _short(o, n=140):
-    s = (o.__name__ if o.__name__!='<lambda>' else 'a function') if inspect.isfunction(o) else ' '.join(repr(o).split())
+    s = _readable(' '.join(repr(o).split()))
     return s if len(s)<=n else s[:n-1]+'…'
+
+def _readable(s): # What Python says, without addresses, paths of names and `<class …>`
+    s = re.sub(r'<function <lambda> at 0x\w+>|<function [\w.<>]+\.<lambda> at 0x\w+>', 'a function', s)
+    s = re.sub(r'<(?:bound method|function|built-in function|built-in method) ([\w.<>]+?)(?: of .*?)?(?: at 0x\w+>*)?>', r'\1', s)
+    s = re.sub(r'<([\w.<>]+?) object at 0x\w+>', r'a \1', s)
+    return re.sub(r'<class \'([\w.<>]+)\'>', r'\1', re.sub(r'(?:\w+\.)*<locals>\.', '', s)).replace('__main__.', '')
 
 @dataclass
 class Exercise:
@@ -119,7 +125,7 @@ class Exercise:
     @functools.cached_property
     def right(self): return self.outcome(self.answer)
 
-# %% ../nbs/library/exercise.ipynb #3e9117d1
+# %% ../nbs/library/exercise.ipynb #363ad2be
 def _where(e): # The line of the reader's own code in which `e` arose
     own = [f for f in traceback.extract_tb(e.__traceback__) if 'ipykernel' in f.filename or f.filename.startswith('<ipython')]
     return f' in the line `{own[-1].line}`' if own and own[-1].line else ''
@@ -130,7 +136,7 @@ def _kind(o): # What an outcome is, in a few words
 
 def _contrast(got, want): # How `got` differs from `want`, in a sentence
     if isinstance(want, Raised): return f'`{want.kind.__name__}` should be raised; yours gives {_short(got)}'
-    if isinstance(got, Raised): return f'yours raises `{got.kind.__name__}: {textwrap.shorten(got.text, 140, placeholder="…")}`'
+    if isinstance(got, Raised): return f'yours raises `{got.kind.__name__}: {textwrap.shorten(_readable(got.text), 140, placeholder="…")}`'
     if isinstance(got, Mapping) and isinstance(want, Mapping) and (bad := [k for k in want if k in got and not same(got[k],want[k])]):
         return f'{bad[0]}: {_contrast(got[bad[0]], want[bad[0]])}'
     if isinstance(got, _list) and isinstance(want, _list):
@@ -158,7 +164,7 @@ def _judge(self:Exercise, answer): # Verdict
     for wrong,hint in self.mistakes:
         out = self.outcome(wrong)
         if same(got, out, self.tol) and _complaints(got)==_complaints(out): return say('hint', hint)
-    if errs and not isinstance(self.right, Raised): return say('hint', f'Your code raised `{type(errs[0]).__name__}: {textwrap.shorten(str(errs[0]), 140, placeholder="…")}`{_where(errs[0])}.')
+    if errs and not isinstance(self.right, Raised): return say('hint', f'Your code raised `{type(errs[0]).__name__}: {textwrap.shorten(_readable(str(errs[0])), 140, placeholder="…")}`{_where(errs[0])}.')
     if self.otherwise: return say('hint', self.otherwise)
     if self.cases is None and not self.observe: return say('hint', 'That is not it. Go back to the place in the lesson that shows this, and work it out once more.')
     if self.observe: return say('hint', f'Not yet right: {_contrast(got, self.right)}.')
@@ -169,7 +175,7 @@ def _judge(self:Exercise, answer): # Verdict
     return say('hint', f'For `{args}` {_contrast(got[i], self.right[i])}.')
 Exercise.judge = _judge
 
-# %% ../nbs/library/exercise.ipynb #f71a759b
+# %% ../nbs/library/exercise.ipynb #ff284ec5
 class Exercises:
     "The exercises of one lesson; call it with an answer"
     def __init__(self, lesson:str): self.lesson,self.all,self.solved = lesson,{},set() # `lesson`: stem of the lesson's notebook
@@ -206,7 +212,7 @@ class Exercises:
         src = textwrap.dedent(inspect.getsource(ex.answer))
         print(src[re.search(r'^(def|class) ', src, re.M).start():].rstrip())
 
-# %% ../nbs/library/exercise.ipynb #dadefdcb
+# %% ../nbs/library/exercise.ipynb #8ebf9dd8
 def _prove(self:Exercises):
     "Assert that all exercises answer as they should. Raises `AssertionError` naming the exercise"
     solved = set(self.solved)
