@@ -6,13 +6,14 @@
 __all__ = ['IndexSplitter', 'MaskSplitter', 'FuncSplitter', 'FileSplitter', 'EndSplitter', 'share', 'ColSplitter',
            'TrainTestSplitter', 'RandomSubsetSplitter']
 
-# %% ../../nbs/library/data_splitters.ipynb #c0588489
+# %% ../../nbs/library/data_splitters.ipynb #90c8e59d
+import numbers
 from pathlib import Path
 import torch
 from fastcore.foundation import L
 from ..core import *
 
-# %% ../../nbs/library/data_splitters.ipynb #5ed03847
+# %% ../../nbs/library/data_splitters.ipynb #328a6a80
 def IndexSplitter(valid_idx): # Positions of the validation items
     "Validate on the positions `valid_idx`. Raises `IndexError` where there is no such item."
     def _inner(o):
@@ -28,7 +29,7 @@ def MaskSplitter(mask): # One truth value for each item
         return IndexSplitter([i for i,m in enumerate(mask) if m])(o)
     return _inner
 
-# %% ../../nbs/library/data_splitters.ipynb #7504a840
+# %% ../../nbs/library/data_splitters.ipynb #51f44597
 def FuncSplitter(func): # `func(item)` says whether the item is for validation
     "Validate on the items for which `func(item)` is true"
     def _inner(o): return MaskSplitter([bool(func(i)) for i in o])(o)
@@ -49,11 +50,12 @@ def EndSplitter(valid_pct=0.2, # Share for validation, 0…1
     return _inner
 
 def share(pct, who): # A share, and who asks for it
-    "`pct`, if it lies in 0…1. Raises `ValueError` for percent."
-    if isinstance(pct, (int,float)) and not 0<=pct<=1: raise ValueError(f"{who}: valid_pct={pct} must be a share from 0 to 1; for {pct} per cent write {pct/100}.")
+    "`pct`, if it lies in 0…1. Raises `TypeError` for what is no number, `ValueError` for percent."
+    if not isinstance(pct, numbers.Real): raise TypeError(f"{who}: valid_pct={pct!r} must be a number from 0 to 1, a share such as 0.2.")
+    if not 0<=pct<=1: raise ValueError(f"{who}: valid_pct={pct} must be a share from 0 to 1" + (f"; for {pct} per cent write {pct/100}." if pct>1 else '.'))
     return pct
 
-# %% ../../nbs/library/data_splitters.ipynb #22d5ca27
+# %% ../../nbs/library/data_splitters.ipynb #a0ea81a2
 def ColSplitter(col='is_valid', # Name or place of the column
                 on=None): # The value(s) that mean validation; default: the column holds true and false
     "Validate where column `col` of a data frame is true (or `on`). Raises `ValueError` where it holds something else."
@@ -62,13 +64,18 @@ def ColSplitter(col='is_valid', # Name or place of the column
         if col not in o.columns and not isinstance(col, int): raise KeyError(f"There is no column {col!r}; there are {list(o.columns)}.")
         v = o.iloc[:,col] if isinstance(col, int) and col not in o.columns else o[col]
         if on is not None: return MaskSplitter([i in (on if is_listy(on) else [on]) for i in v])(o)
-        other = [i for i in v.unique() if not (i==i and i in (True,False))]
+        if v.isna().any(): raise ValueError(f"ColSplitter: column {col!r} is empty in {v.isna().sum()} rows, first in row {v.index[v.isna()][0]}. Fill it in, e.g. `df[{col!r}] = df[{col!r}].fillna(False)`.")
+        other = [i for i in v.unique() if i not in (True,False)]
         if other: raise ValueError(f"ColSplitter: column {col!r} must hold true and false, but holds {', '.join(map(repr, other[:4]))}. "
-            f"Say which value means validation: `ColSplitter({col!r}, on={other[-1]!r})`, or make it a mask: `df[{col!r}] = df[{col!r}]=={other[-1]!r}`.")
+            f"Say which value means validation, for example `ColSplitter({col!r}, on={_likely(v)!r})`, or make it a mask: `df[{col!r}] = df[{col!r}]=={_likely(v)!r}`.")
         return MaskSplitter(v.astype(bool).tolist())(o)
     return _inner
 
-# %% ../../nbs/library/data_splitters.ipynb #16aa0c64
+def _likely(v): # Which value of column `v` means validation? By its name, else the rarest
+    says_so = lambda o: str(o).lower().startswith(('val','test')) or str(o).lower() in ('true','t','yes','y','1')
+    return next((o for o in v.unique() if says_so(o)), v.value_counts().index[-1])
+
+# %% ../../nbs/library/data_splitters.ipynb #73378dd1
 def TrainTestSplitter(test_size=0.2, # Share (or number) of validation items
                       random_state=None, # Same number, same split
                       stratify=None, # A label for each item: both sides keep their shares
