@@ -192,6 +192,21 @@ def test_workers_and_pickles(dots):
     assert type(learn.predict(get_image_files(dots)[0])[0]) is TensorPoint
     sc = pickle.loads(pickle.dumps(dls.train.after_item.point_scaler)); assert sc.c==2
 
+# fastai 2.8.7's numbers for the same points (pixels of 160 × 120) and draws
+@pytest.mark.parametrize('tfm,want', [
+    (Resize(96), [[-1.3333334,-1],[-0.825,0.2866667]]), (Resize((90,130), method='pad'), [[-0.9306358,-1],[-0.5780346,0.2866667]]), (Resize((90,130), method='squish'), [[-1,-1],[-0.61875,0.2866667]])], ids=str)
+def test_fastais_numbers_for_items(tfm, want):
+    x = PILImage.create(Image.new('RGB', (160,120))),TensorPoint.create([[0,0],[30.5,77.2]])
+    y = Pipeline([PointScaler(), tfm, ToTensor()], split_idx=1)(x)[1].as_subclass(Tensor)
+    assert torch.allclose(y, tensor(want), atol=1e-6), y
+
+@pytest.mark.parametrize('tfm,want', [(Rotate(draw=20., p=1), [[0.0255652,0.2221406],[-0.7092604,0.4867748]]), (Zoom(draw=1.3, draw_x=.3, draw_y=.6, p=1), [[0.25,0.2],[-0.53,0.85]]),
+    (Warp(draw_x=.2, draw_y=-.1, p=1), [[0.303,0.094],[-0.3385542,0.6771084]]), (Flip(p=1), [[-0.1,0.2],[0.5,0.7]])], ids=str)
+def test_fastais_numbers_for_batches(tfm, want): # it takes the middles of the outer pixels for the edges: half a pixel at most
+    p = TensorPoint(tensor([[[.1,.2],[-.5,.7]]]), img_size=(120,120))
+    y = Pipeline([tfm], split_idx=0)((TensorImage(torch.zeros(1,3,120,120)), p))[1].as_subclass(Tensor)
+    assert (y-tensor([want])).abs().max()*60<0.5
+
 # ---- what is wrong, and what to do
 
 def test_wrong_points(dots):
@@ -254,3 +269,13 @@ def test_boxes_without_names(dots):
     assert dls.c==4 and dls.one_batch()[1].shape==(8,1,4) and 'MSE' in str(dls.loss_func)
     dls.show_batch(max_n=2); plt.close('all')
     with pytest.raises(ValueError, match=r'\(left, top, right, bottom\)'): block(blocks=(ImageBlock, BBoxBlock), get_y=get_ctr, item_tfms=Resize(32)).dataloaders(dots, **kw).one_batch()
+
+# ---- what a loader knows of its data
+
+def test_masks_say_their_classes(dots):
+    dls = block(blocks=(ImageBlock, MaskBlock(codes=['dark','light'])), get_y=lambda f: PILMask.create(Image.open(f).convert('L').point(lambda v: v>99)), item_tfms=Resize(32)).dataloaders(dots, **kw)
+    assert dls.vocab==['dark','light'] and dls.c==2
+    learn = quiet(Learner(dls, nn.Conv2d(3,2,1), loss_func=CrossEntropyLossFlat(axis=1)))
+    assert type(learn.predict(get_image_files(dots)[0])[0]) is TensorMask
+    with pytest.raises(AttributeError): dls.nonsense
+    assert not hasattr(block(blocks=(ImageBlock, TransformBlock), item_tfms=Resize(32)).dataloaders(dots, **kw), 'c')
