@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Raised', 'same', 'Verdict', 'is_stub', 'Exercise', 'Exercises']
 
-# %% ../nbs/library/exercise.ipynb #9b6a6827
+# %% ../nbs/library/exercise.ipynb #202b80ac
 import copy, dis, functools, html, inspect, random, re, textwrap, traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../nbs/library/exercise.ipynb #5f90cba3
+# %% ../nbs/library/exercise.ipynb #077f95df
 @dataclass(frozen=True)
 class Raised: # The outcome "it raised", equal to any other with the same kind of error
     kind:type
@@ -42,7 +42,7 @@ def _plain(o):
     o = torch.as_tensor(o.copy() if isinstance(o, np.ndarray) else o).detach().cpu()
     return o.to(torch.complex128 if o.is_complex() else torch.float64)
 
-# %% ../nbs/library/exercise.ipynb #f8e8f62c
+# %% ../nbs/library/exercise.ipynb #0a30a775
 _look = {'not yet':('○','#8888'), 'hint':('→','#e69f00'), 'done':('✓','#009e73')}
 
 @dataclass
@@ -64,7 +64,7 @@ def _say(v): # Show a verdict where the reader is
     if get_ipython() is None: print(v)
     else: display(v)
 
-# %% ../nbs/library/exercise.ipynb #3a8c377d
+# %% ../nbs/library/exercise.ipynb #cf3abe57
 def is_stub(o): # A function, a class or a value
     "Has nobody written anything here yet?"
     if o is ...: return True
@@ -80,7 +80,7 @@ def _has_gap(o): # Is there a `...` anywhere in an outcome?
     if isinstance(o, _list): return any(_has_gap(x) for x in o)
     return o is ... or isinstance(o, Raised) and o==Raised(NotImplementedError) and not o.text # torch, too, raises this error, but says why
 
-# %% ../nbs/library/exercise.ipynb #dcbf91d5
+# %% ../nbs/library/exercise.ipynb #a7ee9719
 class _frozen_dice: # Seeds all random numbers inside a `with`, and puts them back afterwards
     def __enter__(self):
         self.state = random.getstate(),np.random.get_state(),torch.get_rng_state()
@@ -125,14 +125,14 @@ class Exercise:
     @functools.cached_property
     def right(self): return self.outcome(self.answer)
 
-# %% ../nbs/library/exercise.ipynb #363ad2be
+# %% ../nbs/library/exercise.ipynb #3b432c0a
 def _where(e): # The line of the reader's own code in which `e` arose
     own = [f for f in traceback.extract_tb(e.__traceback__) if 'ipykernel' in f.filename or f.filename.startswith('<ipython')]
     return f' in the line `{own[-1].line}`' if own and own[-1].line else ''
 
 def _kind(o): # What an outcome is, in a few words
     if isinstance(o, Tensor): return f'a tensor of shape {tuple(o.shape)}'
-    return {'NoneType':'`None` (is a `return` missing?)', 'list':'a list', 'tuple':'a tuple', 'str':'a text'}.get(type(o).__name__, f'a {type(o).__name__}')
+    return {'NoneType':'`None` (is a `return` missing?)', 'list':'a list', 'tuple':'a tuple', 'str':'a text'}.get(type(o).__name__, f'{"an" if type(o).__name__[0] in "aeioAEIO" else "a"} {type(o).__name__}')
 
 def _contrast(got, want): # How `got` differs from `want`, in a sentence
     if isinstance(want, Raised): return f'`{want.kind.__name__}` should be raised; yours gives {_short(got)}'
@@ -175,7 +175,7 @@ def _judge(self:Exercise, answer): # Verdict
     return say('hint', f'For `{args}` {_contrast(got[i], self.right[i])}.')
 Exercise.judge = _judge
 
-# %% ../nbs/library/exercise.ipynb #ff284ec5
+# %% ../nbs/library/exercise.ipynb #c309f303
 class Exercises:
     "The exercises of one lesson; call it with an answer"
     def __init__(self, lesson:str): self.lesson,self.all,self.solved = lesson,{},set() # `lesson`: stem of the lesson's notebook
@@ -212,7 +212,7 @@ class Exercises:
         src = textwrap.dedent(inspect.getsource(ex.answer))
         print(src[re.search(r'^(def|class) ', src, re.M).start():].rstrip())
 
-# %% ../nbs/library/exercise.ipynb #8ebf9dd8
+# %% ../nbs/library/exercise.ipynb #3c09b185
 def _prove(self:Exercises):
     "Assert that all exercises answer as they should. Raises `AssertionError` naming the exercise"
     solved = set(self.solved)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check', 'dispatch', 'turn_boxes', 'negative', 'there_and_back_again']
 
-# %% ../../nbs/library/exercises_09.ipynb #25f4250f
+# %% ../../nbs/library/exercises_09.ipynb #0d70e923
 import torch
 from torch import Tensor
 from ..core import tensor
@@ -14,7 +14,7 @@ from ..torch_core import *
 from ..exercise import *
 check = Exercises('09_dispatch')
 
-# %% ../../nbs/library/exercises_09.ipynb #4ec4face
+# %% ../../nbs/library/exercises_09.ipynb #11bf2ff0
 _neg,_up = (lambda x: -x),(lambda x: x.upper())
 def _on(table, x): # goes on climbing after the first row
     for t in type(x).__mro__:
@@ -39,7 +39,7 @@ def dispatch(table, x):
         if t in table: return table[t](x)
     return x
 
-# %% ../../nbs/library/exercises_09.ipynb #e72e1b7b
+# %% ../../nbs/library/exercises_09.ipynb #4a4bf48e
 check.value('rows', ['int','int','object'], otherwise='A list of three texts, `int` or `object`. Write down the family tree of each of the three, and climb.',
     done='`True` is a `bool`, `bool` is a child of `int`, and everything is a child of `object`.',
     mistakes=[(['int','object','object'], 'What is the parent of `bool`? Try `bool.__mro__`.'),
@@ -52,7 +52,7 @@ check.value('rows', ['int','int','object'], otherwise='A list of three texts, `i
               ([int,int,object],          "The right rows. Answer with their names, as texts: `'int'`."),
               (['object','object','object'], 'All of them are objects, but the closest relative decides, and that is nearer for two of the three.')])
 
-# %% ../../nbs/library/exercises_09.ipynb #f7141af7
+# %% ../../nbs/library/exercises_09.ipynb #5fada5fc
 def _turned(turn): # What `turn` makes of some boxes, and what it does to those it was given
     res = {}
     for name,bs,w in (('one box in a picture 10 wide',[[2.,1,5,4]],10), ('two boxes in a picture 9 wide',[[0.,0,3,5],[7,2,9,8]],9), ('a box in a picture 4 wide',[[1.,5,3,6]],4)):
@@ -65,7 +65,7 @@ def _inplace(b, w): b[:] = _cols(b[:,1], w-b[:,2], b[:,3], w-b[:,0]); return b
 def _rows(b, w): l,t,r,bot = b; return _cols(t, w-r, bot, w-l)
 def _too_early(b, w): b = b.clone(); b[:,0] = b[:,1]; b[:,1] = w-b[:,2]; b[:,2] = b[:,3]; b[:,3] = w-b[:,0]; return b
 
-# %% ../../nbs/library/exercises_09.ipynb #4a0fdafe
+# %% ../../nbs/library/exercises_09.ipynb #6fbfe903
 @check.exercise(done='Left, top, right, bottom are names, too: after a turn the old top is the new left, and the old right the new top.', observe=_turned,
     mistakes=[(lambda b,w: _cols(b[:,1], w-b[:,0], b[:,3], w-b[:,2]),   'Left and right are perfect. But now the top lies below the bottom: the old *right* edge becomes the new top, the old left the new bottom.'),
               (lambda b,w: _cols(w-b[:,3], b[:,0], w-b[:,1], b[:,2]),   'That is a turn to the right, and it takes the height for the width. To the left, (x, y) moves to (y, w−x).'),
@@ -80,7 +80,7 @@ def turn_boxes(boxes, w):
     l,t,r,b = boxes.T
     return torch.stack([t, w-r, b, w-l], 1)
 
-# %% ../../nbs/library/exercises_09.ipynb #fe3d1696
+# %% ../../nbs/library/exercises_09.ipynb #f0cbfa12
 def _negative(make): # What the transform does with all kinds of things, there and back
     t = make()
     if t is ... or t is None: return t
@@ -89,17 +89,18 @@ def _negative(make): # What the transform does with all kinds of things, there a
     if not isinstance(t, Transform): return 'a function' if callable(t) else 'no transform'
     if {'encode','decode'} & {k for c in type(t).__mro__[:type(t).__mro__.index(Transform)] for k in vars(c)}: return 'encode, decode'
     im,bw,mk = TensorImage([[[.25,1.]]]),TensorImageBW([[[.5,0.]]]),TensorMask([[0,7]])
-    kind = lambda o: (type(o).__name__, o.as_subclass(Tensor).clone())
     try: there = t((im,bw,mk,'a word',3))
     except TypeError as e: return 'no self' if 'positional argument' in str(e) else _raise(e)
     changed = im.tolist()!=[[[.25,1.]]]
     if changed: return "the caller's picture was changed"
     back = t.decode(there)
-    return {'a colour picture':kind(there[0]), 'a grey picture':kind(there[1]), 'a mask':kind(there[2]), 'a word, a number':there[3:], 'the way back':kind(back[0]), 'the mask, on the way back':kind(back[2]),
-            'in the training set':kind(t(im, split_idx=0)), 'in the validation set':kind(t(im, split_idx=1))}
+    seen = {'a colour picture':there[0], 'a grey picture':there[1], 'a mask':there[2], 'the way back':back[0], 'the mask, on the way back':back[2],
+            'in the training set':t(im, split_idx=0), 'in the validation set':t(im, split_idx=1)}
+    types = {f'{k}, its type':type(o).__name__ for k,o in seen.items()}
+    return {k:o.as_subclass(Tensor).clone() for k,o in seen.items()} | types | {'a word, a number':there[3:]}
 def _raise(e): raise e
 
-# %% ../../nbs/library/exercises_09.ipynb #50d59919
+# %% ../../nbs/library/exercises_09.ipynb #4fc81484
 def _dark(x:TensorImage): return 1-x
 def _all(x): return 1-x
 def _base(x:TensorImageBase): return 1-x
@@ -116,7 +117,7 @@ class _NoSelf(Transform):
 class _Neg(Transform):
     def encodes(self, x:TensorImage): return 1-x
 
-# %% ../../nbs/library/exercises_09.ipynb #1aef5ab4
+# %% ../../nbs/library/exercises_09.ipynb #e4681f2a
 @check.exercise(done='One annotation each, and the transform knows what is none of its business.', observe=_negative,
     mistakes=[(lambda: Transform(_base, _base),       'Masks were turned around, too: `Tensor` and `TensorImageBase` are parents of theirs. Annotate with `TensorImage`.'),
               (lambda: Transform(_all, _all),         'Without an annotation it acts on everything, and a word cannot be subtracted from 1. Write `x:TensorImage`.'),
@@ -137,7 +138,7 @@ def negative():
     def turn(x:TensorImage): return 1-x
     return Transform(turn, turn)
 
-# %% ../../nbs/library/exercises_09.ipynb #d713504e
+# %% ../../nbs/library/exercises_09.ipynb #e61d64e3
 check.value('there_and_back', [8, .5], otherwise='Sort by `order` first: which of the two comes first on the way there? Then take the way back in reverse.',
     done='There: (3+1)·2. Back: 3/2 − 1, in the opposite order.',
     mistakes=[([7, 1],   'As written, not as ordered: `inc` has the smaller `order`, so it comes first, although it stands last.'),
@@ -149,7 +150,7 @@ check.value('there_and_back', [8, .5], otherwise='Sort by `order` first: which o
               ([8, 1.5], 'There is right. Back, the halving is undone; now undo `inc` as well.'),
               ([8, 2],   'There is right. Back, `inc` is undone; what of `double`?')])
 
-# %% ../../nbs/library/exercises_09.ipynb #e490ab09
+# %% ../../nbs/library/exercises_09.ipynb #d4111863
 _tfms = [(2, lambda x: 3*x, lambda x: x/3), (0, lambda x: x+4, lambda x: x-4), (1, lambda x: x*x, lambda x: x**.5)]
 _words = [(1, lambda s: s+'b', lambda s: s[:-1]), (0, lambda s: s.upper(), lambda s: s.lower())]
 _equal = [(1, lambda s: s+'x', lambda s: s[:-1]), (0, lambda s: s+'y', lambda s: s[:-1]), (1, lambda s: s+'z', lambda s: s[:-1]), (1, lambda s: 2*s, lambda s: s[:len(s)//2])]
@@ -180,7 +181,7 @@ def _sort(tfms, x, **kwargs):
     for _,f,_ in tfms.sort(**kwargs): x = f(x)
     return x,x
 
-# %% ../../nbs/library/exercises_09.ipynb #fbf0bc0a
+# %% ../../nbs/library/exercises_09.ipynb #d787acae
 @check.exercise(done='Sorted there, reversed back: that is a `Pipeline`. The rest of it is dispatch.',
     cases=[(_tfms, 2), (_words, 'aB'), ([], 5), (_equal, 'a')],
     mistakes=[(lambda tfms,x: _walk(tfms, x, sort=False), 'You take them as they stand in the list. Sort them by their first entry.'),
