@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_grid', 'show_batch', 'show_results']
 
-# %% ../../nbs/library/data_show.ipynb #49519913
+# %% ../../nbs/library/data_show.ipynb #c248665c
 from fastcore.basics import *
 from fastcore.foundation import L
 from ..core import *
@@ -14,8 +14,9 @@ from .errors import *
 from ..transform import *
 from ..torch_core import *
 
-# %% ../../nbs/library/data_show.ipynb #3d1d38a5
-def _like(o, t): return o.as_subclass(t) if isinstance(o, Tensor) and issubclass(t, TensorBase) else o
+# %% ../../nbs/library/data_show.ipynb #4bdb8910
+def _as(o, t): return o.as_subclass(t) if isinstance(o, Tensor) and isinstance(t, type) and issubclass(t, TensorBase) else o
+def _like(o, y): return _as(o, type(y))
 def _copy_pipe(p): q = Pipeline.__new__(Pipeline); q.fs,q.split_idx = L(p.fs),None; return q
 
 class _Loading(DataLoader): # The part of `TfmdDL` that hands out batches
@@ -46,7 +47,7 @@ class _Loading(DataLoader): # The part of `TfmdDL` that hands out batches
         if k in ('c','vocab') and not hasattr(self.dataset, k): return getattr(self.after_item, k)
         return getattr(self.dataset, k)
 
-# %% ../../nbs/library/data_show.ipynb #56cc8fa2
+# %% ../../nbs/library/data_show.ipynb #a6ba5e9b
 class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
     def do_batch_upto(self, tfm):
         "One batch, transformed up to but without `tfm`: for transforms that must measure the data"
@@ -59,7 +60,7 @@ class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
         return b
 
     def decode(self, b):
-        if isinstance(b, (tuple,list)): b = tuple(_like(o, t) for o,t in zip(b, self._meanings(b)))
+        if isinstance(b, (tuple,list)): b = tuple(_as(o, t) for o,t in zip(b, self._meanings(b)))
         return self.after_batch.decode(b)
     def _meanings(self, b): # The type of each part of batch `b`; a network's outputs have none, they take the one of what they predict
         ts = [tl.types[-1:] for tl in getattr(self.dataset, 'tls', ())] if any(type(o) is Tensor for o in b) else []
@@ -86,10 +87,10 @@ class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
     def show_results(self, b, out, max_n=9, ctxs=None, **kwargs):
         "Show inputs and targets of batch `b` beside the decoded predictions `out`"
         x,y = b[0],b[-1]
-        outs = self.decode_batch((*b[:self.n_inp], _like(out, type(y))), max_n)
+        outs = self.decode_batch((*b[:self.n_inp], _like(out, y)), max_n)
         return show_results(x, y, self.decode_batch(b, max_n), outs.itemgot(slice(self.n_inp, None)), ctxs=ctxs, max_n=max_n, **kwargs)
 
-# %% ../../nbs/library/data_show.ipynb #4dfdee26
+# %% ../../nbs/library/data_show.ipynb #95aa85f1
 def get_grid(n, nrows=None, ncols=None, figsize=None, double=False, title=None, imsize=3, **kwargs):
     "`n` axes in a grid that is about square"
     nrows,ncols = _grid_shape(n*(2 if double else 1), nrows, ncols, double)
@@ -105,7 +106,7 @@ def _grid_shape(n, nrows, ncols, double):
         if double and ncols%2: ncols += 1
     return -(-n//ncols),ncols
 
-# %% ../../nbs/library/data_show.ipynb #3d424bf8
+# %% ../../nbs/library/data_show.ipynb #5c25e8af
 _looks = names_of(get_grid)                           # of no use for text, but of none that is wrong
 
 @typedispatch
