@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['TransformBlock', 'CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'EncodedMultiCategorize', 'RegressionBlock']
 
-# %% ../../nbs/10_data_block.ipynb #ab13c063
+# %% ../../nbs/10_data_block.ipynb #b82b8453
 import torch
 from fastcore.basics import *
 from fastcore.foundation import L
@@ -16,7 +16,7 @@ from .transforms import *
 from .recipe import *
 from .recipe import _Recipe, _type_tfms
 
-# %% ../../nbs/10_data_block.ipynb #da53056d
+# %% ../../nbs/10_data_block.ipynb #1d22fd8e
 class TransformBlock:
     "What one kind of data needs: transforms for the type, for items, for batches, and options for the loader"
     def __init__(self, type_tfms=None, # From an item to this element
@@ -31,9 +31,10 @@ def CategoryBlock(vocab=None, # All class names; `None`: collected from the trai
     "One class out of several"
     return TransformBlock(type_tfms=Categorize(vocab=vocab, sort=sort, add_na=add_na))
 
-# %% ../../nbs/10_data_block.ipynb #61c1a589
+# %% ../../nbs/10_data_block.ipynb #deae3c0a
 class DataBlock(_Recipe):
-    "The recipe from a source to loaders: kinds of data, where items are, how to split and label them, what to do to items and batches"
+    """The recipe from a source to loaders: kinds of data, where items are, how to label and split them, what to do to
+    items and batches"""
     def __init__(self, blocks=None, # Kinds of data, e.g. `(ImageBlock, CategoryBlock)`
                  dl_type=None, getters=None, # One function per block: item → input, item → label, …
                  n_inp:int=None, # How many blocks are inputs; default all but the last
@@ -43,28 +44,21 @@ class DataBlock(_Recipe):
                  splitter=None, # Items → positions for training and validation; default `RandomSplitter()`
                  get_y=None, get_x=None): # Item → label, item → input
         self._blocks(blocks, TransformBlock, n_inp, dl_type)
-        self.get_items,self.splitter,self.getters = get_items,splitter or RandomSplitter(),self._getters(getters, get_x, get_y)
-        self.new(item_tfms, batch_tfms)
+        self.get_items,self.splitter = get_items,splitter or RandomSplitter()
+        self.getters = self._getters(getters, get_x, get_y)         # one for each block; `noop` where you gave none
+        self.new(item_tfms, batch_tfms)                             # yours, after the blocks'
 
-# %% ../../nbs/10_data_block.ipynb #ba056635
-@patch
-def new(self:DataBlock, item_tfms=None, batch_tfms=None):
-    "The same recipe with other transforms (changes this one and returns it)"
-    self.item_tfms  = merge_tfms(*self.blocks.attrgot('item_tfms'), item_tfms, nm='item_tfms')
-    self.batch_tfms = merge_tfms(self.default_batch_tfms, batch_tfms, nm='batch_tfms')
-    return self
-
-# %% ../../nbs/10_data_block.ipynb #3d50c400
+# %% ../../nbs/10_data_block.ipynb #c3520de3
 @patch
 def datasets(self:DataBlock, source, verbose=False):
     "Find, split and label the items of `source`"
-    items = self._find(source)
-    splits = self._split(items)
+    items  = self._find(source)                                                      # 1. `get_items`
+    splits = self._split(items)                                                      # 3. `splitter`
     if verbose: print(f"Found {len(items)} items\n{len(splits)} sets of sizes {', '.join(str(len(s)) for s in splits)}")
-    tfms = [_type_tfms(g, b.type_tfms) for g,b in zip(self.getters, self.blocks)]
+    tfms = [_type_tfms(g, b.type_tfms) for g,b in zip(self.getters, self.blocks)]    # 2. `get_y`, then what its block does
     return Datasets(items, tfms, n_inp=self.n_inp, splits=splits, dl_type=self.dl_type)
 
-# %% ../../nbs/10_data_block.ipynb #0226d04d
+# %% ../../nbs/10_data_block.ipynb #53232c18
 @patch
 def dataloaders(self:DataBlock, source, # What `get_items` takes, e.g. a folder
                 path='.', # Folder for models and the like
@@ -73,7 +67,8 @@ def dataloaders(self:DataBlock, source, # What `get_items` takes, e.g. a folder
     "Loaders for `source`"
     dsets = self.datasets(source, verbose=verbose)
     for b in self.blocks: kwargs = {**b.dls_kwargs, **kwargs}
-    return dsets.dataloaders(path=path, after_item=merge_tfms(self.item_tfms), after_batch=merge_tfms(self.batch_tfms), **kwargs)
+    kwargs |= dict(after_item=merge_tfms(self.item_tfms), after_batch=merge_tfms(self.batch_tfms))     # 4. and 5.
+    return dsets.dataloaders(path=path, **kwargs)
 
 # %% ../../nbs/library/data_block_more.ipynb #dcb703f6
 def MultiCategoryBlock(encoded=False, # Are the labels 0/1 vectors already?

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FilteredBase']
 
-# %% ../../nbs/library/data_lists.ipynb #c3a47852
+# %% ../../nbs/library/data_lists.ipynb #55c3e3c7
 from collections import Counter
 from pathlib import Path
 from fastcore.basics import *
@@ -14,7 +14,7 @@ from ..core import *
 from .errors import *
 from ..transform import *
 
-# %% ../../nbs/library/data_lists.ipynb #9b667474
+# %% ../../nbs/library/data_lists.ipynb #9b5ed43e
 class FilteredBase:
     "Something with subsets: `.train`, `.valid`, and loaders for them"
     _dl_type = None
@@ -28,10 +28,10 @@ class FilteredBase:
         "Positions that stand in more than one subset"
         return L(k for k,v in Counter(i for s in self.splits if not isinstance(s, slice) for i in s).items() if v>1)
 
-# %% ../../nbs/library/data_lists.ipynb #00ffe126
+# %% ../../nbs/library/data_lists.ipynb #6857e5d8
 def _take(items, i): return items.iloc[i] if hasattr(items, 'iloc') else items[i] # Item `i`, of a table row `i`
 
-# %% ../../nbs/library/data_lists.ipynb #82e97a61
+# %% ../../nbs/library/data_lists.ipynb #813a20a5
 def _is_row(t):  return issubclass(t, (tuple,list,dict,L)) or hasattr(t, 'iloc')
 def _is_path(t): return issubclass(t, (str,Path))
 
@@ -59,23 +59,13 @@ class _Inferring: # The part of `TfmdLists` that knows which kinds of things its
         run = [i for i,t in enumerate(ts) if all(any(_is_row(u) or _is_path(u) for u in v) for v in ts[:i+1])]
         return run[-1] if run and run[-1]<len(self.tfms.fs) else 0
 
-# %% ../../nbs/library/data_lists.ipynb #7777aa01
+# %% ../../nbs/library/data_lists.ipynb #46697a67
 def _name(e, tl, what=''): # Raise `e` again, with the name of the item at fault if there is one
     named = culprit(tl, _take, what)
     if named is None: raise e
     raise named
 
 class _Lists(FilteredBase, _Inferring): # The part of `TfmdLists` that needs no story
-    def setup(self, train_setup=True):
-        "Each transform may look at the training items, as the transforms before it leave them. Errors name the item."
-        fs,self.tfms.fs = self.tfms.fs,L()
-        for f in fs:
-            train = self.train if len(self.splits)>1 else self
-            try: f.setup(train, train_setup)
-            except Exception as e: _name(e, train)
-            self.tfms.fs.append(f)
-
-    def subset(self, i): return self._sub(self.splits[i], i)
     def _sub(self, idxs, split_idx):
         whole = isinstance(idxs, slice) and idxs==slice(None)
         items = self.items if whole else self.items.iloc[list(idxs)] if hasattr(self.items, 'iloc') else L(self.items)[idxs]
@@ -99,7 +89,7 @@ class _Lists(FilteredBase, _Inferring): # The part of `TfmdLists` that needs no 
         if k.startswith('_') or k in ('tfms','items','splits'): raise AttributeError(k)
         return getattr(self.tfms, k)
 
-# %% ../../nbs/library/data_lists.ipynb #73cc137b
+# %% ../../nbs/library/data_lists.ipynb #049edb5a
 class _Sets(FilteredBase): # The part of `Datasets` that needs no story
     @property
     def items(self): return self.tls[0].items
