@@ -9,38 +9,51 @@ from statistics import median
 
 class Contestant:
     "One way to do the work; `f` does it once and may return a result, to be compared with the others"
-    def __init__(self, name, f, role, at_most, faster): self.name,self.f,self.role,self.at_most,self.faster,self.times = name,f,role,at_most,faster,[]
+    def __init__(self, name, f, role, at_most, faster, below): self.name,self.f,self.role,self.at_most,self.faster,self.below,self.times = name,f,role,at_most,faster,below,[]
 
 class Topic:
     "One piece of work and those who do it. Roles: 'bare' and 'fastai' are what the others are compared with, at most one of each"
-    def __init__(self, name, title, seconds=10): self.name,self.title,self.seconds,self.cs,self.check = name,title,seconds,[],None   # `seconds`: a fair time for its rounds
-    def run(self, name, role=None, at_most=None, faster=None): # Goals: at most so many times bare; at least so many times faster than fastai
+    def __init__(self, name, title, seconds=10, # A fair time for its rounds
+                 least=7,                       # At least so many rounds
+                 unit='s',                      # What is measured: the time, or what the functions return, in 'µs' or 'MB'
+                 once=False):                   # No round to warm up, and only one round?
+        self.name,self.title,self.seconds,self.least,self.unit,self.once,self.cs,self.check = name,title,seconds,least,unit,once,[],None
+    def run(self, name, role=None, at_most=None, faster=None, below=None): # Goals: at most so many times bare; at least so many times better than fastai; at most so much
         "Decorator: the function is a contestant"
-        def f(fn): self.cs.append(Contestant(name, fn, role, at_most, faster)); return fn
+        def f(fn): self.cs.append(Contestant(name, fn, role, at_most, faster, below)); return fn
         return f
     def same(self, fn): self.check = fn; return fn # Decorator: `fn` gets {name: result} of the round that warms up, and asserts that all did the same work
     def role(self, role): return next((c for c in self.cs if c.role==role), None)
 
-def clock(f): gc.collect(); t = time.perf_counter(); f(); return time.perf_counter()-t
+def clock(f): gc.collect(); t = time.perf_counter(); res = f(); return time.perf_counter()-t,res
 
-def measure(topic, seconds=None, rounds=None, least=7, most=100): # Rounds that were run
+def measure(topic, seconds=None, rounds=None, most=100): # Rounds that were run
     "Warm up, then run rounds for about `seconds`; each round starts with another contestant"
+    if topic.once: return _once(topic)
     first = {c.name: c.f() for c in topic.cs}
     if topic.check: topic.check(first)
     gc.collect(); gc.freeze()           # what was there before is no business of the garbage collector while the clock runs
     n,end = 0,time.perf_counter()+(seconds or topic.seconds)
-    while n<rounds if rounds else n<least or n<most and time.perf_counter()<end:
+    while n<rounds if rounds else n<topic.least or n<most and time.perf_counter()<end:
         k = n%len(topic.cs); n += 1
-        for c in topic.cs[k:]+topic.cs[:k]: c.times.append(clock(c.f))
+        for c in topic.cs[k:]+topic.cs[:k]: c.times.append(clock(c.f)[topic.unit!='s'])
     gc.unfreeze()
     return n
+
+def _once(topic):
+    res = {c.name: clock(c.f) for c in topic.cs}
+    for c,o in zip(topic.cs, res.values()): c.times.append(o[topic.unit!='s'])
+    if topic.check: topic.check({k:o[1] for k,o in res.items()})
+    return 1
 
 def quartiles(xs):
     xs = sorted(xs); at = lambda q: xs[int(q*(len(xs)-1)+.5)]
     return at(.25),median(xs),at(.75)
 def ratios(a, b): return quartiles([x/y for x,y in zip(a.times, b.times)])
 
-def seconds_text(s): return f'{s:.2f} s' if s>=1 else f'{s*1e3:.{1 if s<.1 else 0}f} ms'
+def text(v, unit):
+    if unit=='s': return f'{v:.2f} s' if v>=1 else f'{v*1e3:.{1 if v<.1 else 0}f} ms'
+    return f'{v:.{0 if v>=100 else 1 if v>=10 else 2}f} {unit}'
 def ratio_text(q): return f'{q[1]:.2f} ({q[0]:.2f}–{q[2]:.2f})'
 def verdict(goal, met): return f'{goal} {"met" if met else "MISSED"}'
 
@@ -48,16 +61,17 @@ def rows(topic): # Lists of six texts
     "One row for each contestant"
     bare,fast = topic.role('bare'),topic.role('fastai')
     for c in topic.cs:
-        lo,mid,hi = quartiles(c.times); b = f = gb = gf = ''
-        if bare and c is not bare: q = ratios(c, bare); b = ratio_text(q); gb = '' if c.at_most is None else verdict(f'≤ {c.at_most:g}', q[1]<=c.at_most)
+        lo,mid,hi = quartiles(c.times); b = f = gb = gf = ''; put = lambda v: text(v, topic.unit)
+        if c.below is not None: gb = verdict(f'≤ {c.below:g} {topic.unit}', mid<=c.below)
+        if bare and c is not bare: q = ratios(c, bare); b = ratio_text(q); gb = gb if c.at_most is None else verdict(f'≤ {c.at_most:g}', q[1]<=c.at_most)
         if fast and c is not fast: q = ratios(fast, c); f = ratio_text(q); gf = '' if c.faster is None else verdict(f'≥ {c.faster:g}', q[1]>=c.faster)
-        yield [c.name, seconds_text(mid), f'{seconds_text(lo)} – {seconds_text(hi)}', b, gb, f, gf]
+        yield [c.name, put(mid), '' if len(c.times)==1 else f'{put(lo)} – {put(hi)}', b, gb, f, gf]
 
-HEAD = ['', 'median', 'middle half', '× bare', 'goal', '× faster than fastai', 'goal']
+HEAD = ['', 'median', 'middle half', '× bare', 'goal', '× better than fastai', 'goal']
 def table(measured): # Text; `measured`: pairs of topic and rounds
     "All topics in one table"
     lines = [(None,HEAD)]
-    for t,n in measured: lines += [(f'{t.name}: {t.title} ({n} rounds)',None), *((None,['  '+r[0],*r[1:]]) for r in rows(t))]
+    for t,n in measured: lines += [(f'{t.name}: {t.title} ({n} round{"s" if n>1 else ""})',None), *((None,['  '+r[0],*r[1:]]) for r in rows(t))]
     cells = [r for _,r in lines if r]; ws = [max(len(r[i]) for r in cells) for i in range(len(HEAD))]
     put = lambda r: '  '.join(s.ljust(w) if i==0 else s.rjust(w) for i,(s,w) in enumerate(zip(r, ws))).rstrip()
     rule = '─'*(sum(ws)+2*len(ws)-2)

@@ -14,7 +14,7 @@ def bare_fit(model, opt, train, valid): # What a `Learner` does, without one
         for xb,yb in valid: p = model(xb); vloss += mnist_loss(p, yb)*len(xb); acc += batch_accuracy(p, yb)*len(xb); m += len(xb)
     return float(losses)/n,float(vloss)/m,float(acc)/m
 
-def topic(name, make, lr):
+def topic(name, make, lr, **goals):
     import coursekit.learner as ck, coursekit.data.core as ckd, coursekit.optimizer as cko, fastai.learner as fa, fastai.data.core as fad, fastai.optimizer as fao
     import coursekit.callback.progress, fastai.callback.progress     # both show progress by default …
     t = Topic(f'fit-{name}', f'Learner.fit(1) of {make.__name__}: {N:,} + {N_VALID:,} items, batch 256, with accuracy, own SGD')
@@ -28,9 +28,9 @@ def topic(name, make, lr):
     def fit(k):
         with learn[k].no_bar(), learn[k].no_logging(): learn[k].fit(1)   # … and neither does here
         return flat(models[k])
-    t.run('coursekit Learner')(lambda: fit('coursekit'))
+    t.run('coursekit Learner', **goals)(lambda: fit('coursekit'))
     t.run('fastai Learner', role='fastai')(lambda: fit('fastai'))
     t.same(all_close)
     return t
 
-TOPICS = {'fit-linear': lambda: topic('linear', linear, 1.), 'fit-simple-net': lambda: topic('simple-net', simple_net, 0.1)}
+TOPICS = {'fit-linear': lambda: topic('linear', linear, 1., at_most=1.25, faster=2), 'fit-simple-net': lambda: topic('simple-net', simple_net, 0.1)}
