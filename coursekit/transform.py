@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['typedispatch', 'TypeDispatch', 'is_tuple', 'rebuild', 'retain_type', 'Transform', 'mk_transform', 'Pipeline', 'ItemTransform', 'DisplayedTransform', 'InplaceTransform', 'compose_tfms']
 
-# %% ../nbs/library/00_transform.ipynb #509afe34
+# %% ../nbs/library/00_transform.ipynb #1445bc39
 import copy, functools, inspect, plum, typing
 from typing import Any
 from fastcore.basics import listify, camel2snake, patch
 from fastcore.foundation import L
 
-# %% ../nbs/library/00_transform.ipynb #953d635d
+# %% ../nbs/library/00_transform.ipynb #f7600583
 class _AsMethod:
     "A plain function `f(x)` as a method `f(self, x)`"
     def __init__(self, f): self.f,self.__name__ = f,getattr(f, '__name__', type(f).__name__)
@@ -24,7 +24,7 @@ class _Method:
         f,_ = self.table.entry(x)
         return x if f is None else f(self.tfm, x, *args, **kwargs)
 
-# %% ../nbs/library/00_transform.ipynb #10ca2d95
+# %% ../nbs/library/00_transform.ipynb #1b004418
 def _signature(f, method=False):
     "Types of `f`'s first argument (of a method: the first after `self`; `object`: any) and of its result (`Any`: as it comes)"
     if isinstance(f, _AsMethod): f,method = f.f,False
@@ -39,7 +39,7 @@ def _union(t): # `Any` and nothing: any type
     if isinstance(t, tuple): t = typing.Union[t]
     return object if t in (Any, inspect.Parameter.empty) else t
 
-# %% ../nbs/library/00_transform.ipynb #2db710b7
+# %% ../nbs/library/00_transform.ipynb #365df51e
 def _plum_table(entries): # {type: what to find}
     res = plum.Function(_nothing, warn_redefinition=False)
     for t,e in entries.items(): res.register(_holder(e), signature=plum.Signature(t))
@@ -51,7 +51,7 @@ def _holder(e):
     return _held
 def _name(t): return t.__name__ if isinstance(t, type) and not typing.get_args(t) else str(t)
 
-# %% ../nbs/library/00_transform.ipynb #2e2c8c6c
+# %% ../nbs/library/00_transform.ipynb #f8c98894
 class TypeDispatch:
     "A table from the type of one argument to a function. plum finds the entry, once for each type; then it is remembered"
     changes = 0                                   # of all tables: they inherit rows from each other
@@ -70,7 +70,7 @@ class TypeDispatch:
         self.funcs[arg if t is None else _union(t)] = f,ret; TypeDispatch.changes += 1
         return f
 
-# %% ../nbs/library/00_transform.ipynb #b2d2221a
+# %% ../nbs/library/00_transform.ipynb #7ede9dff
 @patch
 def rows(self:TypeDispatch): # {type: (function, type of its result)}, inherited ones first
     return functools.reduce(lambda res,b: res | b.rows(), reversed(self.bases), {}) | self.funcs
@@ -85,7 +85,7 @@ def _ask(self:TypeDispatch, t, sig): # A type, and what to ask plum for: its sig
     except plum.AmbiguousLookupError as e:
         raise TypeError(f"{t.__name__} fits several entries equally well: {', '.join(map(_name, rows))}. Add one for {t.__name__} itself.") from e
 
-# %% ../nbs/library/00_transform.ipynb #69fe8963
+# %% ../nbs/library/00_transform.ipynb #28f671f3
 @patch
 def entry(self:TypeDispatch, x):
     "The function for `x`, and the type of its result; two `None`s if there is none. Raises `TypeError` if two entries fit equally well"
@@ -97,7 +97,7 @@ def entry(self:TypeDispatch, x):
     cache[t] = res
     return res
 
-# %% ../nbs/library/00_transform.ipynb #5620162d
+# %% ../nbs/library/00_transform.ipynb #182b89a5
 @patch
 def __getitem__(self:TypeDispatch, t):
     "The function for type `t`, or `None`"
@@ -116,10 +116,10 @@ def __getstate__(self:TypeDispatch): return {'funcs':self.funcs, 'method':self.m
 @patch
 def __setstate__(self:TypeDispatch, s): self.__dict__.update(s, bases=()); self._forget()
 
-# %% ../nbs/library/00_transform.ipynb #0ae8fc94
+# %% ../nbs/library/00_transform.ipynb #586ebc4a
 typedispatch = plum.Dispatcher() # decorator: functions of one name that differ in the types of *all* their positional arguments
 
-# %% ../nbs/library/00_transform.ipynb #0d35ee2d
+# %% ../nbs/library/00_transform.ipynb #aafa98df
 def is_tuple(x): "Is `x` an item of several elements? (A named tuple is one thing.)"; return isinstance(x, tuple) and not hasattr(x, '_fields')
 def rebuild(x, els): "A tuple of `els`, in the type of tuple `x`"; return tuple(els) if type(x) is tuple else type(x)(els)
 
@@ -142,7 +142,7 @@ def _cast(new, old, t):
     try: res = copy.copy(new); res.__class__ = t; return res
     except TypeError: return t(new)
 
-# %% ../nbs/library/00_transform.ipynb #173fef5e
+# %% ../nbs/library/00_transform.ipynb #541f9aa9
 class _Methods(dict):
     "A class body in which `encodes`, `decodes` and `setups` may stand several times, once for each type"
     names = 'encodes','decodes','setups'
@@ -152,7 +152,7 @@ class _Methods(dict):
         if isinstance(v, TypeDispatch): self[k].funcs.update(v.funcs)    # `decodes = encodes`
         else: self[k].add(v)
 
-# %% ../nbs/library/00_transform.ipynb #aa30406f
+# %% ../nbs/library/00_transform.ipynb #3758f3bd
 class _TfmMeta(type):
     @classmethod
     def __prepare__(mcs, name, bases): return _Methods()
@@ -168,7 +168,7 @@ class _TfmMeta(type):
         f = args[0] if len(args)==1 and not kwargs else None
         return vars(cls)[f.__name__].add(f) if inspect.isfunction(f) and f.__name__ in _Methods.names else super().__call__(*args, **kwargs)
 
-# %% ../nbs/library/00_transform.ipynb #6b41e11d
+# %% ../nbs/library/00_transform.ipynb #dcde9cfa
 class _Tables(metaclass=_TfmMeta):
     "What has `encodes`, `decodes` and `setups` as tables: those of its class, and perhaps its own"
     split_idx,order,train_setup,enc_fs,dec_fs = None,0,None,None,None
@@ -185,7 +185,7 @@ class _Tables(metaclass=_TfmMeta):
     def __repr__(self): return self.name
     def _table(self, fs): return TypeDispatch(*map(_AsMethod, listify(fs)), method=True)
 
-# %% ../nbs/library/00_transform.ipynb #ddf8b917
+# %% ../nbs/library/00_transform.ipynb #c169bea3
 @patch
 def _find(self:_Tables, which, x): # Code for `x` and the type of its result: the transform's own, else its class's
     own = self.enc_fs if which=='encodes' else self.dec_fs if which=='decodes' else None
@@ -198,7 +198,7 @@ def setup(self:_Tables, items=None, train_setup=False):
     f,_ = self._find('setups', items)
     return None if f is None else f(self, items)
 
-# %% ../nbs/library/00_transform.ipynb #5c69be43
+# %% ../nbs/library/00_transform.ipynb #b8c612b7
 class _Row:
     "What has transforms in `fs` is a row of them, and has their attributes"
     def __getitem__(self, i): return self.fs[i]
@@ -214,7 +214,7 @@ class _Row:
         raise AttributeError(f"no transform of this pipeline has {k!r}: {self.fs}")
 def _showable(x): return hasattr(x, 'show') or is_tuple(x) and all(hasattr(o, 'show') for o in x)
 
-# %% ../nbs/09_dispatch.ipynb #7980da26
+# %% ../nbs/09_dispatch.ipynb #c03cabcf
 class Transform(_Tables):
     "`encodes` and `decodes` (and `setups`), which dispatch on type and visit each element of a tuple"
     def __init__(self,
@@ -224,7 +224,7 @@ class Transform(_Tables):
                  order:int=None): # Place in a `Pipeline`, small first; default: `enc.order`, or the class's
         self._keep(enc, dec, split_idx, order)
 
-# %% ../nbs/09_dispatch.ipynb #15f6c593
+# %% ../nbs/09_dispatch.ipynb #93e5cc92
 #| code-fold: true
 @patch
 def __call__(self:Transform, x, *args, split_idx=None, **kwargs): return self._call('encodes', x, *args, split_idx=split_idx, **kwargs)
@@ -235,14 +235,14 @@ def _call(self:Transform, which, x, *args, split_idx=None, **kwargs):
     other_set = split_idx is not None and self.split_idx is not None and split_idx!=self.split_idx
     return x if other_set else self._do(which, x, *args, **kwargs)
 
-# %% ../nbs/09_dispatch.ipynb #7b0ae27e
+# %% ../nbs/09_dispatch.ipynb #e9535c86
 @patch                                                     # adds a method to a finished class
 def _do(self:Transform, which, x, *args, **kwargs):        # `which`: 'encodes' or 'decodes'
     if is_tuple(x): return rebuild(x, [self._do(which, o, *args, **kwargs) for o in x])
     f,ret = self._find(which, x)
     return x if f is None else retain_type(f(self, x, *args, **kwargs), x, ret)
 
-# %% ../nbs/09_dispatch.ipynb #59be636b
+# %% ../nbs/09_dispatch.ipynb #249aea2d
 #| code-fold: true
 def mk_transform(f):
     "`f` as a `Transform`: a class is instantiated, a function wrapped, a `Transform` kept"
@@ -254,7 +254,7 @@ def _flat(fs): # Transforms of transforms and functions; `None`s left out, pipel
         if isinstance(f, Pipeline): yield from f.fs
         elif f is not None: yield mk_transform(f)
 
-# %% ../nbs/09_dispatch.ipynb #c2f0392b
+# %% ../nbs/09_dispatch.ipynb #e0ae3be4
 class Pipeline(_Row):
     "Transforms, sorted by `order`; `decode` walks back"
     def __init__(self,
@@ -270,7 +270,7 @@ class Pipeline(_Row):
             x = f.decode(x, split_idx=self.split_idx)
         return x
 
-# %% ../nbs/09_dispatch.ipynb #0181f8b5
+# %% ../nbs/09_dispatch.ipynb #7c3822e7
 #| code-fold: true
 @patch
 def setup(self:Pipeline, items=None, train_setup=False):
@@ -285,7 +285,7 @@ def add(self:Pipeline, fs, items=None, train_setup=False):
     self.fs = L(sorted([*self.fs, *new], key=lambda f: f.order))
     return self
 
-# %% ../nbs/09_dispatch.ipynb #38215298
+# %% ../nbs/09_dispatch.ipynb #dd2193fa
 @patch
 def show(self:Pipeline, x, # What the pipeline made
          ctx=None, # Where to: an axis, a table row; default: each type's own choice
