@@ -279,3 +279,8 @@ def test_masks_say_their_classes(dots):
     assert type(learn.predict(get_image_files(dots)[0])[0]) is TensorMask
     with pytest.raises(AttributeError): dls.nonsense
     assert not hasattr(block(blocks=(ImageBlock, TransformBlock), item_tfms=Resize(32)).dataloaders(dots, **kw), 'c')
+
+def test_top_losses(dots):
+    dls = block(item_tfms=Resize(32), splitter=RandomSplitter(seed=0)).dataloaders(dots, **kw)
+    learn = quiet(Learner(dls, nn.Sequential(small_body(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32,2))))
+    Interpretation.from_learner(learn).plot_top_losses(2); assert [len(a.collections) for a in plt.gcf().axes if a.images]==[2,2]; plt.close('all')

@@ -238,13 +238,13 @@ class ImageDataLoaders(DataLoaders):
         if y_block is None and len(labels): y_block = MultiCategoryBlock if is_listy(labels[0]) else RegressionBlock if isinstance(labels[0], float) else CategoryBlock
         return cls._from(L(zip(fnames, labels)), path, _Column(1), valid_pct, seed, item_tfms, batch_tfms, img_cls, y_block, get_x=_Column(0), **kwargs)
 
-# %% ../../nbs/library/vision_points.ipynb #241f8e10
+# %% ../../nbs/library/vision_points.ipynb #08aeafcf
 def PointBlock(do_scale:bool=True, # Are the points in pixels? `False`: they are in −1…1 already
                y_first:bool=False): # Are they given as (y, x), that is (row, column)?
     "Points (x, y) in a picture, in pixels: the same points in the same order for each item"
     return TransformBlock(type_tfms=TensorPoint.create, item_tfms=PointScaler(do_scale, y_first))
 
-# %% ../../nbs/library/vision_points.ipynb #9450849d
+# %% ../../nbs/library/vision_points.ipynb #8b893150
 @typedispatch
 def show_results(x:TensorImage, y:TensorPoint, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=1, figsize=None, **kwargs):
     "Targets on the left, predictions on the right"
@@ -252,7 +252,7 @@ def show_results(x:TensorImage, y:TensorPoint, samples, outs, ctxs=None, max_n=6
     if ctxs is None: ctxs = get_grid(n, nrows=nrows or -(-n//ncols), ncols=2*ncols, figsize=figsize, double=True, title='Target / prediction')
     for i,(s,out) in enumerate(zip(samples[:n], outs)): _show_on(s, ctxs[2*i], **kwargs); _show_on((s[0],out[0]), ctxs[2*i+1], **kwargs)
 
-# %% ../../nbs/library/vision_points.ipynb #c636ac71
+# %% ../../nbs/library/vision_points.ipynb #4a77f602
 def BBoxBlock(do_scale:bool=True, # Are the boxes in pixels? `False`: they are in −1…1 already
               y_first:bool=False): # Are they given as (top, left, bottom, right)?
     "Boxes (left, top, right, bottom) in a picture, in pixels; any number of them for each item"
@@ -263,7 +263,7 @@ def BBoxLblBlock(vocab=None, # All class names; `None`: collected from the train
     "The names of the boxes of the block before, a list for each item"
     return TransformBlock(type_tfms=MultiCategorize(vocab=vocab, add_na=add_na), item_tfms=BBoxLabeler)
 
-# %% ../../nbs/library/vision_points.ipynb #30e30665
+# %% ../../nbs/library/vision_points.ipynb #34b71fd3
 @typedispatch
 def show_batch(x:TensorImage, y:TensorBBox, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
     "Pictures with their boxes, named if they have names"

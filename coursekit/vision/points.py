@@ -6,7 +6,7 @@
 __all__ = ['PointCreate', 'PointScaler', 'encodes', 'decodes', 'move_points', 'move_boxes', 'clip_remove_empty', 'bb_pad',
            'BBoxLabeler', 'get_annotations']
 
-# %% ../../nbs/library/vision_points.ipynb #b9e09037
+# %% ../../nbs/library/vision_points.ipynb #1963e091
 import json
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from .crop import *
 from .crop import _Crop, _first
 from .affine import *
 
-# %% ../../nbs/library/vision_points.ipynb #07b035cf
+# %% ../../nbs/library/vision_points.ipynb #cf2c5f24
 class PointCreate(RegressionSetup):
     "Pairs of numbers → `TensorPoint`, four numbers each → `TensorBBox`. Raises `ValueError` for other shapes."
     order = 0
@@ -39,10 +39,10 @@ def _wrong_shape(t, n):
     one = '(x, y)' if n==2 else '(left, top, right, bottom)'
     return f"a tensor of shape {tuple(t.shape)} is no list of {'points' if n==2 else 'boxes'}: expected {n} numbers {one} for each, in a shape like ({n},) or (how many, {n})"
 
-# %% ../../nbs/library/vision_points.ipynb #28563d63
+# %% ../../nbs/library/vision_points.ipynb #bedcd206
 TensorPoint.create,TensorBBox.create = PointCreate(),PointCreate(TensorBBox)
 
-# %% ../../nbs/library/vision_points.ipynb #c267e35d
+# %% ../../nbs/library/vision_points.ipynb #d5e4dae6
 def _extent(x): # (width, height) of the picture on which points stand
     if isinstance(x, TensorImageBase): return x.shape[-1],x.shape[-2]
     return x.size if isinstance(x, Image.Image) else getattr(x, 'img_size', None)
@@ -65,7 +65,7 @@ class PointScaler(Transform):
         if sz is None: raise ValueError("PointScaler does not know the size of the picture: it must stand in the same item as its points, or `TensorPoint.create(points, img_size=(width, height))`")
         return tuple(sz)
 
-# %% ../../nbs/library/vision_points.ipynb #ab3c4d42
+# %% ../../nbs/library/vision_points.ipynb #06de8ded
 @PointScaler
 def encodes(self, x:TensorPoint):
     sz = self._size(x)
@@ -82,7 +82,7 @@ def decodes(self, x:TensorPoint):
     sz,t = self._size(x),x.as_subclass(Tensor).reshape(-1, 2)
     return type(x)(((t+1)*t.new_tensor(sz)/2).view(-1, 4 if isinstance(x, TensorBBox) else 2), img_size=sz)
 
-# %% ../../nbs/library/vision_points.ipynb #ef11a37d
+# %% ../../nbs/library/vision_points.ipynb #2f64a2dc
 @patch
 def _far(self:PointScaler, p, sz): # What to say of point `p` (x, y) far outside a picture of size `sz`
     where = f"the point ({', '.join(f'{o:g}' for o in p)})"
@@ -90,7 +90,7 @@ def _far(self:PointScaler, p, sz): # What to say of point `p` (x, y) far outside
     return (f"{where} lies far outside its picture, which is {sz[0]} wide and {sz[1]} high. Points are (x, y) in pixels of the file itself, not of another size of it; "
             "if they are (row, column), say `PointBlock(y_first=True)`")
 
-# %% ../../nbs/library/vision_points.ipynb #7e932dc3
+# %% ../../nbs/library/vision_points.ipynb #5afb9b72
 def move_points(x, # Points in −1…1 of the source: (n, 2), or (pictures, n, 2)
                 m): # Matrices from places in the result to places in the source: (3, 3), or (pictures, 3, 3)
     "The places of `x` in the result, by the inverse of `m`; a perspective's third coordinate is divided out"
@@ -106,13 +106,13 @@ def move_boxes(x, # Boxes (left, top, right, bottom) in −1…1 of the source
     q = move_points(t[...,[0,1,2,1,0,3,2,3]].reshape(*t.shape[:-2], -1, 2), m).view(*t.shape[:-1], 4, 2)
     return torch.cat([q.amin(-2), q.amax(-2)], -1)
 
-# %% ../../nbs/library/vision_points.ipynb #532ccf2d
+# %% ../../nbs/library/vision_points.ipynb #98576c96
 @patch
 def _call(self:RandTransform, which, x, *args, **kwargs):
     self.src = _extent(_first(x))
     return Transform._call(self, which, x, *args, **kwargs)
 
-# %% ../../nbs/library/vision_points.ipynb #3ab37cce
+# %% ../../nbs/library/vision_points.ipynb #9b941b93
 def _moved(x, m, size): # `x` moved by `m`, and from now on on a picture of `size` (width, height)
     return type(x)((move_boxes if isinstance(x, TensorBBox) else move_points)(x, m), img_size=tuple(size))
 
@@ -131,7 +131,7 @@ def encodes(self, x:TensorPoint): return _moved(x, _dihedral_matrix(1), self.src
 @DihedralItem
 def encodes(self, x:TensorPoint): return _moved(x, _dihedral_matrix(self.k), self.src[::-1] if self.k&4 else self.src)
 
-# %% ../../nbs/library/vision_points.ipynb #dcd39bed
+# %% ../../nbs/library/vision_points.ipynb #26478c6d
 def _to_middles(size): # From edges at ±1 to middles of the outermost pixels at ±1
     w,h = size
     return torch.diag(tensor([w/max(w-1,1), h/max(h-1,1), 1.]))
@@ -143,7 +143,7 @@ def encodes(self, x:TensorPoint):
     if self.align_corners: m = torch.linalg.inv(_to_middles(src))@m@_to_middles(dst)
     return _moved(x, m if x.ndim==3 else m[0], dst)
 
-# %% ../../nbs/library/vision_points.ipynb #0cc41988
+# %% ../../nbs/library/vision_points.ipynb #18421125
 def clip_remove_empty(bbox, # Boxes in −1…1, (n, 4)
                       label=None): # Their labels, (n,)
     "Clip boxes at the edges of the picture; leave out those that are empty then, and their labels"
@@ -163,7 +163,7 @@ def bb_pad(samples, # Items: picture, boxes and, if there are any, their labels
 
 def _labelled(s, i): return i+1<len(s) and isinstance(s[i+1], TensorMultiCategory) # Do labels follow the boxes?
 
-# %% ../../nbs/library/vision_points.ipynb #e3886583
+# %% ../../nbs/library/vision_points.ipynb #71501b6a
 class BBoxLabeler(Transform):
     "On the way back, joins boxes and the numbers of their labels into a `LabeledBBox`"
     def setups(self, dl:DataLoader): self.vocab = dl.vocab
@@ -172,7 +172,7 @@ class BBoxLabeler(Transform):
         if bb is None: return x
         return tuple(LabeledBBox([bb, [self.vocab[int(i)] for i in o]]) if isinstance(o, TensorMultiCategory) and len(o)==len(bb) else o for o in x)
 
-# %% ../../nbs/library/vision_points.ipynb #74218a11
+# %% ../../nbs/library/vision_points.ipynb #4b0eb4e8
 def get_annotations(fname, # JSON file in COCO's format
                     prefix=None): # Text, or folder, to put before the names of the pictures
     "(names of the pictures, for each a pair of boxes (left, top, right, bottom) and their labels). Pictures without boxes are left out"
