@@ -128,3 +128,21 @@ parts = list(DataLoader(coll, batch_size=5, shuffle=True))
 ''', x=x, y=y)
     assert len(ns['accs'])==10 and ns['accs'][-1]>0.75 and 'batch_accuracy' in out
     assert sorted(torch.cat(ns['parts']).tolist())==list(range(15))
+
+def test_a_photo_as_file_and_as_array_is_the_same_animal(tmp_path):
+    "At 64 pixels, where files are decoded small"
+    draw_pets(tmp_path, per_breed=30, breeds=['Sphynx','samoyed'])
+    V.set_seed(1)
+    ns,_ = run("""
+fs = get_image_files(path/'images')
+dls = ImageDataLoaders.from_name_re(path, fs, r'^(.*)_\\d+.jpg$', seed=1, item_tfms=Resize(64), bs=8, num_workers=0, device='cpu')
+body = [ConvLayer(a, b, stride=2) for a,b in ((3,16),(16,32),(32,64))]
+learn = Learner(dls, nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64,2)), metrics=accuracy)
+with learn.no_bar(), learn.no_logging():
+    learn.fit_one_cycle(6, 1e-2)
+    a,b = (learn.get_preds(dl=dls.test_dl(items))[0] for items in (fs, [np.array(Image.open(f)) for f in fs]))
+    one = [(learn.predict(f)[0], learn.predict(np.array(Image.open(f)))[0]) for f in fs[:8]]
+""", path=tmp_path)
+    a,b = ns['a'],ns['b']; top = a.topk(2)[0]; sure = top[:,0]-top[:,1]>0.06
+    assert ns['learn'].recorder.values[-1][2]>0.6 and (a-b).abs().max()<0.03 and sure.float().mean()>0.9
+    assert (a.argmax(1)==b.argmax(1))[sure].all() and all(x==y for (x,y),s in zip(ns['one'], sure) if s)

@@ -6,7 +6,7 @@ __all__ = ['LightingTfm', 'relight', 'Brightness', 'Contrast', 'Saturation', 'Hu
            'RandomResizedCrop', 'FlipItem', 'DihedralItem', 'dihedral', 'AffineCoordTfm', 'Flip', 'Dihedral', 'Rotate',
            'Zoom', 'Warp', 'RandomResizedCropGPU', 'homography', 'warp_batch']
 
-# %% ../../nbs/11_augmentation.ipynb #fa4ba778
+# %% ../../nbs/11_augmentation.ipynb #9c60b1c2
 import torch
 from torch import Tensor
 from fastcore.foundation import L
@@ -14,6 +14,7 @@ from fastcore.meta import delegates
 from ..core import *
 from ..transform import *
 from ..torch_core import *
+from ..data.errors import no_typos
 from .core import *
 from .crop import *
 from .crop import _rand,_randint,_first
@@ -24,7 +25,7 @@ import math
 _all_ = ['RandTransform', 'ResizeMethod', 'PadMode', 'Resize', 'CropPad', 'RandomCrop', 'RandomResizedCrop', 'FlipItem', 'DihedralItem', 'dihedral',
          'AffineCoordTfm', 'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp', 'RandomResizedCropGPU', 'homography', 'warp_batch']
 
-# %% ../../nbs/11_augmentation.ipynb #6be62dd3
+# %% ../../nbs/11_augmentation.ipynb #b2c5a753
 class LightingTfm(RandTransform):
     """Changes colours. Brightness, contrast and saturation are linear in the logits of the pixels, so that several of them
     multiply into one map per picture; hue follows in the same pass"""
@@ -107,7 +108,7 @@ class Hue(LightingTfm):
                  batch=False): super().__init__(); self.max_hue,self.p,self.draw,self.batch = float(max_hue),_prob(p),draw,batch
     def _draw(self, x): return 'h',_numbers(x, -self.max_hue, self.max_hue, self.p, 0, self.draw, self.batch)
 
-# %% ../../nbs/11_augmentation.ipynb #1cce09d0
+# %% ../../nbs/11_augmentation.ipynb #64693ae7
 class RandomErasing(RandTransform):
     "Put noise into random boxes, with probability `p` for each picture; after `Normalize`, where noise has the pictures' spread. Source: Zhong et al. 2017"
     order = 100
@@ -134,7 +135,7 @@ class RandomErasing(RandTransform):
             for r,c in same if self.batch else self._boxes(*o.shape[-2:]): o[:,r,c] = torch.randn(o[:,r,c].shape).to(o)
         return res
 
-# %% ../../nbs/11_augmentation.ipynb #c1f8ae03
+# %% ../../nbs/11_augmentation.ipynb #c808dc29
 def setup_aug_tfms(tfms): # Transforms of batches
     "Merge those that move pixels into one, and those that change colours into one; the others follow"
     tfms = [o() if isinstance(o, type) else o for o in L(tfms)]
@@ -150,6 +151,7 @@ def setup_aug_tfms(tfms): # Transforms of batches
     if light: light = [LightingTfm([q for o in light for q in (o.tfms or [o])])]
     return [*move, *light, *rest]
 
+@no_typos
 def aug_transforms(mult:float=1.0, # Multiplies `max_rotate`, `max_lighting` and `max_warp`
                    do_flip:bool=True, # Mirror left and right, in half of the cases?
                    flip_vert:bool=False, # Also up and down, and quarter turns?

@@ -22,7 +22,7 @@ from ..data.transforms import *
 
 _all_ = ['Image','PIL']
 
-# %% ../../nbs/11_augmentation.ipynb #b4450890
+# %% ../../nbs/11_augmentation.ipynb #c0e082d1
 imagenet_stats = ([0.485,0.456,0.406], [0.229,0.224,0.225])   # mean and standard deviation of red, green, blue in ImageNet …
 cifar_stats    = ([0.491,0.482,0.447], [0.247,0.243,0.261])   # … in CIFAR-10 …
 mnist_stats    = ([0.131], [0.308])                           # … and of MNIST's grey
@@ -39,9 +39,14 @@ def _turn(im, orientation): # Upright, by EXIF's number 1…8
     how = {2:T.FLIP_LEFT_RIGHT, 3:T.ROTATE_180, 4:T.FLIP_TOP_BOTTOM, 5:T.TRANSPOSE, 6:T.ROTATE_270, 7:T.TRANSVERSE, 8:T.ROTATE_90}.get(orientation)
     return im if how is None else im.transpose(how)
 
+def _bytes(a, most): # Numbers 0…`most` as 0…255
+    lo,hi = a.min(initial=0),a.max(initial=0)
+    if not 0<=lo<=hi<=most: raise ValueError(f"its pixels go from {lo:g} to {hi:g}; they must lie in 0…255, for 16 bits in 0…65535, or be floats in 0…1")
+    return (a*np.float32(255/most)).round().astype(np.uint8)
+
 def _deep(im): # Pixels of more than 8 bits as 8-bit grey
-    a = np.asarray(im).astype(np.float32)
-    return Image.fromarray((a/257 if im.mode!='F' and a.max(initial=0)>255 else a).clip(0,255).round().astype(np.uint8))
+    a = np.asarray(im); hi = a.max(initial=0)
+    return Image.fromarray(_bytes(a, (1 if hi<=1 else 255) if im.mode=='F' else 65535 if im.mode!='I' or hi>255 else 255))
 
 def _to_mode(im, mode): # `im` in `mode`, by what its pixels mean
     if mode is None or im.mode==mode: return im
@@ -58,7 +63,7 @@ def _to_mask(im, mode): # Class numbers: of a palette the places, not the colour
     if a.max(initial=0)>255: raise ValueError(f"a mask holds class numbers 0…255, this one goes up to {a.max()}")
     return Image.fromarray(a.astype(np.uint8))
 
-# %% ../../nbs/11_augmentation.ipynb #708ed9c7
+# %% ../../nbs/11_augmentation.ipynb #5929e3b5
 class _File:
     "The bytes of a picture file. Its size is known at once; its pixels are decoded when they are needed, only as finely as needed."
     def __init__(self, raw, name, mode, to_mode):
@@ -77,10 +82,18 @@ class _File:
         im,self.im = self.im or self.open(),None
         s = max(s for s in (1,2,4,8) if s<=max(1, shrink))
         try:
-            if im.format in ('JPEG','MPO'): im.draft('L' if self.mode=='L' else None, (max(1, im.width//s), max(1, im.height//s)) if s>1 else None)
+            w,drafted = im.width,None
+            if im.format in ('JPEG','MPO'): drafted = im.draft('L' if self.mode=='L' else None, (max(1, im.width//s), max(1, im.height//s)) if s>1 else None)
+            self.shrunk = w/drafted[1][2] if drafted else 1
             im.load()
             return _turn(self.to_mode(im, self.mode), self.turn)
         except Exception as e: raise _broken(self.name, e) from None
+
+    def place(self, box, im): # `box` of the whole picture, in the pixels of `im`, which came from `decode`
+        k,turn = self.shrunk,self.turn               # a shrunk width is rounded up: there is a rest at the file's right edge, and one at the bottom
+        x = im.width -self.size[0]/k if turn in (2,3,6,7) else 0
+        y = im.height-self.size[1]/k if turn in (3,4,7,8) else 0
+        return tuple(o/k+d for o,d in zip(box, (x,y,x,y)))
 
 def _hwc(im): # A PIL image of mode L or RGB as a uint8 tensor, height × width × 1 or 4 (the fourth is padding)
     m,c = ('RGBX',4) if im.mode=='RGB' else (im.mode,len(im.getbands()))
@@ -95,7 +108,7 @@ def _cut_hwc(im, box, size, resample): # Box → size in one antialiased resampl
     if x.shape[-2:]!=size[::-1]: x = F.interpolate(x, size[::-1], mode=_interp[resample], antialias=True)
     return x[0].permute(1,2,0)
 
-# %% ../../nbs/11_augmentation.ipynb #90776141
+# %% ../../nbs/11_augmentation.ipynb #8bfbc9ce
 class PILBase(Image.Image):
     "A PIL image that knows how to open, show and become a tensor. A file is decoded when its pixels are first needed."
     _mode_,_show_args,_tensor_cls,_to_mode,_retain = 'RGB',{},TensorImage,staticmethod(_to_mode),True
@@ -115,9 +128,12 @@ class PILBase(Image.Image):
         return res
 
     @classmethod
-    def create(cls, fn, # File name, bytes, open file, array or tensor (HW, HWC, CHW; uint8, or float in 0…1), or PIL image
+    def create(cls, fn, # File name, bytes, open file, array or tensor (see `to_image`), or PIL image
                mode:str=None): # PIL mode to convert to; default: the class's own
-        "Open a picture, upright and in the class's mode. Raises `ImageError` where the file is no picture or broken, now or when its pixels are needed."
+        """Open a picture, upright and in the class's mode. Raises `ImageError` where the file is no picture or broken, now or when its pixels are needed.
+        Of a JPEG that is wanted small only so many pixels are decoded (a half, a quarter or an eighth each way), which is fast and not quite the same as to decode all
+        and shrink them: a photo as a file and as an array gives predictions that differ by a per cent or so. An array knows nothing of palettes, printing colours and
+        "turn me" notes: rather than `np.array(Image.open(fn))` pass `fn`, or `np.array(PILImage.create(fn))`."""
         mode = mode or cls._mode_
         if isinstance(fn, Image.Image):
             if type(fn) is cls and fn.mode==mode: return fn
@@ -142,8 +158,7 @@ class PILBase(Image.Image):
         else:
             file,box,size,resample = self._todo
             im = file.decode(min((box[2]-box[0])/size[0], (box[3]-box[1])/size[1]) if resample in _interp else 1)
-            sx,sy = im.width/file.size[0],im.height/file.size[1]
-            x = _cut_hwc(im, (box[0]*sx, box[1]*sy, box[2]*sx, box[3]*sy), size, resample)
+            x = _cut_hwc(im, file.place(box, im), size, resample)
         return x[...,0] if x.shape[-1]==1 else x[...,:3] if self.mode=='RGB' else x
 
     def planes(self): # channels × height × width, or height × width of one channel
@@ -197,22 +212,25 @@ class PILMask(PILBase):
     "A class number per pixel"
     _mode_,_show_args,_tensor_cls,_to_mode = 'L',{'alpha':0.5, 'cmap':'tab20', 'interpolation':'nearest'},TensorMask,staticmethod(_to_mask)
 
-# %% ../../nbs/11_augmentation.ipynb #31e495fa
+# %% ../../nbs/11_augmentation.ipynb #ed5bb2fd
 def load_image(fn, # File name or bytes
                mode:str=None): # PIL mode to convert to; default: the file's own
     "The picture in file `fn` as a decoded, upright PIL image. Raises `ImageError` where it is none or broken."
     raw,name = (fn,f'of {len(fn)} bytes') if isinstance(fn, bytes) else (_read(fn),fn)
     return _File(raw, name, mode, _to_mode).decode()
 
-def to_image(x): # Array or tensor: HW, HWC or CHW; uint8, bool, or float in 0…1
-    "A PIL image of an array or tensor. Raises `ValueError` where its shape is no picture's."
+def to_image(x): # HW, HWC or CHW; integers 0…255, `uint16` and other integers 0…65535, bool, or floats in 0…1. Channels: grey; grey, opacity; red, green, blue; and opacity
+    "A PIL image of an array or tensor. Raises `ValueError` where its shape or its numbers are no picture's."
     if isinstance(x, Image.Image): return x
     a = to_np(x) if isinstance(x, Tensor) else np.asarray(x)
     if a.ndim==3 and a.shape[0] in (1,3,4) and (isinstance(x, Tensor) or a.shape[2] not in (1,3,4)): a = a.transpose(1,2,0)
     if a.ndim==3 and a.shape[2]==1: a = a[...,0]
-    if a.ndim not in (2,3) or a.ndim==3 and a.shape[2] not in (3,4): raise ValueError(f"to_image: shape {tuple(a.shape)} is no picture's; expected height × width, or 1, 3 or 4 channels first or last")
-    if a.dtype.kind=='f': a = (a*255).round()
-    return Image.fromarray(np.ascontiguousarray(a.clip(0,255).astype(np.uint8)))
+    if a.ndim not in (2,3) or a.ndim==3 and a.shape[2] not in (2,3,4): raise ValueError(f"to_image: shape {tuple(a.shape)} is no picture's; expected height × width, or 1, 3 or 4 channels first or last")
+    if a.dtype.kind=='f': a = _bytes(a.clip(0,1) if -1<a.min(initial=0)<=a.max(initial=0)<2 else a, 1)  # a resampling may reach a little over 0…1
+    elif a.ndim==3 and a.dtype==bool: a = a*np.uint8(255)
+    elif a.ndim==3 and a.dtype!=np.uint8: a = _bytes(a, 65535 if a.dtype==np.uint16 or a.max(initial=0)>255 else 255)
+    elif a.dtype not in (bool, np.uint8, np.uint16): a = a.astype(np.int32)       # PIL's mode 'I': a picture of 8 or 16 bits, or a mask
+    return Image.fromarray(np.ascontiguousarray(a))
 
 @ToTensor
 def encodes(self, o:PILBase):

@@ -5,22 +5,24 @@
 # %% auto #0
 __all__ = ['RandTransform', 'ResizeMethod', 'PadMode', 'Resize', 'CropPad', 'RandomCrop', 'RandomResizedCrop', 'FlipItem', 'DihedralItem', 'dihedral']
 
-# %% ../../nbs/library/00_vision_crop.ipynb #6d9bc203
+# %% ../../nbs/library/00_vision_crop.ipynb #7bde92f4
 import math
 import torch,numpy as np
 from PIL import Image
 from ..core import *
 from ..transform import *
 from ..torch_core import *
+from ..data.errors import check_names, names_of
 from .core import *
 
-# %% ../../nbs/11_augmentation.ipynb #1c1971a5
+# %% ../../nbs/11_augmentation.ipynb #5b5ba644
 class RandTransform(DisplayedTransform):
     "A transform that is done with probability `p`; `before_call` draws what is random, once for all elements of a tuple"
     do,nm,split_idx,p = True,None,0,1.
     def __init__(self, p:float=1., # Probability, 0…1
                  nm:str=None, before_call=None, # Called as `before_call(b, split_idx)` before each call
                  **kwargs): # `split_idx`, `order`
+        check_names(kwargs, names_of(type(self)), type(self).__name__)
         super().__init__(**kwargs)
         if not 0<=p<=1: raise ValueError(f"{type(self).__name__}: p={p} is a probability and must lie in 0…1")
         self.p = p
@@ -40,7 +42,7 @@ def _rand(lo=0., hi=1.): return lo + (hi-lo)*torch.rand(()).item()
 def _randint(lo, hi): return torch.randint(lo, hi+1, ()).item() if hi>lo else lo    # both ends included
 def _first(b): return b[0] if isinstance(b, tuple) else b
 
-# %% ../../nbs/11_augmentation.ipynb #6c9b9056
+# %% ../../nbs/11_augmentation.ipynb #e252f692
 class ResizeMethod:
     "What to do with a picture of another shape than the target"
     Squish,Crop,Pad = 'squish','crop','pad'
@@ -100,7 +102,7 @@ class Resize(_Crop):
         m = (max if self.method=='pad' else min)(w/tw, h/th)           # source pixels per target pixel
         self.box = self._place(w, h, max(1,int(m*tw+1e-6)), max(1,int(m*th+1e-6)), split_idx or self.method=='pad')
 
-# %% ../../nbs/11_augmentation.ipynb #0c17bc19
+# %% ../../nbs/11_augmentation.ipynb #b857b971
 class CropPad(_Crop):
     "Cut the middle out, or pad to the size, without resampling"
     def __init__(self, size, # Pixels: a side, or (height, width)

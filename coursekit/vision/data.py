@@ -25,7 +25,7 @@ from .core import *
 from .augment import *
 from .points import *
 
-# %% ../../nbs/11_augmentation.ipynb #f602bfb6
+# %% ../../nbs/11_augmentation.ipynb #d25c9999
 _threads = {}                                                # process → pool: a process that was forked gets threads of its own
 
 def prefetch(samples): # Items, before they become tensors
@@ -60,7 +60,7 @@ def _part(pipe, fs): # The same pipeline with some of its transforms
     res = Pipeline(fs); res.split_idx = pipe.split_idx
     return res
 
-# %% ../../nbs/11_augmentation.ipynb #8c8bc58d
+# %% ../../nbs/11_augmentation.ipynb #ccbf104a
 class _AddCodes(Transform):
     "Gives masks the names of their classes"
     def __init__(self, codes=None): super().__init__(); self.codes = codes; self.vocab,self.c = codes,None if codes is None else len(codes)
@@ -76,7 +76,7 @@ def MaskBlock(codes=None): # Names of the classes, in the order of their numbers
     "A class number for each pixel"
     return TransformBlock(type_tfms=PILMask.create, item_tfms=None if codes is None else _AddCodes(codes), batch_tfms=IntToFloatTensor)
 
-# %% ../../nbs/11_augmentation.ipynb #610bd49e
+# %% ../../nbs/11_augmentation.ipynb #40fcd07d
 _picture = TensorImageBase,PILBase
 
 def _show_on(s, ctx, **kwargs): # Every element of a sample on one axis: pictures drawn over each other, the rest as title
@@ -107,7 +107,7 @@ def show_results(x:TensorImage, y:TensorMask, samples, outs, ctxs=None, max_n=6,
     if ctxs is None: ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target / prediction')
     for i,(s,out) in enumerate(zip(samples[:n], outs)): _show_on(s, ctxs[2*i], **kwargs); _show_on((s[0],out[0]), ctxs[2*i+1], **kwargs)
 
-# %% ../../nbs/11_augmentation.ipynb #e2310c5e
+# %% ../../nbs/11_augmentation.ipynb #046c7290
 class _Column(ItemTransform):
     "Element `i` of a row"
     def __init__(self, i): super().__init__(); self.i = i
