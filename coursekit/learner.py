@@ -3,60 +3,52 @@
 # %% auto #0
 __all__ = ['Learner', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/06_learner.ipynb #7d0030b6
+# %% ../nbs/06_learner.ipynb #8dbbbc71
+#| code-fold: true
 import inspect
 from contextlib import contextmanager, nullcontext
 from functools import partial
 import torch
 from .core import *
-from .layers import trainable_params, norm_bias_params
-from .optimizer import Optimizer, OptimWrapper, Adam
+from .layers import trainable_params
+from .optimizer import Adam
 from .metrics import Metric, AvgMetric, AvgLoss, AvgSmoothLoss, ValueMetric, mk_metric
 from .callback.core import *
 from .callback.core import _one
-from .loop import TrainingLoop, _n_batches
+from .loop import _n_batches
+from .guarded import GuardedLoop
 from .checkpoint import join_path_file, save_atomic, save_model, load_model
 
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric', # where fastai has them
          'join_path_file','save_atomic','save_model','load_model']
 
-# %% ../nbs/06_learner.ipynb #5beb5127
-class Learner(TrainingLoop):
+# %% ../nbs/06_learner.ipynb #8db1f330
+#| code-fold: true
+class Learner(GuardedLoop):
     "A model, data and a loss function, and the loop that trains them"
     def __init__(self, dls, # `DataLoaders`, anything with `train` and `valid`, or a pair of loaders
                  model, loss_func=None, # An `nn.Module`; default: `dls.loss_func`
-                 opt_func=Adam, lr=None, # Makes the optimizer, a class of `torch.optim` too; learning rate, default `defaults.lr`
+                 opt_func=Adam, # Makes the optimizer; a class of `torch.optim` will do
+                 lr=None, # Learning rate, default `defaults.lr`
                  splitter=trainable_params, # Takes the model, gives its parameters or groups of them
                  cbs=None, metrics=None, # Callbacks; functions of predictions and targets, or `Metric`s
-                 path=None, model_dir='models', # Where files go, default `dls.path` or the current folder; in it the folder for `save`
-                 wd=None, wd_bn_bias=False, train_bn=True, # Weight decay, default the optimizer's; for biases and norms too? Do norms of frozen groups train?
+                 path=None, # Where files go, default `dls.path` or the current folder
+                 model_dir='models', # In it the folder for `save`
+                 wd=None, wd_bn_bias=False, # Weight decay, default the optimizer's; for biases and norms too?
+                 train_bn=True, # Do norms of frozen groups train?
                  moms=(0.95,0.85,0.95), default_cbs=True): # Momenta of `fit_one_cycle`; add `defaults.callbacks`?
         super().__init__(dls, model, _loss_for(dls, loss_func))
-        self._settings(opt_func, lr, splitter, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms)
-        self.add_cbs(L(o() for o in defaults.callbacks) if default_cbs else L()).add_cbs(cbs)
+        _remember(self, opt_func, lr, splitter, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms)
+        self.add_cbs([o() for o in defaults.callbacks] if default_cbs else []).add_cbs(cbs)
         self('after_create')
 
-# %% ../nbs/06_learner.ipynb #0404e5d8
-defaults.lr = getattr(defaults, 'lr', 1e-3)
-
-@patch
-def _settings(self:Learner, opt_func, lr, splitter, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms):
-    _check_lr(lr); self.opt_func,self.splitter,self.lr = opt_func,splitter,defaults.lr if lr is None else lr
-    self.path,self.model_dir = Path(path if path is not None else getattr(self.dls,'path',None) or '.'),model_dir
-    self.wd,self.wd_bn_bias,self.train_bn,self.moms = wd,wd_bn_bias,train_bn,moms
-    self.logger,self.metrics = print,metrics
-
-def _set_metrics(self, v): self._metrics = L(v, use_list=None).map(mk_metric)
-Learner.metrics = property(lambda self: self._metrics, _set_metrics, doc='The metrics, as `Metric`s')
-@patch(as_prop=True)
-def smooth_loss(self:Learner): return self.recorder.smooth_loss.value
-
-# %% ../nbs/06_learner.ipynb #10ffff6f
+# %% ../nbs/06_learner.ipynb #d703877e
 @patch
 def fit(self:Learner, n_epoch, # Epochs
         lr=None, wd=None, # Learning rate, `slice` for one for each group; weight decay; default: the learner's
         cbs=None, # Callbacks for this training only
-        reset_opt=False, start_epoch=0): # Start with a new optimizer? Number of the first epoch, to go on with an interrupted training
+        reset_opt=False, # Start with a new optimizer?
+        start_epoch=0): # Number of the first epoch, to go on with an interrupted training
     "Train for `n_epoch` epochs"
     _check_fit(n_epoch, lr)
     with self.added_cbs(cbs):
@@ -67,19 +59,21 @@ def fit(self:Learner, n_epoch, # Epochs
         self.n_epoch,self.start_epoch = n_epoch,start_epoch
         self._run(self._do_fit)
 
-# %% ../nbs/06_learner.ipynb #71fe2bef
-@patch
-def create_opt(self:Learner):
-    "Make a new optimizer, with norm layers and biases treated as `wd_bn_bias` and `train_bn` say"
-    f = self.opt_func
-    if isinstance(f, OptimWrapper): self.opt = f; f.clear_state()
-    else:
-        if isinstance(f, type) and issubclass(f, torch.optim.Optimizer): f = partial(OptimWrapper, opt=f)
-        if isinstance(f, partial) and 'lr' in f.keywords: self.lr = f.keywords['lr']
-        self.opt = f(self.splitter(self.model), lr=self.lr)
-    _mark_norms(self.opt, self.model, self.wd_bn_bias, self.train_bn)
+# %% ../nbs/library/learner_more.ipynb #06f1fac4
+def _loss_for(dls, loss_func): # The one that was passed, or the data's
+    if loss_func is None: loss_func = getattr(dls,'loss_func',None) or getattr(getattr(dls,'train_ds',None),'loss_func',None)
+    if loss_func is None: raise ValueError('The data does not say which loss function suits it: pass `loss_func`, for example `loss_func=F.cross_entropy`')
+    return loss_func
 
-# %% ../nbs/06_learner.ipynb #7b01dcfb
+defaults.lr = getattr(defaults, 'lr', 1e-3)
+
+def _remember(learn, opt_func, lr, splitter, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms):
+    _check_lr(lr); learn.opt_func,learn.splitter,learn.lr = opt_func,splitter,defaults.lr if lr is None else lr
+    learn.path,learn.model_dir = Path(path if path is not None else getattr(learn.dls,'path',None) or '.'),model_dir
+    learn.wd,learn.wd_bn_bias,learn.train_bn,learn.moms = wd,wd_bn_bias,train_bn,moms
+    learn.logger,learn.metrics = print,metrics
+
+# %% ../nbs/library/learner_more.ipynb #93099e70
 @patch
 def freeze_to(self:Learner, n):
     "Train only the parameter groups from `n` on"
@@ -95,42 +89,7 @@ def unfreeze(self:Learner):
     "Train all parameter groups"
     self.freeze_to(0)
 
-# %% ../nbs/06_learner.ipynb #c72d6fbf
-@patch
-@contextmanager
-def no_logging(self:Learner):
-    "Print nothing for the time of a `with`"
-    with _replaced(self, 'logger', noop): yield self
-
-# %% ../nbs/06_learner.ipynb #938b9aad
-@patch
-def _infer(self:Learner, dl, cbs=None): # Go once through `dl` without training
-    def _epoch(): self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch', CancelEpochException)
-    with self.added_cbs(cbs), self.no_logging():
-        self.only_validate = True
-        self._run(_epoch)
-@patch
-def validate(self:Learner, ds_idx=1, dl=None, cbs=None):
-    "Loss and metrics on a data loader: `dl`, or number `ds_idx`"
-    dl = self.get_dl(ds_idx) if dl is None else dl
-    if dl is None: raise ValueError('There is no validation data: pass `dl`')
-    self._infer(dl, cbs)
-    return _measured(self)
-
-# %% ../nbs/library/learner_more.ipynb #c2f2f914
-def _loss_for(dls, loss_func): # The one that was passed, or the data's
-    if loss_func is None: loss_func = getattr(dls,'loss_func',None) or getattr(getattr(dls,'train_ds',None),'loss_func',None)
-    if loss_func is None: raise ValueError('The data does not say which loss function suits it: pass `loss_func`, for example `loss_func=F.cross_entropy`')
-    return loss_func
-
-def _mark_norms(opt, model, wd_bn_bias, train_bn):
-    if not isinstance(opt, Optimizer): return
-    if not wd_bn_bias:
-        for p in norm_bias_params(model, True):  opt.state[p]['do_wd'] = False
-    if train_bn:
-        for p in norm_bias_params(model, False): opt.state[p]['force_train'] = True
-
-# %% ../nbs/library/learner_more.ipynb #18050bcd
+# %% ../nbs/library/learner_more.ipynb #e4550c5f
 @contextmanager
 def _replaced(o, nm, v): # `o.nm` is `v` for the time of a `with`
     old = getattr(o, nm); setattr(o, nm, v)
@@ -143,7 +102,7 @@ def _items_loss(f): # A function with `reduction` is asked; any other is called 
     if 'reduction' in ps: return partial(f, reduction='none')
     return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
 
-# %% ../nbs/library/learner_more.ipynb #83236928
+# %% ../nbs/library/learner_more.ipynb #e6525a6e
 @patch
 @contextmanager
 def loss_not_reduced(self:Learner):
@@ -151,7 +110,17 @@ def loss_not_reduced(self:Learner):
     f = self.loss_func
     with _replaced(f, 'reduction', 'none') if hasattr(f, 'reduction') else _replaced(self, 'loss_func', _items_loss(f)): yield self
 
-# %% ../nbs/library/learner_more.ipynb #a36d064a
+# %% ../nbs/library/learner_more.ipynb #250c52c6
+@patch
+@contextmanager
+def no_logging(self:Learner):
+    "Print nothing for the time of a `with`"
+    with _replaced(self, 'logger', noop): yield self
+
+@patch(as_prop=True)
+def smooth_loss(self:Learner): return self.recorder.smooth_loss.value
+
+# %% ../nbs/library/learner_more.ipynb #c913571e
 def _names(fs): # Of functions, partial functions and instances
     def one(f):
         while isinstance(f, partial): f = f.func
@@ -174,7 +143,7 @@ def __repr__(self:Learner):
                 loss=_names([self.loss_func]), optimizer=opt, metrics=_names(self.metrics) or 'none', callbacks=_classes(self.cbs))
     return f'{type(self).__name__}\n' + '\n'.join(f'  {k+":":<11}{v}' for k,v in rows.items())
 
-# %% ../nbs/library/learner_more.ipynb #d304824e
+# %% ../nbs/library/learner_more.ipynb #a918a014
 def _check_fit(n_epoch, lr):
     if not isinstance(n_epoch, (int,np.integer)) or n_epoch<0: raise ValueError(f'`n_epoch`, the number of epochs, is a whole number from 0 on, not {n_epoch!r}')
     _check_lr(lr)
@@ -187,26 +156,54 @@ def _check_lr(lr, name='lr', one=False): # What was given as `name`; must it be 
         if not isinstance(o, (int,float,np.number,Tensor)): raise TypeError(f'`{name}`, the learning rate, is {kind}, not {lr!r}')
         if not 0<=o<np.inf: raise ValueError(f'`{name}`, the learning rate, is {kind}, not {lr!r}')
 
+# %% ../nbs/library/learner_more.ipynb #1e56a372
+def _single(xs): return None if len(xs)==0 else xs[0] if len(xs)==1 else xs
+Learner.x = property(lambda self: _single(self.xb), doc='The input in `xb` if there is one, else all of them')
+Learner.y = property(lambda self: _single(self.yb), doc='The target in `yb` if there is one, else all of them')
+
+# %% ../nbs/library/learner_more.ipynb #71a2a1a8
+@contextmanager
+def _paused(learn): # What runs in `learn` goes on after the `with` as if nothing had happened
+    objs = [learn, *learn.cbs, *learn.metrics] + ([learn.recorder.loss] if hasattr(learn,'recorder') else [])
+    kept,modes = [(o,dict(vars(o))) for o in objs],[(m,m.training) for m in learn.model.modules()]
+    try: yield
+    finally:
+        for o,d in kept: vars(o).update(d)
+        for m,t in modes: m.training = t
+
+@patch
+def _infer(self:Learner, dl, cbs=None, result=noop): # Go once through `dl` without training; `result` of the learner is returned
+    def _epoch(): self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch', CancelEpochException)
+    with _paused(self) if self._busy else nullcontext(), self.added_cbs(cbs), self.no_logging():
+        self.only_validate = True
+        self._run(_epoch)
+        return result(self)
+
+# %% ../nbs/library/learner_more.ipynb #f0eeb20e
 def _measured(learn): # What a validation found
     rec,r = learn.final_record,getattr(learn, 'recorder', None)
     asked = r is not None and r._mets and not r.cancel_valid
     if asked and len(rec) and all(o is None for o in rec): raise ValueError('The data loader gave no targets, so nothing can be measured. For predictions call `learn.get_preds(dl=dl)`')
     return rec
 
-# %% ../nbs/library/learner_more.ipynb #e5074e84
-def _single(xs): return None if len(xs)==0 else xs[0] if len(xs)==1 else xs
-Learner.x = property(lambda self: _single(self.xb), doc='The input in `xb` if there is one, else all of them')
-Learner.y = property(lambda self: _single(self.yb), doc='The target in `yb` if there is one, else all of them')
+@patch
+def validate(self:Learner, ds_idx=1, dl=None, cbs=None):
+    "Loss and metrics on a data loader: `dl`, or number `ds_idx`"
+    dl = self.get_dl(ds_idx) if dl is None else dl
+    if dl is None: raise ValueError('There is no validation data: pass `dl`')
+    return self._infer(dl, cbs, _measured)
 
-# %% ../nbs/library/learner_more.ipynb #0eeb1c91
+# %% ../nbs/library/learner_more.ipynb #af5d60fc
 def _in_order(dl): # A loader for all items of `dl`, in order
     if isinstance(dl, torch.utils.data.DataLoader):
-        if isinstance(dl.sampler, torch.utils.data.SequentialSampler) and not dl.drop_last: return dl
-        return torch.utils.data.DataLoader(dl.dataset, batch_size=dl.batch_size, num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory)
+        shuffles = isinstance(dl.sampler, torch.utils.data.RandomSampler)                # another sampler chooses the items: it stays
+        if not (shuffles or dl.drop_last): return dl
+        return torch.utils.data.DataLoader(dl.dataset, batch_size=dl.batch_size, sampler=None if shuffles else dl.sampler,
+                                           num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory)
     if not (getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)): return dl
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
-# %% ../nbs/library/learner_more.ipynb #ab5ed4c9
+# %% ../nbs/library/learner_more.ipynb #32605161
 def _decodes(f, preds): # What outputs mean, as the loss `f` says; for the plain cross-entropies of torch the largest
     if hasattr(f, 'decodes'): return f.decodes(preds)
     while isinstance(f, partial): f = f.func
@@ -222,7 +219,7 @@ def _decoding(f): # Where the data cannot read what came out: perhaps the loss `
         raise TypeError(f'The outputs cannot be read as labels ({e}). The loss function `{name}` has no `decodes`, which says what outputs mean. Give it one, such as '
                         f'`{name}.decodes = lambda preds: preds.argmax(1)`, or use a loss that has it, such as `CrossEntropyLossFlat()`. `learn.get_preds()` gives the outputs as they are') from e
 
-# %% ../nbs/library/learner_more.ipynb #f9b520d5
+# %% ../nbs/library/learner_more.ipynb #2f762db8
 @patch
 def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a data loader, for example `dls.test_dl(files)`
               with_input=False, with_decoded=False, with_loss=False, # Return the inputs too, first? The decoded predictions? The loss of each item, last?
@@ -240,7 +237,7 @@ def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a dat
     if with_decoded: res.insert(i+2, _decodes(self.loss_func, res[i]))
     return tuple(res)
 
-# %% ../nbs/library/learner_more.ipynb #92d8ca07
+# %% ../nbs/library/learner_more.ipynb #fbf9b979
 class _Inputs(list): # A loader of one batch with one item, whose parts are all inputs
     def __init__(self, item):
         parts = item if isinstance(item, tuple) else (item,)
@@ -258,7 +255,7 @@ def predict(self:Learner, item, # What the data was made from, such as a file; f
     res = _one(full[len(inp):]),dec[0],preds[0]
     return (_one(full[:len(inp)]),)+res if with_input else res
 
-# %% ../nbs/library/learner_more.ipynb #197b9947
+# %% ../nbs/library/learner_more.ipynb #75e45c54
 @patch
 def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
     "Show items of a batch with targets and predictions"
@@ -270,7 +267,7 @@ def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwarg
     _,_,preds = self.get_preds(dl=[b], with_decoded=True)
     with _decoding(self.loss_func): return dl.show_results(b, preds, max_n=max_n, **kwargs)
 
-# %% ../nbs/library/learner_more.ipynb #ccf6f35d
+# %% ../nbs/library/learner_more.ipynb #2ed39cd6
 @patch
 def save(self:Learner, file, with_opt=True):
     "Save weights (and optimizer state) as `path/model_dir/file.pth` and return that path"
@@ -285,7 +282,7 @@ def load(self:Learner, file, device=None, with_opt=True, strict=True):
     load_model(join_path_file(file, self.path/self.model_dir, ext='.pth'), self.model, self.opt, with_opt=with_opt, device=device or self.device, strict=strict)
     return self
 
-# %% ../nbs/library/learner_more.ipynb #d6617c6d
+# %% ../nbs/library/learner_more.ipynb #e1cede00
 @patch
 def to(self:Learner, device):
     "Move model, data and optimizer state to `device`"
@@ -295,7 +292,7 @@ def to(self:Learner, device):
     if self.opt is not None: self.opt.load_state_dict(self.opt.state_dict())
     return self
 
-# %% ../nbs/library/learner_more.ipynb #d8124238
+# %% ../nbs/library/learner_more.ipynb #a075c1a0
 @patch
 def show_training_loop(self:Learner):
     "Print the events in order, with the callbacks that listen to each"

@@ -26,6 +26,7 @@ metrics
 hooks
 callback.core
 loop checkpoint
+guarded
 learner
 callback.progress callback.untouched
 callback.schedule
