@@ -43,3 +43,65 @@ def test_advice_about_a_validation_column_is_right(folder, table):
 def test_shares():
     with pytest.raises(TypeError, match='must be a number'): RandomSplitter('0.2')
     with pytest.raises(ValueError, match='from 0 to 1$|from 0 to 1[.]$'): RandomSplitter(-0.1)
+
+# ---- several inputs, and batches that show themselves
+
+class Both(nn.Module): # two inputs
+    def __init__(self, n=3): super().__init__(); self.lin = nn.Linear(2*n, 1)
+    def forward(self, a, b): return self.lin(torch.cat([a,b], 1))[:,0]
+
+PAIRS = [(torch.rand(3),torch.rand(3),torch.tensor(1.))]*8
+LOADERS = {'torch':    lambda: torch.utils.data.DataLoader(PAIRS, batch_size=2), 'ours': lambda: DataLoader(PAIRS, bs=2),
+           'TfmdDL':   lambda: TfmdDL(PAIRS, bs=2, num_workers=0), 'TfmdLists': lambda: TfmdLists(range(8), lambda i: PAIRS[i], splits=(range(4),range(4,8))).dataloaders(bs=2, num_workers=0).train}
+
+@pytest.mark.parametrize('kind', LOADERS)
+def test_all_parts_of_a_batch_but_the_last_are_inputs(kind):
+    dl = LOADERS[kind]()
+    learn = Learner(DataLoaders(dl, dl), Both(), loss_func=F.mse_loss, lr=0.1)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        preds,targs = learn.get_preds()
+        assert len(preds)==len(dl)*2 and targs.unique().item()==1
+        assert len(learn.predict(PAIRS[0][:2])[2].reshape(-1))==1 if kind in ('torch','ours') else True
+
+def test_the_number_of_inputs_can_be_said():
+    dl = DataLoader([(torch.rand(3),torch.rand(3),torch.tensor(1.),torch.tensor(2.))]*8, bs=2)
+    dls = DataLoaders(dl, dl); dls.n_inp = 2
+    learn = Learner(dls, Both(), loss_func=lambda p,y,z: F.mse_loss(p, y*z), lr=0.1)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1); assert len(learn.get_preds()[1])==2
+    dls = TfmdLists(range(8), lambda i: PAIRS[i]+(0.,), splits=(range(4),range(4,8))).dataloaders(bs=2, num_workers=0)
+    assert dls.n_inp is None; dls.n_inp = 2; assert dls.valid.new().n_inp==2==dls.test_dl([1]).n_inp
+
+# ---- tables, labels
+
+def test_rows_may_be_named_tuples(folder, table):
+    block = DataBlock((ImageBlock, CategoryBlock), get_x=ColReader('name', pref=folder), get_y=ColReader('label'), item_tfms=Resize(16), splitter=RandomSplitter(seed=1))
+    x,y = block.dataloaders(list(table.itertuples()), bs=4, num_workers=0).one_batch(); assert x.shape==(4,3,16,16)
+
+def test_a_vocab_that_was_given_is_not_advised(folder, table):
+    with pytest.raises(KeyError, match='2 classes of the vocab that was given') as e:
+        DataBlock((ImageBlock, CategoryBlock(vocab=['dog','cow'])), get_x=ColReader('name', pref=folder), get_y=ColReader('label'), splitter=IndexSplitter(table.index[table.label=='cat'])).datasets(table)
+    assert 'vocab=[' not in str(e.value)
+
+def test_labels_that_are_none(folder, table):
+    with pytest.raises(ValueError, match='none of the 16 training items has a label'): from_df(table.assign(label=''), folder, label_delim=';')
+    assert from_df(table.assign(label='a  b'), folder, label_delim=' ').vocab==['a','b']
+
+def test_two_targets_say_what_they_are(folder, table):
+    dls = DataBlock((ImageBlock, CategoryBlock, RegressionBlock), n_inp=1, get_x=ColReader('name', pref=folder), get_y=[ColReader('label'), lambda r: 1.], item_tfms=Resize(16)).dataloaders(table, bs=4, num_workers=0)
+    assert dls.c==[2,1] and dls.vocab==['cat','dog'] and dls.loss_func is None
+    with pytest.raises(ValueError, match='2 targets'): get_c(dls)
+    with pytest.raises(ValueError, match='pass `loss_func`'): Learner(dls, Both())
+
+def test_a_vocab_is_sorted_unless_told_not_to(): # as in fastai: the columns of predictions are in this order
+    assert CategoryBlock(vocab=['dog','cat']).type_tfms[0].vocab==['cat','dog'] and CategoryBlock(vocab=['dog','cat'], sort=False).type_tfms[0].vocab==['dog','cat']
+    assert Categorize(vocab=['cat','dog']).decode(1)=='dog'
+
+def test_big_tables_are_read_by_columns(folder):
+    import time
+    n = 20000
+    df = pd.DataFrame({'name':[f'{i}.jpg' for i in range(n)], 'label':['ab'[i%2] for i in range(n)]})
+    t = time.perf_counter(); [df.iloc[i] for i in range(n)]; rows = time.perf_counter()-t
+    t = time.perf_counter(); dls = from_df(df, folder);     ours = time.perf_counter()-t
+    assert ours < rows, f'{ours:.2f} s; only to take the rows one by one costs {rows:.2f} s'
+    assert dls.vocab==['a','b'] and len(dls.train_ds)==16000

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['TransformBlock', 'CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'EncodedMultiCategorize', 'RegressionBlock']
 
-# %% ../../nbs/10_data_block.ipynb #b82b8453
+# %% ../../nbs/10_data_block.ipynb #9c186676
 import torch
 from fastcore.basics import *
 from fastcore.foundation import L
@@ -16,7 +16,7 @@ from .transforms import *
 from .recipe import *
 from .recipe import _Recipe, _type_tfms
 
-# %% ../../nbs/10_data_block.ipynb #1d22fd8e
+# %% ../../nbs/10_data_block.ipynb #39e61d99
 class TransformBlock:
     "What one kind of data needs: transforms for the type, for items, for batches, and options for the loader"
     def __init__(self, type_tfms=None, # From an item to this element
@@ -31,10 +31,9 @@ def CategoryBlock(vocab=None, # All class names; `None`: collected from the trai
     "One class out of several"
     return TransformBlock(type_tfms=Categorize(vocab=vocab, sort=sort, add_na=add_na))
 
-# %% ../../nbs/10_data_block.ipynb #deae3c0a
+# %% ../../nbs/10_data_block.ipynb #2de11905
 class DataBlock(_Recipe):
-    """The recipe from a source to loaders: kinds of data, where items are, how to label and split them, what to do to
-    items and batches"""
+    "The recipe from a source to loaders: kinds of data, and the five answers"
     def __init__(self, blocks=None, # Kinds of data, e.g. `(ImageBlock, CategoryBlock)`
                  dl_type=None, getters=None, # One function per block: item → input, item → label, …
                  n_inp:int=None, # How many blocks are inputs; default all but the last
@@ -48,17 +47,17 @@ class DataBlock(_Recipe):
         self.getters = self._getters(getters, get_x, get_y)         # one for each block; `noop` where you gave none
         self.new(item_tfms, batch_tfms)                             # yours, after the blocks'
 
-# %% ../../nbs/10_data_block.ipynb #c3520de3
+# %% ../../nbs/10_data_block.ipynb #3030bd83
 @patch
 def datasets(self:DataBlock, source, verbose=False):
     "Find, split and label the items of `source`"
     items  = self._find(source)                                                      # 1. `get_items`
     splits = self._split(items)                                                      # 3. `splitter`
     if verbose: print(f"Found {len(items)} items\n{len(splits)} sets of sizes {', '.join(str(len(s)) for s in splits)}")
-    tfms = [_type_tfms(g, b.type_tfms) for g,b in zip(self.getters, self.blocks)]    # 2. `get_y`, then what its block does
+    tfms = [_type_tfms(g, b.type_tfms) for g,b in zip(self.getters, self.blocks)]    # 2. `get_y`, then its block's
     return Datasets(items, tfms, n_inp=self.n_inp, splits=splits, dl_type=self.dl_type)
 
-# %% ../../nbs/10_data_block.ipynb #53232c18
+# %% ../../nbs/10_data_block.ipynb #998b83d9
 @patch
 def dataloaders(self:DataBlock, source, # What `get_items` takes, e.g. a folder
                 path='.', # Folder for models and the like
@@ -70,7 +69,7 @@ def dataloaders(self:DataBlock, source, # What `get_items` takes, e.g. a folder
     kwargs |= dict(after_item=merge_tfms(self.item_tfms), after_batch=merge_tfms(self.batch_tfms))     # 4. and 5.
     return dsets.dataloaders(path=path, **kwargs)
 
-# %% ../../nbs/library/data_block_more.ipynb #dcb703f6
+# %% ../../nbs/library/data_block_more.ipynb #352bd38f
 def MultiCategoryBlock(encoded=False, # Are the labels 0/1 vectors already?
                        vocab=None, # Names of all classes (with `encoded`: of the columns)
                        add_na=False): # Class 0 is `#na#`
@@ -82,7 +81,7 @@ def MultiCategoryBlock(encoded=False, # Are the labels 0/1 vectors already?
 class EncodedMultiCategorize(DisplayedTransform):
     "0/1 vectors ↔ `TensorMultiCategory`; `vocab` names the places"
     loss_func,order = MultiCategorize.loss_func,1
-    def __init__(self, vocab): super().__init__(); self.vocab,self.c = CategoryMap(vocab, strict=True),len(vocab)
+    def __init__(self, vocab): super().__init__(); self.vocab,self.c = CategoryMap(vocab, sort=False, strict=True),len(vocab)
     def _do(self, which, x, **kwargs): return super()._do(which, list(x) if isinstance(x, tuple) else x, **kwargs)
     def encodes(self, o): return TensorMultiCategory(tensor(o if isinstance(o, Tensor) else list(o)).float())
     def decodes(self, o:Tensor): return MultiCategory(self.vocab[int(i)] for i in o.as_subclass(Tensor).nonzero().flatten())

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['test_set', 'FilteredBase', 'get_grid', 'show_batch', 'show_results', 'TfmdLists', 'Datasets', 'TfmdDL', 'DataLoaders']
 
-# %% ../../nbs/library/00_data_core.ipynb #26e8d34c
+# %% ../../nbs/library/00_data_core.ipynb #141c01ab
 import torch,inspect
 from pathlib import Path
 from fastcore.basics import *
@@ -22,14 +22,14 @@ from .show import _Showing
 
 _all_ = ['FilteredBase','get_grid','show_batch','show_results']
 
-# %% ../../nbs/library/00_data_core.ipynb #7f11c8eb
+# %% ../../nbs/library/00_data_core.ipynb #153a1c4d
 _elsewhere = {k:'DataBlock (and the methods of ImageDataLoaders)' for k in 'blocks item_tfms batch_tfms get_items get_x get_y splitter valid_pct'.split()}
 
 def _known(*fs): # The names of all arguments of functions and classes
     return {k for f in fs for o in (f.__mro__ if isinstance(f, type) else [f]) for k,p in
             inspect.signature(o.__init__ if isinstance(o, type) else o).parameters.items() if p.kind!=p.VAR_KEYWORD} - {'self','args','dataset'}
 
-# %% ../../nbs/library/00_data_core.ipynb #89198d01
+# %% ../../nbs/library/00_data_core.ipynb #e795023d
 @patch
 def dataloaders(self:FilteredBase, bs:int=64, # Items a batch
                 val_bs:int=None, # Items a batch in validation; default `bs`
@@ -53,7 +53,7 @@ def dataloaders(self:FilteredBase, bs:int=64, # Items a batch
 
 _hook_names = DataLoader._hooks
 
-# %% ../../nbs/library/00_data_core.ipynb #dcd7147a
+# %% ../../nbs/library/00_data_core.ipynb #a06dce02
 def test_set(dsets, # `Datasets` or `TfmdLists`
              test_items, # New items, of the kind that `dsets` was made from, or further along in its pipelines
              rm_tfms=None, # How many steps at the front the items are past already; `None`: found out from their type
@@ -67,7 +67,7 @@ def test_set(dsets, # `Datasets` or `TfmdLists`
     res = L(tl._with(items, tl.tfms.fs[n:], 1) for tl,n in zip(tls, rm))
     return dsets._new(res) if hasattr(dsets, 'tls') else res[0]
 
-# %% ../../nbs/library/00_data_core.ipynb #9074c178
+# %% ../../nbs/library/00_data_core.ipynb #6ecf19fa
 class _Loaders: # The part of `DataLoaders` that needs no story
     def to(self, device):
         "Move all batches to `device` from now on"
@@ -83,8 +83,15 @@ class _Loaders: # The part of `DataLoaders` that needs no story
     def valid_ds(self): return self[1].dataset
     @property
     def loss_func(self): return getattr(self.train_ds, 'loss_func', None)
+    _n_inp = None
     @property
-    def n_inp(self): return getattr(self[0], 'n_inp', 1)
+    def n_inp(self): # How many parts of a batch are inputs; `None`: all but the last
+        return getattr(self[0], 'n_inp', None) if self._n_inp is None else self._n_inp
+    @n_inp.setter
+    def n_inp(self, n):
+        self._n_inp = n
+        for dl in self.loaders:
+            if hasattr(dl, 'n_inp'): dl.n_inp = n
     def new_empty(self):
         "The same pipelines without the data: what is needed to use a model elsewhere"
         return type(self)(*[dl.new(dl.dataset.new_empty()) for dl in self.loaders], path=self.path, device=self.device)
@@ -119,7 +126,7 @@ def _batches(dl):
     try: return f"{len(dl)} batches of {getattr(dl,'bs','?')}"
     except TypeError: return 'batches'
 
-# %% ../../nbs/library/00_data_core.ipynb #78d79644
+# %% ../../nbs/library/00_data_core.ipynb #065f0f06
 class _Makers: # Class methods of `DataLoaders`
     @classmethod
     def from_dsets(cls, *ds, # Data sets: training, validation, …
@@ -141,22 +148,25 @@ class _Makers: # Class methods of `DataLoaders`
         "Loaders by the recipe `dblock`"
         return dblock.dataloaders(source, path=path, bs=bs, val_bs=val_bs, shuffle=shuffle, device=device, num_workers=num_workers, n=n, **kwargs)
 
-# %% ../../nbs/10_data_block.ipynb #f5bc0dee
+# %% ../../nbs/10_data_block.ipynb #4fda3bb5
 #| code-fold: true
 class TfmdLists(_Lists):
     "Items seen through a `Pipeline` of transforms"
     def __init__(self, items, # Anything with a length and positions: paths, rows of a table, …
                  tfms, # Functions or transforms, applied one after the other
                  use_list=None, # Make a plain list of `items` (an array, say) first?
-                 do_setup=True, split_idx=None, train_setup=True, splits=None, # Positions of training, validation … items
+                 do_setup=True, split_idx=None, train_setup=True,
+                 splits=None, # Positions of training, validation … items
                  types=None, # What goes into each step; default: found out with the first item
                  dl_type=None): # Class of the loaders
-        self.items,self.splits,self._types = L(items, use_list=True) if use_list else items,splits or [slice(None)],types
-        self.split_idx,self.split,self.tfms = split_idx,slice(None),tfms if isinstance(tfms, Pipeline) else Pipeline(tfms)
+        self.items  = L(items, use_list=True) if use_list else items
+        self.splits = splits or [slice(None)]
+        self.tfms   = tfms if isinstance(tfms, Pipeline) else Pipeline(tfms)
+        self.split_idx,self.split,self._types = split_idx,slice(None),types
         if dl_type: self._dl_type = dl_type
         if do_setup: self.setup(train_setup)
 
-# %% ../../nbs/10_data_block.ipynb #0ba16faf
+# %% ../../nbs/10_data_block.ipynb #555365b0
 @patch
 def __len__(self:TfmdLists): return len(self.items)
 
@@ -168,7 +178,7 @@ def __getitem__(self:TfmdLists, i):
 @patch
 def subset(self:TfmdLists, i): return self._sub(self.splits[i], i)                # fewer items, the same transforms
 
-# %% ../../nbs/10_data_block.ipynb #dea7e182
+# %% ../../nbs/10_data_block.ipynb #f8d564e3
 @patch
 def setup(self:TfmdLists, train_setup=True):
     "Each transform may look at the training items, as the transforms before it leave them. Errors name the item."
@@ -179,7 +189,7 @@ def setup(self:TfmdLists, train_setup=True):
         except Exception as e: _name(e, train)                                    # say which item it was
         self.tfms.fs.append(f)
 
-# %% ../../nbs/10_data_block.ipynb #08d95bff
+# %% ../../nbs/10_data_block.ipynb #4a9fd23f
 #| code-fold: true
 class Datasets(_Sets):
     "Tuples from one list of items: one pipeline for each element"
@@ -188,13 +198,14 @@ class Datasets(_Sets):
                  tls=None, n_inp=None, # How many elements are inputs; default all but the last
                  splits=None, # Positions of training and validation items
                  dl_type=None, do_setup=True, use_list=None):
-        if splits and not len(splits[0]): raise ValueError("The training set is empty: the splitter left no item for it.")
+        if splits and not len(splits[0]):
+            raise ValueError("The training set is empty: the splitter left no item for it.")
         if tls is None: tls = [TfmdLists(items, t, use_list, do_setup, splits=splits) for t in (tfms or [None])]
         self.tls = L(tls); self.n_inp = n_inp if n_inp is not None else max(1, len(self.tls)-1)
         if dl_type: self._dl_type = dl_type
         if do_setup and splits: self._check_labels()
 
-# %% ../../nbs/10_data_block.ipynb #86000741
+# %% ../../nbs/10_data_block.ipynb #c498e573
 @patch
 def __getitem__(self:Datasets, i):
     if hasattr(i, '__index__'): return tuple(tl[i] for tl in self.tls)
@@ -206,7 +217,7 @@ def subset(self:Datasets, i): return self._new(tl.subset(i) for tl in self.tls)
 @patch
 def decode(self:Datasets, o): return tuple(tl.decode(x) for x,tl in zip(o, self.tls))
 
-# %% ../../nbs/10_data_block.ipynb #52c52c4d
+# %% ../../nbs/10_data_block.ipynb #47035bd4
 #| code-fold: true
 class TfmdDL(_Showing):
     "A `DataLoader` whose items and batches pass through transforms, and that can decode and show what it makes"
@@ -223,7 +234,7 @@ class TfmdDL(_Showing):
             getattr(self, nm).split_idx = getattr(dataset, 'split_idx', None)
         for nm in pipes if do_setup else (): self._setup(getattr(self, nm))
 
-# %% ../../nbs/10_data_block.ipynb #000117a6
+# %% ../../nbs/10_data_block.ipynb #25ed6ed8
 @patch
 def decode_batch(self:TfmdDL, b, max_n=9):
     "A list of at most `max_n` decoded items of batch `b`"
@@ -231,7 +242,7 @@ def decode_batch(self:TfmdDL, b, max_n=9):
     items = [tuple(o[i] for o in b) for i in range(min(max_n, len(b[0])))]         # unstack
     return L(map(self._decode_item, items))                                        # back through the two lanes
 
-# %% ../../nbs/10_data_block.ipynb #bb385ea5
+# %% ../../nbs/10_data_block.ipynb #86372a86
 class DataLoaders(_Loaders, _Makers):
     "Loaders for training, validation, …, and what they share"
     def __init__(self, *loaders, path='.', device=None):

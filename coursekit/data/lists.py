@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FilteredBase']
 
-# %% ../../nbs/library/data_lists.ipynb #55c3e3c7
+# %% ../../nbs/library/data_lists.ipynb #88563a0c
 from collections import Counter
 from pathlib import Path
 from fastcore.basics import *
@@ -14,7 +14,7 @@ from ..core import *
 from .errors import *
 from ..transform import *
 
-# %% ../../nbs/library/data_lists.ipynb #9b5ed43e
+# %% ../../nbs/library/data_lists.ipynb #1f55794b
 class FilteredBase:
     "Something with subsets: `.train`, `.valid`, and loaders for them"
     _dl_type = None
@@ -28,10 +28,10 @@ class FilteredBase:
         "Positions that stand in more than one subset"
         return L(k for k,v in Counter(i for s in self.splits if not isinstance(s, slice) for i in s).items() if v>1)
 
-# %% ../../nbs/library/data_lists.ipynb #6857e5d8
+# %% ../../nbs/library/data_lists.ipynb #7fa4e5cd
 def _take(items, i): return items.iloc[i] if hasattr(items, 'iloc') else items[i] # Item `i`, of a table row `i`
 
-# %% ../../nbs/library/data_lists.ipynb #813a20a5
+# %% ../../nbs/library/data_lists.ipynb #b4ff5d49
 def _is_row(t):  return issubclass(t, (tuple,list,dict,L)) or hasattr(t, 'iloc')
 def _is_path(t): return issubclass(t, (str,Path))
 
@@ -59,7 +59,7 @@ class _Inferring: # The part of `TfmdLists` that knows which kinds of things its
         run = [i for i,t in enumerate(ts) if all(any(_is_row(u) or _is_path(u) for u in v) for v in ts[:i+1])]
         return run[-1] if run and run[-1]<len(self.tfms.fs) else 0
 
-# %% ../../nbs/library/data_lists.ipynb #46697a67
+# %% ../../nbs/library/data_lists.ipynb #54b051e4
 def _name(e, tl, what=''): # Raise `e` again, with the name of the item at fault if there is one
     named = culprit(tl, _take, what)
     if named is None: raise e
@@ -78,7 +78,11 @@ class _Lists(FilteredBase, _Inferring): # The part of `TfmdLists` that needs no 
         return res
     def new_empty(self): self.types; return self._sub([], self.split_idx)
 
-    def __iter__(self): return (self[i] for i in range(len(self)))
+    def __iter__(self): # As `self[i]` for each `i`; a reader of columns reads all rows of a table at once
+        items,fs = self.items,self.tfms.fs
+        at_once = hasattr(items, 'iloc') and fs and hasattr(fs[0], 'column')
+        rest = Pipeline.__new__(Pipeline); rest.fs,rest.split_idx = fs[1:] if at_once else fs,self.tfms.split_idx
+        return map(rest, fs[0].column(items) if at_once else (_take(items, i) for i in range(len(self))))
     def decode(self, o, **kwargs): return self.tfms.decode(o, **kwargs)
     def show(self, o, **kwargs):
         "Walk all the way back, to what a person can read, and show it"
@@ -89,7 +93,7 @@ class _Lists(FilteredBase, _Inferring): # The part of `TfmdLists` that needs no 
         if k.startswith('_') or k in ('tfms','items','splits'): raise AttributeError(k)
         return getattr(self.tfms, k)
 
-# %% ../../nbs/library/data_lists.ipynb #049edb5a
+# %% ../../nbs/library/data_lists.ipynb #23f4ed96
 class _Sets(FilteredBase): # The part of `Datasets` that needs no story
     @property
     def items(self): return self.tls[0].items
@@ -107,9 +111,14 @@ class _Sets(FilteredBase): # The part of `Datasets` that needs no story
     def __repr__(self): return '\n'.join(map(repr, self.tls))
     def __getattr__(self, k):
         if k.startswith('_') or k in ('tls','n_inp'): raise AttributeError(k)
-        for tl in reversed(self.tls):
-            if hasattr(tl.tfms, k): return getattr(tl.tfms, k)
+        for tls in self.tls[self.n_inp:],self.tls[:self.n_inp]: # what a target says counts; if several do, all of it
+            res = [getattr(tl.tfms, k) for tl in tls if hasattr(tl.tfms, k)]
+            if res: return res[0] if len(res)==1 else L(res)
         raise AttributeError(f'Datasets has no {k!r}')
+    @property
+    def loss_func(self): # `None` where several targets each have their own
+        fs = [tl.tfms.loss_func for tl in self.tls[self.n_inp:] if hasattr(tl.tfms, 'loss_func')]
+        return fs[0] if len(fs)==1 else None
 
     def _check_labels(self):
         "A label that no training item has: say so now, and name the item"
@@ -118,5 +127,5 @@ class _Sets(FilteredBase): # The part of `Datasets` that needs no story
             for s in range(1, tl.n_subsets):
                 sub = tl.subset(s)
                 try:
-                    for i in range(len(sub)): sub[i]
+                    for _ in sub: pass
                 except Exception as e: _name(e, sub, 'Validation ')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_grid', 'show_batch', 'show_results']
 
-# %% ../../nbs/library/data_show.ipynb #c248665c
+# %% ../../nbs/library/data_show.ipynb #569736bc
 from fastcore.basics import *
 from fastcore.foundation import L
 from ..core import *
@@ -14,14 +14,17 @@ from .errors import *
 from ..transform import *
 from ..torch_core import *
 
-# %% ../../nbs/library/data_show.ipynb #4bdb8910
+# %% ../../nbs/library/data_show.ipynb #64a563d3
 def _as(o, t): return o.as_subclass(t) if isinstance(o, Tensor) and isinstance(t, type) and issubclass(t, TensorBase) else o
 def _like(o, y): return _as(o, type(y))
+def _one(xs): return None if not len(xs) else xs[0] if len(xs)==1 else xs
 def _copy_pipe(p): q = Pipeline.__new__(Pipeline); q.fs,q.split_idx = L(p.fs),None; return q
 
 class _Loading(DataLoader): # The part of `TfmdDL` that hands out batches
     @property
-    def n_inp(self): return getattr(self.dataset, 'n_inp', 1) if self._n_inp is None else self._n_inp
+    def n_inp(self): return getattr(self.dataset, 'n_inp', None) if self._n_inp is None else self._n_inp # `None`: all parts of a batch but the last
+    @n_inp.setter
+    def n_inp(self, n): self._n_inp = n
     def get_idxs(self):
         idxs = super().get_idxs()
         return idxs if self._max_n is None else list(idxs)[:self._max_n]
@@ -47,7 +50,7 @@ class _Loading(DataLoader): # The part of `TfmdDL` that hands out batches
         if k in ('c','vocab') and not hasattr(self.dataset, k): return getattr(self.after_item, k)
         return getattr(self.dataset, k)
 
-# %% ../../nbs/library/data_show.ipynb #a6ba5e9b
+# %% ../../nbs/library/data_show.ipynb #af08a91d
 class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
     def do_batch_upto(self, tfm):
         "One batch, transformed up to but without `tfm`: for transforms that must measure the data"
@@ -60,7 +63,7 @@ class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
         return b
 
     def decode(self, b):
-        if isinstance(b, (tuple,list)): b = tuple(_as(o, t) for o,t in zip(b, self._meanings(b)))
+        if isinstance(b, (tuple,list)): b = rebuild(b if is_tuple(b) else (), [_as(o, t) for o,t in zip(b, self._meanings(b))])
         return self.after_batch.decode(b)
     def _meanings(self, b): # The type of each part of batch `b`; a network's outputs have none, they take the one of what they predict
         ts = [tl.types[-1:] for tl in getattr(self.dataset, 'tls', ())] if any(type(o) is Tensor for o in b) else []
@@ -69,11 +72,19 @@ class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
         o = self.after_item.decode(o)
         f = getattr(self.dataset, 'decode', None)
         return tuple(f(o)) if f else o
+    def _parts(self, b): # Inputs and targets of a batch
+        n = self.n_inp or max(1, len(b)-1)
+        return b[:n],b[n:]
+    def _shown(self, b, max_n): # Decoded: inputs and targets for the type of which there may be a `show_batch`, and items
+        b = b if isinstance(b, (tuple,list)) else (b,)
+        d = to_cpu(self.decode(b))
+        if hasattr(d, 'show'): return d,None,L(rebuild(d, [o[i] for o in d]) for i in range(min(max_n, len(d[0]))))
+        return *map(_one, self._parts(d)),self.decode_batch(b, max_n)
 
     def show_batch(self, b=None, # A batch; default: a new one
                    max_n=9, # Show at most so many items
                    ctxs=None, # matplotlib axes to draw on
-                   show=True, # For fastai's sake: the figure shows itself
+                   show=True, # Draw? Else return inputs, targets and items, decoded
                    unique=False, # The same item again and again, to see the augmentation?
                    **kwargs): # For example `nrows`, `figsize`
         "Show up to `max_n` items of a batch"
@@ -82,17 +93,27 @@ class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
             try: b = self.one_batch()
             finally: del self.__dict__['get_idxs']
         if b is None: b = self.one_batch()
-        return show_batch(b[0], b[1] if len(b)>1 else None, self.decode_batch(b, max_n), ctxs=ctxs, max_n=max_n, **kwargs)
+        x,y,items = self._shown(b, max_n)
+        return show_batch(x, y, items, ctxs=ctxs, max_n=max_n, **kwargs) if show else (x,y,items)
 
     def show_results(self, b, out, max_n=9, ctxs=None, **kwargs):
         "Show inputs and targets of batch `b` beside the decoded predictions `out`"
-        x,y = b[0],b[-1]
-        outs = self.decode_batch((*b[:self.n_inp], _like(out, y)), max_n)
-        return show_results(x, y, self.decode_batch(b, max_n), outs.itemgot(slice(self.n_inp, None)), ctxs=ctxs, max_n=max_n, **kwargs)
+        xs,ys = self._parts(b)
+        preds = out if isinstance(out, (tuple,list)) else [out]
+        preds = [_like(o, y) for o,y in zip(preds, [*ys, *preds])]
+        (x,y,items),(x1,_,outs) = (self._shown(o, max_n) for o in (b, rebuild(b if is_tuple(b) else (), [*xs, *preds])))
+        if y is None: y = x1                                            # the batch is one thing, and its prediction another
+        return show_results(x, y, items, outs.itemgot(slice(len(xs), None)), ctxs=ctxs, max_n=max_n, **kwargs)
 
-# %% ../../nbs/library/data_show.ipynb #95aa85f1
-def get_grid(n, nrows=None, ncols=None, figsize=None, double=False, title=None, imsize=3, **kwargs):
-    "`n` axes in a grid that is about square"
+# %% ../../nbs/library/data_show.ipynb #a3e685e2
+def get_grid(n, # How many pictures
+             nrows=None, ncols=None, # Shape of the grid; default: about square
+             figsize=None, # (width, height) in inches of the whole figure
+             double=False, # Two axes for each picture, side by side?
+             title=None, # Over the whole figure
+             imsize=3, # Inches for each axis, where `figsize` does not say
+             **kwargs): # As for `plt.subplots`
+    "A list of `n` matplotlib axes in a grid"
     nrows,ncols = _grid_shape(n*(2 if double else 1), nrows, ncols, double)
     fig,axs = subplots(nrows, ncols, figsize=figsize, imsize=imsize, **kwargs)
     axs = [ax for i,ax in enumerate(axs.flatten()) if i<n*(2 if double else 1) or ax.set_axis_off()]
@@ -106,17 +127,30 @@ def _grid_shape(n, nrows, ncols, double):
         if double and ncols%2: ncols += 1
     return -(-n//ncols),ncols
 
-# %% ../../nbs/library/data_show.ipynb #5c25e8af
+# %% ../../nbs/library/data_show.ipynb #29b360f5
 _looks = names_of(get_grid)                           # of no use for text, but of none that is wrong
 
 @typedispatch
-def show_batch(x, y, samples, ctxs=None, max_n=9, **kwargs):
-    "Print the samples"
+def show_batch(x, # Inputs of a batch, decoded (several: a tuple); their type decides who shows it
+               y, # Targets, decoded (several: a tuple; none: `None`)
+               samples, # Items, decoded
+               ctxs=None, # matplotlib axes to draw on, where something is drawn
+               max_n=9, # At most so many
+               **kwargs): # For a grid of axes, see `get_grid`
+    "Print the samples. Raises `TypeError` for an argument that nobody knows"
     check_names(kwargs, _looks, 'show_batch')
     for s in samples[:max_n]: print(' | '.join(str(o)[:60] for o in s))
 
 @typedispatch
-def show_results(x, y, samples, outs, ctxs=None, max_n=9, **kwargs):
-    "Print the samples with their predictions"
+def show_batch(x:tuple, y, samples, **kwargs): "Several inputs: as for the first"; return show_batch(x[0], y, samples, **kwargs)
+
+@typedispatch
+def show_results(x, y, samples, # As for `show_batch`
+                 outs, # For each item a tuple of its predictions, decoded
+                 ctxs=None, max_n=9, **kwargs): # As for `show_batch`
+    "Print the samples with their predictions. Raises `TypeError` for an argument that nobody knows"
     check_names(kwargs, _looks, 'show_results')
     for s,o in zip(samples[:max_n], outs): print(' | '.join(str(i)[:60] for i in (*s, *o)))
+
+@typedispatch
+def show_results(x:tuple, y, samples, outs, **kwargs): "Several inputs: as for the first"; return show_results(x[0], y, samples, outs, **kwargs)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_extensions', 'get_files', 'FileGetter', 'ImageGetter', 'ColReader', 'missing', 'ItemGetter', 'AttrGetter', 'CategoryMap', 'Category', 'MultiCategory', 'UnknownLabelError', 'IndexSplitter', 'MaskSplitter', 'FuncSplitter', 'FileSplitter', 'EndSplitter', 'ColSplitter', 'TrainTestSplitter', 'RandomSubsetSplitter', 'get_image_files', 'parent_label', 'RegexLabeller', 'using_attr', 'RandomSplitter', 'GrandparentSplitter', 'Categorize', 'setups', 'encodes', 'decodes', 'MultiCategorize', 'OneHotEncode', 'RegressionSetup', 'get_c', 'ToTensor', 'IntToFloatTensor', 'broadcast_vec', 'Normalize']
 
-# %% ../../nbs/library/00_data_transforms.ipynb #ca4a3fcc
+# %% ../../nbs/library/00_data_transforms.ipynb #25fb91fc
 import re,os,operator,warnings,mimetypes
 from pathlib import Path
 import numpy as np,torch
@@ -20,7 +20,7 @@ from .splitters import *
 
 _all_ = ['IndexSplitter','MaskSplitter','FuncSplitter','FileSplitter','EndSplitter','ColSplitter','TrainTestSplitter','RandomSubsetSplitter']
 
-# %% ../../nbs/library/00_data_transforms.ipynb #130aea47
+# %% ../../nbs/library/00_data_transforms.ipynb #a51bd7f8
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')} | {'.webp'} # endings of picture files
 
 def get_files(path, # Folder to search
@@ -39,73 +39,92 @@ def get_files(path, # Folder to search
         res += [Path(d)/f for f in sorted(fs) if not f.startswith('.') and (not exts or Path(f).suffix.lower() in exts)]
     return L(res)
 
-# %% ../../nbs/library/00_data_transforms.ipynb #a4338d41
-def FileGetter(suf='', extensions=None, recurse=True, folders=None):
+# %% ../../nbs/library/00_data_transforms.ipynb #3db215d9
+def FileGetter(suf='', # Folder below the one to be searched
+               extensions=None, # Endings to keep, with dot, any case; `None`: all files
+               recurse=True, # Look in folders below?
+               folders=None): # Only look into these folders just below
     "A `get_files` for `path/suf` with its options fixed"
     def _inner(o, extensions=extensions, recurse=recurse, folders=folders): return get_files(Path(o)/suf, extensions, recurse, folders)
     return _inner
 
-def ImageGetter(suf='', recurse=True, folders=None):
+def ImageGetter(suf='', # Folder below the one to be searched
+                recurse=True, folders=None): # As for `FileGetter`
     "A `get_image_files` for `path/suf` with its options fixed"
     return FileGetter(suf, image_extensions, recurse, folders)
 
-# %% ../../nbs/library/00_data_transforms.ipynb #70e45d25
-class ColReader:
-    "Read column(s) `cols` of a data-frame row, with text put before and after, split at `label_delim` if given"
+# %% ../../nbs/library/00_data_transforms.ipynb #35bc19ae
+class ColReader(ItemTransform):
+    """Read column(s) `cols` of a row (of a data frame; a named tuple, a dict, a list), with text put before and after, split at `label_delim` if given. Several columns give a list.
+    Raises `KeyError` where there is no such column."""
+    _retain = False
     def __init__(self, cols, # Name or place of the column, or a list of these
                  pref='', # Text, or folder, to put before
                  suff='', # Text to put after, for example '.jpg'
                  label_delim=None): # What stands between several labels in one text
-        self.cols,self.pref,self.suff,self.label_delim = L(cols),pref,suff,label_delim
-    def _cell(self, r, c):
-        if not hasattr(r, '__getitem__') or isinstance(r, str): raise TypeError(f"ColReader reads rows of a table, not a {type(r).__name__}.")
-        try: return r[c] if not isinstance(c, int) or c in getattr(r,'index',()) else r.iloc[c] if hasattr(r, 'iloc') else r[c]
-        except (KeyError, IndexError): raise KeyError(f"There is no column {c!r}; there are {list(getattr(r,'index',getattr(r,'_fields',())))}.") from None
-    def _one(self, r, c):
-        o = self._cell(r, c)
+        super().__init__(); self.cols,self.pref,self.suff,self.label_delim = L(cols),pref,suff,label_delim
+    def encodes(self, o):
+        if not hasattr(o, '__getitem__') or isinstance(o, str): raise TypeError(f"ColReader reads rows of a table, not a {type(o).__name__}.")
+        return self._row([_part(o, c) for c in self.cols])
+    def column(self, df): # A data frame
+        "What all rows of `df` give, read a column at a time, which is much faster than row by row"
+        return map(self._row, zip(*[_part(df, c).tolist() for c in self.cols]))
+    def _row(self, cells): return self._read(cells[0]) if len(cells)==1 else L(map(self._read, cells))
+    def _read(self, o):
         if missing(o): return o
-        if self.label_delim is not None: return str(o).split(self.label_delim) if len(str(o)) else []
+        if self.label_delim is not None: return [s for s in str(o).split(self.label_delim) if s.strip()]
         if isinstance(self.pref, Path): return self.pref/f'{o}{self.suff}'
         return o if self.pref=='' and self.suff=='' else f'{self.pref}{o}{self.suff}'
-    def __call__(self, o): return self._one(o, self.cols[0]) if len(self.cols)==1 else L(self._one(o, c) for c in self.cols)
     def __repr__(self): return f'ColReader({list(self.cols)})'
 
-def missing(o): return o is None or isinstance(o, float) and o!=o or type(o).__name__ in ('NAType','NaTType') # Is this cell empty?
+def _names(o): # Of the columns of a row or a table
+    return list(o.columns if hasattr(o, 'columns') else o.index if hasattr(o, 'iloc') else getattr(o, '_fields', None) or (o if isinstance(o, dict) else range(len(o))))
+def _part(o, c): # Column `c` of a row or a table: by name, else by place
+    try:
+        if hasattr(o, 'iloc') and isinstance(c, int) and c not in _names(o): return o.iloc[:,c] if hasattr(o, 'columns') else o.iloc[c]
+        return getattr(o, c) if c in getattr(o, '_fields', ()) else o[c]
+    except (KeyError, IndexError, TypeError): raise KeyError(f"There is no column {c!r}; there are {_names(o)}.") from None
 
-# %% ../../nbs/library/00_data_transforms.ipynb #42b5ab2f
+def missing(o): # A cell
+    "Is `o` empty: `None`, or a `nan` of numbers, dates or pandas?"
+    return o is None or isinstance(o, float) and o!=o or type(o).__name__ in ('NAType','NaTType')
+
+# %% ../../nbs/library/00_data_transforms.ipynb #ce64c816
 class ItemGetter(ItemTransform):
     "Element `i` of an item"
     _retain = False                               # a list stays a list
-    def __init__(self, i): super().__init__(); self.i = i
+    def __init__(self, i): super().__init__(); self.i = i # Place, or key
     def encodes(self, o): return o[self.i]
 class AttrGetter(ItemTransform):
     "Attribute `nm` of an item"
     _retain = False
-    def __init__(self, nm, default=None): super().__init__(); self.nm,self.default = nm,default
+    def __init__(self, nm, # Name of the attribute
+                 default=None): # What to give where the item has none
+        super().__init__(); self.nm,self.default = nm,default
     def encodes(self, o): return getattr(o, self.nm, self.default)
 
-# %% ../../nbs/library/00_data_transforms.ipynb #c7e3ab41
+# %% ../../nbs/library/00_data_transforms.ipynb #25e28cc5
 class CategoryMap(L):
     "A list of class names with a way back, `o2i`"
     def __init__(self, col, # Labels, or a pandas column (of which a categorical one brings its own order)
                  sort=True, # Sort the names? (else order of first appearance)
                  add_na=False, # Put '#na#' first?
-                 strict=False): # Are these the names themselves, in their order?
+                 strict=False): # Are these all names that there can be, rather than labels of a training set?
         if hasattr(col, 'cat') and hasattr(col.cat, 'categories'): items = list(col.cat.categories)
         else:
             items = list(dict.fromkeys(o for o in col if not missing(o)))
-            if sort and not strict: items = _sorted(items)
+            if sort: items = _sorted(items)
         if add_na: items = ['#na#', *[o for o in items if o!='#na#']]
         super().__init__(items)
-        self.o2i = {o:i for i,o in enumerate(items)}
-    def map_objs(self, objs): return L(self.o2i[o] for o in objs)
-    def map_ids (self, ids):  return L(self[int(i)] for i in ids)
+        self.o2i,self.strict = {o:i for i,o in enumerate(items)},strict
+    def map_objs(self, objs): "Names → numbers"; return L(self.o2i[o] for o in objs)
+    def map_ids (self, ids):  "Numbers → names"; return L(self[int(i)] for i in ids)
 
 def _sorted(items):
     try: return sorted(items)
     except TypeError: return sorted(items, key=str)
 
-# %% ../../nbs/library/00_data_transforms.ipynb #766e3869
+# %% ../../nbs/library/00_data_transforms.ipynb #56dde431
 class Category(str, ShowTitle):
     "A class name"
     _show_args = {'label':'category'}
@@ -117,10 +136,11 @@ class UnknownLabelError(KeyError):
     "A label that is not in the vocab"
     def __str__(self): return self.args[0]
 
-# %% ../../nbs/library/00_data_transforms.ipynb #5769f5a3
+# %% ../../nbs/library/00_data_transforms.ipynb #2a22b8ef
 def _label_error(o, vocab):
     if missing(o): return ValueError(f"it has no label ({o!r}). Drop such items, e.g. `df.dropna()`, or fill them in.")
     near = ', '.join(map(repr, list(vocab)[:8])) + (' …' if len(vocab)>8 else '')
+    if vocab.strict: return UnknownLabelError(f"The label {o!r} is not among the {len(vocab)} classes of the vocab that was given ({near}). Add it there, or drop its items.")
     return UnknownLabelError(f"The label {o!r} is not among the {len(vocab)} classes of the training set ({near}). "
         "Give it training examples (another split: `RandomSplitter(seed=…)`), drop its items, or name all classes: `CategoryBlock(vocab=[…])`.")
 
@@ -138,7 +158,7 @@ def _row(items, i): # What to call item `i` of `items`
     try: return f'Item {i}, {raw[i]},'
     except Exception: return f'Item {i}'
 
-# %% ../../nbs/10_data_block.ipynb #cabcef79
+# %% ../../nbs/10_data_block.ipynb #932e12ca
 def get_image_files(path, # Folder to search
                     recurse:bool=True, # Look in folders below?
                     folders=None # Only look into these folders just below `path`
@@ -146,12 +166,12 @@ def get_image_files(path, # Folder to search
     "Find picture files below `path`, by their ending. Raises `FileNotFoundError` if there is no such folder."
     return get_files(path, image_extensions, recurse, folders)
 
-# %% ../../nbs/10_data_block.ipynb #b6b5212e
+# %% ../../nbs/10_data_block.ipynb #ea290ee5
 def parent_label(o): # A path
     "The name of the folder a file is in"
     return Path(o).parent.name
 
-# %% ../../nbs/10_data_block.ipynb #a6efae09
+# %% ../../nbs/10_data_block.ipynb #907d0fbe
 class RegexLabeller:
     "Label by the first group of a regular expression, searched in the text of the item"
     def __init__(self, pat:str, # Must have one group, e.g. `r'(.+)_\d+\.jpg$'`
@@ -163,18 +183,18 @@ class RegexLabeller:
         o = str(o).replace(os.sep, '/')
         if (res := (self.pat.match if self.match else self.pat.search)(o)): return res.group(1)
         raise ValueError(
-            f"The pattern r'{self.pat.pattern}' does not match {o!r}, so this item has no label. Try `re.search(pattern, "
-            "text)` on it; for paths, `using_attr(RegexLabeller(pat), 'name')` looks at the file's name alone.")
+            f"The pattern r'{self.pat.pattern}' does not match {o!r}, so this item has no label. Try `re.search("
+            "pattern, text)` on it; for paths, `using_attr(RegexLabeller(pat), 'name')` looks at the name alone.")
     def __repr__(self): return f'RegexLabeller({self.pat.pattern!r})'
 
-# %% ../../nbs/10_data_block.ipynb #7f8f9cf6
+# %% ../../nbs/10_data_block.ipynb #30ec40b0
 class using_attr:
     "`f` applied to the attribute `attr` of its argument: `using_attr(len, 'name')(Path('a/bcd'))` is 3"
     def __init__(self, f, attr): self.f,self.attr = f,attr
     def __call__(self, o): return self.f(getattr(o, self.attr))
     def __repr__(self): return f'using_attr({self.f!r}, {self.attr!r})'
 
-# %% ../../nbs/10_data_block.ipynb #e24667b4
+# %% ../../nbs/10_data_block.ipynb #318e7e24
 def RandomSplitter(valid_pct:float=0.2, # Share of the items kept for validation, 0…1
                    seed:int=None): # Same seed, same split
     "Split at random: `items -> (train positions, validation positions)`. Raises `ValueError` for a share above 1."
@@ -186,7 +206,7 @@ def RandomSplitter(valid_pct:float=0.2, # Share of the items kept for validation
         return idx[cut:],idx[:cut]
     return _inner
 
-# %% ../../nbs/10_data_block.ipynb #f72d1211
+# %% ../../nbs/10_data_block.ipynb #42ff5623
 def GrandparentSplitter(train_name='train', # Name(s) of the folder with training items
                         valid_name='valid'): # Name(s) of the folder with validation items
     "Split by the folder above the folder: `train/3/x.png`, `valid/3/y.png`. Raises `ValueError` where one is empty."
@@ -199,11 +219,10 @@ def GrandparentSplitter(train_name='train', # Name(s) of the folder with trainin
         return res
     return _inner
 
-# %% ../../nbs/10_data_block.ipynb #9e75fcad
+# %% ../../nbs/10_data_block.ipynb #bc83210d
 #| code-fold: true
 class Categorize(DisplayedTransform):
-    """Class name ↔ `TensorCategory`. Raises `ValueError` for an item without label, `UnknownLabelError` for one that is
-    not in the vocab."""
+    "Class name ↔ `TensorCategory`. Raises `ValueError` for no label, `UnknownLabelError` for one that is not in `vocab`."
     loss_func,order = torch.nn.CrossEntropyLoss(),1
     def __init__(self, vocab=None, # All class names; `None`: collected from the training items
                  sort=True, # Sort the names? (else order of first appearance)
@@ -212,7 +231,7 @@ class Categorize(DisplayedTransform):
         self.vocab = None if vocab is None else CategoryMap(vocab, sort=sort, add_na=add_na, strict=True)
     def __repr__(self): return f"{self.name} -- {len(self.vocab or [])} classes"
 
-# %% ../../nbs/10_data_block.ipynb #47f6a54b
+# %% ../../nbs/10_data_block.ipynb #418e4bb9
 @Categorize
 def setups(self, items):
     if self.vocab is None and items is not None:
@@ -222,7 +241,7 @@ def setups(self, items):
             "Is the labelling function right?")
     self.c = len(self.vocab)
 
-# %% ../../nbs/10_data_block.ipynb #286e6e40
+# %% ../../nbs/10_data_block.ipynb #edc9e362
 @Categorize
 def encodes(self, o):
     if isinstance(o, TensorCategory): return o
@@ -232,15 +251,17 @@ def encodes(self, o):
         raise _label_error(o, self.vocab) from None
 
 @Categorize
-def decodes(self, o:Tensor): return Category(self.vocab[int(o)])
+def decodes(self, o:Tensor|int): return Category(self.vocab[int(o)])
 
-# %% ../../nbs/library/data_transforms_more.ipynb #2d7622ee
+# %% ../../nbs/library/data_transforms_more.ipynb #35732a0e
 def _listed(x): return list(x) if isinstance(x, tuple) else x # A tuple of labels is one target, not a tuple of targets
 
 class MultiCategorize(Categorize):
-    "Class names ↔ `TensorMultiCategory` of their numbers"
+    "Class names ↔ `TensorMultiCategory` of their numbers. Raises `ValueError` for an item without list of labels and where no item has a label, `UnknownLabelError` for a name that is not in the vocab"
     loss_func,order = torch.nn.BCEWithLogitsLoss(),1
-    def __init__(self, vocab=None, add_na=False): super().__init__(vocab, sort=True, add_na=add_na)
+    def __init__(self, vocab=None, # All class names, in their order; `None`: collected from the training items, sorted
+                 add_na=False): # Is class 0 `#na#`?
+        super().__init__(vocab, sort=vocab is None, add_na=add_na)
     def _do(self, which, x, **kwargs): return super()._do(which, _listed(x), **kwargs)
     def setups(self, items):
         if self.vocab is None and items is not None:
@@ -248,6 +269,7 @@ class MultiCategorize(Categorize):
             if text := next((b for b in bs if isinstance(b, str)), None): raise TypeError(
                 f"MultiCategoryBlock needs a list of labels for each item, not the text {text!r}: pass `label_delim`, or `[{text!r}]` for one label alone.")
             self.vocab = CategoryMap({o for b in bs for o in b}, add_na=self.add_na)
+            if not self.vocab and bs: raise ValueError(f"none of the {len(bs)} training items has a label, so there are no classes: is `get_y` (or the column of the labels) the right one? Else name the classes, `vocab=[…]`.")
         self.c = len(self.vocab)
     def encodes(self, o):
         if isinstance(o, Tensor): return o
@@ -258,20 +280,20 @@ class MultiCategorize(Categorize):
     def decodes(self, o:Tensor): return MultiCategory(self.vocab[int(i)] for i in o)
 
 class OneHotEncode(DisplayedTransform):
-    "Class numbers ↔ a 0/1 vector of length `c`"
+    "Class numbers ↔ a 0/1 vector (float) of length `c`"
     order = 2
-    def __init__(self, c=None): super().__init__(); self.c = c
+    def __init__(self, c=None): super().__init__(); self.c = c # Number of classes; `None`: as many as the vocab has
     def setups(self, items):
         if self.c is None: self.c = len(getattr(items, 'vocab', None) or [])
         if not self.c: raise ValueError("OneHotEncode could not find out the number of classes: pass `c`.")
     def encodes(self, o:TensorMultiCategory): return TensorMultiCategory(torch.zeros(self.c).index_fill_(0, o.as_subclass(Tensor).long(), 1.))
     def decodes(self, o:Tensor): return TensorMultiCategory(o.as_subclass(Tensor).nonzero().flatten())
 
-# %% ../../nbs/library/data_transforms_more.ipynb #1c544f22
+# %% ../../nbs/library/data_transforms_more.ipynb #009ae83a
 class RegressionSetup(DisplayedTransform):
     "Numbers ↔ float tensors. Raises `ValueError` where there is none (`nan`)."
     loss_func,order = torch.nn.MSELoss(),1
-    def __init__(self, c=None): super().__init__(); self.c = c
+    def __init__(self, c=None): super().__init__(); self.c = c # How many numbers; `None`: as many as the first item has
     def _do(self, which, x, **kwargs): return super()._do(which, _listed(x), **kwargs)
     def setups(self, items):
         if hasattr(getattr(items, 'items', None), 'iloc'): _labels(items)
@@ -282,28 +304,32 @@ class RegressionSetup(DisplayedTransform):
         return tensor(o).float()
     def decodes(self, o:Tensor): return TitledFloat(o) if o.numel()==1 else TitledTuple(float(i) for i in o)
 
-# %% ../../nbs/library/data_transforms_more.ipynb #d29484db
+# %% ../../nbs/library/data_transforms_more.ipynb #d250bb67
 def get_c(dls): # `DataLoaders`
-    "How many outputs the model needs. Raises `ValueError` where the data does not say."
-    if getattr(dls, 'c', None): return dls.c
+    "How many outputs the model needs. Raises `ValueError` where the data does not say, and where it has several targets."
+    c = getattr(dls, 'c', None)
+    if isinstance(c, (list,L)): raise ValueError(f"There are {len(c)} targets, of {', '.join(map(str, c))} outputs: pass `n_out=…`, as many as your model shall have.")
+    if c: return c
     vocab = getattr(dls, 'vocab', None)
     if vocab: return len(vocab[-1]) if isinstance(vocab[-1], (L,list,tuple)) else len(vocab)
     raise ValueError("The number of outputs is unknown: pass `n_out=…`.")
 
-# %% ../../nbs/library/data_transforms_more.ipynb #6d13cc5b
+# %% ../../nbs/library/data_transforms_more.ipynb #f62a6f75
 class ToTensor(Transform):
     "Pictures and the like → tensors (each type's lesson says how)"
     order = 5
 
 class IntToFloatTensor(DisplayedTransform):
-    "Bytes 0…255 ↔ floats 0…1; masks become integers"
+    "Bytes 0…255 ↔ floats 0…1; masks become integers (int64)"
     order = 10
-    def __init__(self, div=255., div_mask=1): super().__init__(); self.div,self.div_mask = div,div_mask
+    def __init__(self, div=255., # What pictures are divided by
+                 div_mask=1): # What masks are divided by: 255 where a mask is drawn in black and white
+        super().__init__(); self.div,self.div_mask = div,div_mask
     def encodes(self, o:TensorImage): return o.float().div_(self.div) if o.dtype==torch.uint8 else o
     def encodes(self, o:TensorMask):  return o.long() if self.div_mask==1 else o.long()//self.div_mask
     def decodes(self, o:TensorImage): return o.clamp(0., 1.) if self.div else o
 
-# %% ../../nbs/library/data_transforms_more.ipynb #27d01a25
+# %% ../../nbs/library/data_transforms_more.ipynb #d2978010
 def broadcast_vec(dim, ndim, *t, device=None):
     "Make vectors `t` broadcastable along axis `dim` of a tensor of rank `ndim`"
     v = [1]*ndim; v[dim] = -1
@@ -312,7 +338,10 @@ def broadcast_vec(dim, ndim, *t, device=None):
 class Normalize(DisplayedTransform):
     "Per channel: subtract `mean`, divide by `std`; without them, they are measured on one batch"
     order,parameters = 99,('mean','std')
-    def __init__(self, mean=None, std=None, axes=(0,2,3)): super().__init__(); self.mean,self.std,self.axes = mean,std,axes
+    def __init__(self, mean=None, # Tensor that can be subtracted from a batch, for example (1, 3, 1, 1); `None`: measured
+                 std=None, # The same to divide by
+                 axes=(0,2,3)): # Axes to measure over: all but the channels
+        super().__init__(); self.mean,self.std,self.axes = mean,std,axes
     @classmethod
     def from_stats(cls, mean, # per channel
                    std, # per channel
