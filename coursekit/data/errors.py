@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['retyped', 'brief', 'culprit', 'check_names', 'names_of', 'no_typos']
 
-# %% ../../nbs/library/data_errors.ipynb #ec5d22c6
+# %% ../../nbs/library/data_errors.ipynb #1ff054e3
 import difflib, functools, inspect
 from pathlib import Path
+from fastcore.foundation import L
 
-# %% ../../nbs/library/data_errors.ipynb #0edafb85
+# %% ../../nbs/library/data_errors.ipynb #eeb96241
 @functools.lru_cache(None)
 def _mixed(t, bases): # An exception class that is a `t` and all of `bases`, made from a text alone
     def __init__(self, msg): Exception.__init__(self, msg)
@@ -27,7 +28,7 @@ def retyped(e, # An exception
     "An exception of the class of `e` that says `msg`"
     return _remake(getattr(e, '_kind', type(e)), bases, msg)
 
-# %% ../../nbs/library/data_errors.ipynb #32134f8a
+# %% ../../nbs/library/data_errors.ipynb #79bfd0b0
 def brief(o, n=80): # Anything
     "Type and shape of `o`, or its text"
     if hasattr(o, 'columns'): return f'{type(o).__name__} of {len(o)} rows, columns {list(o.columns)}'[:n]
@@ -35,11 +36,11 @@ def brief(o, n=80): # Anything
     if hasattr(o, 'shape') and hasattr(o, 'dtype'): return f'{type(o).__name__} of shape {tuple(o.shape)}, {str(o.dtype).split(".")[-1]}' if len(o.shape) else f'{type(o).__name__} {o.item()}'
     if hasattr(o, 'size') and hasattr(o, 'mode'): return f'{type(o).__name__} of size {o.size[0]}×{o.size[1]}, mode {o.mode}'
     if isinstance(o, tuple) and not hasattr(o, '_fields') and len(o)<=4: return '(' + ', '.join(brief(i, n//2) for i in o) + ')'
-    if isinstance(o, list) and len(o) and not isinstance(o[0], (str,int,float)): return f'{len(o)} of {brief(o[0], n)}'
+    if isinstance(o, (list,L)) and len(o) and not isinstance(o[0], (str,int,float)): return f'{len(o)} of {brief(o[0], n)}'
     s = str(o)
     return f'{type(o).__name__} {s if len(s)<=n else "…"+s[1-n:] if isinstance(o, Path) else s[:n-1]+"…"!r}'
 
-# %% ../../nbs/library/data_errors.ipynb #69b0139e
+# %% ../../nbs/library/data_errors.ipynb #6f0b1c6f
 def culprit(tl, # Items behind a pipeline: has `items`, `tfms`, `split_idx`
             take, # `take(items, i)`: item `i`
             what=''): # What the items are, for the message
@@ -56,7 +57,7 @@ def culprit(tl, # Items behind a pipeline: has `items`, `tfms`, `split_idx`
                 res.__cause__ = e
                 return res
 
-# %% ../../nbs/library/data_errors.ipynb #afce648e
+# %% ../../nbs/library/data_errors.ipynb #6b592f68
 def check_names(kwargs, # What was given
                 known, # Names that are understood
                 where, # Who says so
@@ -68,14 +69,14 @@ def check_names(kwargs, # What was given
         hint = f"`{k}` belongs to {others[k]}" if k in others else f"did you mean `{near[0]}`?" if near else f"it knows {', '.join(sorted(known))}"
         raise TypeError(f"{where}: unknown argument {k!r}; {hint}")
 
-# %% ../../nbs/library/data_errors.ipynb #7fe169ea
+# %% ../../nbs/library/data_errors.ipynb #88f23f50
 def names_of(*fs): # Functions and classes
     "The names of all arguments that they take"
     inits = lambda f: [o.__init__ for o in f.__mro__] if isinstance(f, type) else [f]
     ps = [p for f in fs for o in inits(f) for p in inspect.signature(o).parameters.values()]
     return {p.name for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {'self','cls'}
 
-# %% ../../nbs/library/data_errors.ipynb #bfcca0d9
+# %% ../../nbs/library/data_errors.ipynb #dcf39b7b
 def no_typos(f): # A function
     "`f`, with a `TypeError` that names the nearest argument for one that its signature does not name"
     names = names_of(f)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['merge_tfms', 'check_splits']
 
-# %% ../../nbs/library/data_recipe.ipynb #8016b5e6
+# %% ../../nbs/library/data_recipe.ipynb #9cc1f266
 import contextlib, copy, inspect, warnings
 from pathlib import Path
 import torch
@@ -19,7 +19,7 @@ from .core import *
 from .lists import _take
 from .transforms import *
 
-# %% ../../nbs/library/data_recipe.ipynb #f8cc2885
+# %% ../../nbs/library/data_recipe.ipynb #1af7f8d4
 def _made(f, nm): # Transform `f`, if it is one; `nm`: the argument it came in
     name = getattr(f, '__name__', '')
     if isinstance(f, type):
@@ -44,7 +44,7 @@ def merge_tfms(*ls, nm='transforms'): # Lists of transforms
         if not any(type(f) is type(g) and type(f) in (ToTensor,IntToFloatTensor) for g in res): res.append(f)
     return res
 
-# %% ../../nbs/library/data_recipe.ipynb #2c2408ac
+# %% ../../nbs/library/data_recipe.ipynb #dced1f18
 def check_splits(splits, # What a splitter returned
                  n): # Number of items
     "`splits`, if they are lists of positions among `n` items. Raises `TypeError` or `IndexError`; warns of items in two sets."
@@ -58,7 +58,7 @@ def check_splits(splits, # What a splitter returned
     if both: warnings.warn(f"{len(both)} items, for example number {min(both)}, are in training and in validation: validation then measures memory.")
     return splits
 
-# %% ../../nbs/library/data_recipe.ipynb #082d5228
+# %% ../../nbs/library/data_recipe.ipynb #10e7c1d5
 def _type_tfms(getter, tfms): # The pipeline of one element: how it is found in an item, then what its block does
     return [*([] if getter is noop else [getter]), *[f() if isinstance(f, type) and issubclass(f, Transform) else copy.copy(f) if isinstance(f, Transform) else f for f in tfms]]
 
@@ -120,7 +120,7 @@ class _Recipe: # The part of `DataBlock` that needs no story
         rows += [('item transforms', self.item_tfms), ('batch transforms', self.batch_tfms)]
         return f'{type(self).__name__}\n' + '\n'.join(f'  {k+":":<18}{v}' for k,v in rows)
 
-# %% ../../nbs/library/data_recipe.ipynb #72291c53
+# %% ../../nbs/library/data_recipe.ipynb #74d726ca
 _remedies = [ # (where, a test of the exception, what usually helps)
     ('find',  lambda e: isinstance(e, FileNotFoundError), "look at the folder's name; `Path(…).ls()` shows what there is"),
     ('find',  lambda e: True, "call `get_items(source)` alone and look at what it returns"),
@@ -142,7 +142,7 @@ def _say_failed(e, where, step, given): # The error of a step of `summary`, with
     help = next(h for w,test,h in _remedies if w==where and test(e))
     print(f'→ ✗ {step} failed.')
     print(f'    given:    {given}\n    error:    {type(e).__name__}: {e}\n    usually:  {help}')
-    raise retyped(e, f"DataBlock.summary: {step} failed on {given}: {type(e).__name__}: {str(e).rstrip('.')}. What usually mends it: {help}.") from e
+    raise retyped(e, f"DataBlock.summary: {step} failed on {given}: {type(e).__name__}: {e}{'' if str(e)[-1:] in '.?!' else '.'} What usually mends it: {help}.") from e
 
 def _step(where, step, f, x, given=None): # f(x), or an error that says what was tried
     try: return f(x)
@@ -168,7 +168,7 @@ def _aloud(said): # Print the warnings of a step under it, each only once; `said
             for m in dict.fromkeys(str(w.message) for w in ws if issubclass(w.category, UserWarning)):
                 if m not in said: said.append(m); print(f'  ⚠ {m}')
 
-# %% ../../nbs/library/data_recipe.ipynb #f932c3c8
+# %% ../../nbs/library/data_recipe.ipynb #13bfc675
 @patch
 def summary(self:_Recipe, source, # What `get_items` takes, e.g. a folder
             bs=4, # Items in the batch that is tried
@@ -187,7 +187,7 @@ def summary(self:_Recipe, source, # What `get_items` takes, e.g. a folder
     print('   All steps work.' + ' But read the ⚠ above.'*bool(said))
     if show_batch: dls.show_batch()
 
-# %% ../../nbs/library/data_recipe.ipynb #17da3d0b
+# %% ../../nbs/library/data_recipe.ipynb #cc3bdb3e
 @patch
 def _summarize_item(self:_Recipe, items, splits, said):
     item = _take(items, splits[0][0])
@@ -203,7 +203,7 @@ def _summarize_item(self:_Recipe, items, splits, said):
                 x = _walk([f], x, nm, f"the {nm}'s step")
             tl.tfms.fs.append(f)
 
-# %% ../../nbs/library/data_recipe.ipynb #a6830919
+# %% ../../nbs/library/data_recipe.ipynb #ebd4fe21
 @patch
 def _summarize_tfms(self:_Recipe, source, bs, **kwargs):
     try: dls = self.dataloaders(source, bs=bs, **{**kwargs, 'num_workers':0})
