@@ -5,20 +5,25 @@
 # %% auto #0
 __all__ = ['keep_rng', 'untouched']
 
-# %% ../../nbs/library/callback_untouched.ipynb #4b7b0011
+# %% ../../nbs/library/callback_untouched.ipynb #a282917b
 import copy, random
 from contextlib import contextmanager
 from ..core import *
 
-# %% ../../nbs/library/callback_untouched.ipynb #80a782f6
-def _generators(dls, *more): # Sources of random numbers that decide the order of the data; `more`: kinds to look for
+# %% ../../nbs/library/callback_untouched.ipynb #ad1c8678
+def _generators(dls, *more): # Sources of random numbers that decide the order of the data and how they are transformed; `more`: kinds to look for
     kinds = (torch.Generator,random.Random,np.random.RandomState,*more)
     loaders = getattr(dls,'loaders',None) or (dls if isinstance(dls, (list,tuple)) else [getattr(dls,o,None) for o in ('train','valid')])
+    seen = set()
     for dl in loaders:
-        for o in (dl, getattr(dl,'sampler',None), getattr(dl,'batch_sampler',None)):
-            if hasattr(o,'__dict__'): yield from (g for g in vars(o).values() if isinstance(g, kinds))
+        lists  = [dl, *(getattr(getattr(dl,'dataset',None),'tls',None) or ())]
+        steps  = [getattr(l,k,None) for l in lists for k in ('after_item','before_batch','after_batch','tfms')]
+        tfms   = [t for p in steps for t in (getattr(p,'fs',None) or ())]
+        for o in (dl, getattr(dl,'sampler',None), getattr(dl,'batch_sampler',None), *tfms):
+            for g in vars(o).values() if hasattr(o,'__dict__') else ():
+                if isinstance(g, kinds) and id(g) not in seen: seen.add(id(g)); yield g
 
-# %% ../../nbs/library/callback_untouched.ipynb #4e34f67e
+# %% ../../nbs/library/callback_untouched.ipynb #ce84610c
 def _stand(g): # A function that sets the generator `g` back to where it stands now
     if isinstance(g, np.random.Generator): g,s = g.bit_generator,copy.deepcopy(g.bit_generator.state); return lambda: setattr(g, 'state', s)
     s = g.getstate() if hasattr(g,'getstate') else g.get_state()
@@ -33,7 +38,7 @@ def keep_rng(dls=None): # Data loaders whose own random numbers shall be kept, t
     finally:
         for f in back: f()
 
-# %% ../../nbs/library/callback_untouched.ipynb #dceba866
+# %% ../../nbs/library/callback_untouched.ipynb #b1ee2ee5
 @contextmanager
 def _kept_weights(learn): # Model, loss function and optimizer of `learn` come out of the `with` as they went in
     parts = [o for o in (learn.model,learn.loss_func) if isinstance(o, nn.Module)]
@@ -50,20 +55,27 @@ def _kept_weights(learn): # Model, loss function and optimizer of `learn` come o
         for m,t in modes: m.training = t
         if opt is not None: learn.opt.load_state_dict(opt)
 
-# %% ../../nbs/library/callback_untouched.ipynb #ec59c2d6
-def _content(o): # A function that gives `o`, a list, dict, set or tensor, the content back that it has now
-    if isinstance(o, Tensor) and o.is_leaf: v = o.detach().clone(); return lambda: o.data.copy_(v)
-    if isinstance(o, L):      v = list(o);  return lambda: o.items.__setitem__(slice(None), v) if isinstance(o.items, list) else None
-    if isinstance(o, list):   v = list(o);  return lambda: o.__setitem__(slice(None), v)
-    if isinstance(o, (dict,set)): v = o.copy(); return lambda: (o.clear(), o.update(v))
-    return noop
+# %% ../../nbs/library/callback_untouched.ipynb #749cabb6
+def _content(o, seen): # Functions that give `o`, a list, dict, set, array or tensor, and all such in it, the content back that it has now
+    if id(o) in seen: return
+    seen.add(id(o))
+    if isinstance(o, Tensor):
+        if o.is_leaf: v = o.detach().clone(); yield lambda: o.data.copy_(v)
+    elif isinstance(o, np.ndarray):
+        if o.flags.writeable: v = o.copy(); yield lambda: o.__setitem__(..., v)
+    elif isinstance(o, L): yield from _content(o.items, seen)
+    elif isinstance(o, (list,dict,set)):
+        v = o.copy()
+        yield (lambda: o.__setitem__(slice(None), v)) if isinstance(o, list) else (lambda: (o.clear(), o.update(v)))
+        for x in v.values() if isinstance(o, dict) else v if isinstance(o, list) else (): yield from _content(x, seen)
 
 @contextmanager
 def untouched(learn):
     "Whatever happens in the `with`: afterwards model, optimizer, callbacks, records and random numbers of `learn` are as before"
     objs = [learn, *learn.cbs, *learn.metrics] + ([learn.recorder.smooth_loss,learn.recorder.loss] if hasattr(learn,'recorder') else [])
     attrs = [dict(vars(o)) for o in objs]
-    back = [_content(v) for a in attrs[1:] for v in a.values()]
+    seen = {id(o) for o in (learn.model, learn.dls, learn.opt)}                      # these are kept by others
+    back = [f for a in attrs[1:] for v in a.values() for f in _content(v, seen)]
     with keep_rng(learn.dls),_kept_weights(learn):
         try: yield
         finally:
