@@ -34,7 +34,7 @@ callback.tracker callback.training callback.hook callback.tensorboard callback.c
 vision.models
 transform
 torch_core
-data.splitters
+data.getters data.splitters
 data.lists data.show
 data.core data.transforms
 data.recipe
