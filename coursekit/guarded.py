@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GuardedLoop']
 
-# %% ../nbs/library/guarded.ipynb #8b1a2318
+# %% ../nbs/library/guarded.ipynb #5fc0ad54
 import warnings
 from functools import partial
 import torch
@@ -19,7 +19,7 @@ from .callback.core import _Cancel
 from .loop import *
 from .loop import _explain, _n_batches
 
-# %% ../nbs/library/guarded.ipynb #6b96c52e
+# %% ../nbs/library/guarded.ipynb #47f0ff6f
 def _shapes(b): return ', '.join(f'{list(o.shape)} {str(o.dtype)[6:]}' if isinstance(o, Tensor) else type(o).__name__ for o in b)
 
 def _is_oom(e): return isinstance(e, (MemoryError,torch.OutOfMemoryError)) or "can't allocate memory" in str(e) or 'out of memory' in str(e)
@@ -31,9 +31,11 @@ def _explain_batch(loop, e): # Say where in the training `e` happened, and what 
     _explain(e, f'(in {where}) There is not enough memory for batches of {bs} items. Try `bs={max(1,bs//2)}`'
                 + (', smaller images or a smaller model.' if bs>1 else ' is not possible: try smaller images or a smaller model.'))
 
-# %% ../nbs/library/guarded.ipynb #949714ba
+# %% ../nbs/library/guarded.ipynb #a7e72385
+def _name(f): return getattr(f, '__name__', None) or type(f).__name__
+
 def _loss_hint(f, pred, yb): # What is usually wrong
-    y,name = yb[0],getattr(f, '__name__', None) or type(f).__name__
+    y,name = yb[0],_name(f)
     msg = f'The loss function `{name}` got predictions {_shapes([pred])} and targets {_shapes(yb)}.'
     if not (isinstance(pred,Tensor) and isinstance(y,Tensor)): return msg
     if pred.dim() and y.dim() and len(pred)!=len(y): return f'{msg} There are {len(pred)} predictions for {len(y)} targets: does the model keep the batch dimension?'
@@ -44,7 +46,7 @@ def _loss_hint(f, pred, yb): # What is usually wrong
     if pred.shape!=y.shape and pred.numel()==y.numel(): return f'{msg} They hold equally many numbers in different shapes: use a loss that flattens, such as `MSELossFlat()`, or `targets.view_as(preds)`.'
     return msg
 
-# %% ../nbs/library/guarded.ipynb #838e5307
+# %% ../nbs/library/guarded.ipynb #176f389b
 class GuardedLoop(TrainingLoop):
     "`TrainingLoop`, which says what went wrong and leaves everything in order"
     def __init__(self, dls, model, loss_func): # As for `TrainingLoop`
@@ -55,33 +57,45 @@ class GuardedLoop(TrainingLoop):
         self.dl,self.batch,self.xb,self.yb,self.pred,self.loss,self.loss_grad = None,(),(None,),(None,),None,None,None
         self.training,self.only_validate,self._busy = False,False,False
     def _get_loss(self):
-        try: return super()._get_loss()
+        try: loss = super()._get_loss()
         except Exception as e: _explain(e, _loss_hint(self.loss_func, self.pred, self.yb)); raise
+        if isinstance(loss, Tensor): return loss
+        raise TypeError(f'A loss function gives a tensor of one number, `{_name(self.loss_func)}` gave a {type(loss).__name__}')
+    def _backward(self):
+        try: super()._backward()
+        except RuntimeError as e:
+            if self.loss_grad.dim(): _explain(e, f'The loss has the shape {list(self.loss_grad.shape)}; it must be one number: take its mean')
+            raise
     def one_batch(self, i, b):
         "Everything for batch number `i`, whose inputs come first in `b`"
         self._n_done = i+1
         try: super().one_batch(i, b)
         except _Cancel: raise
-        except Exception as e: _explain_batch(self, e); raise
+        except Exception as e: self._told = e; _explain_batch(self, e); raise
 
-# %% ../nbs/library/guarded.ipynb #b9991012
+# %% ../nbs/library/guarded.ipynb #121625d6
 @patch
 def all_batches(self:GuardedLoop):
-    "Go once through `dl`. Raises `ValueError` if it gives no batch, warns if it gives fewer than it promised"
-    self._n_done = 0
-    super(GuardedLoop,self).all_batches()
+    "Go once through `dl`. Raises `ValueError` if it gives no batch, warns if it gives fewer or more than it promised"
+    self._n_done,self._told,what = 0,None,'training' if self.training else 'validation'
+    if self.dl is None: raise ValueError('There is no training data: a learner wants `DataLoaders(train, valid)` or a pair of loaders')
+    try: super(GuardedLoop,self).all_batches()
+    except _Cancel: raise
+    except Exception as e:
+        if e is not self._told: _explain(e, f'(while the {what} data was asked for batch {self._n_done}, in epoch {self.epoch})')
+        raise
     n = self._n_done
-    if not n: raise ValueError(f'The {"training" if self.training else "validation"} data gave no batch: is the dataset empty, or smaller than a batch while `drop_last` is on?')
-    if self.n_iter is not None and n<self.n_iter: warnings.warn(f'The data loader ended early: it promised {self.n_iter} batches and gave {n}')
+    if not n: raise ValueError(f'The {what} data gave no batch: is the dataset empty, smaller than a batch while `drop_last` is on, or a generator that is used up?')
+    if self.n_iter not in (None,n): warnings.warn(f'The data loader {"ended early" if n<self.n_iter else "went on"}: it promised {self.n_iter} batches and gave {n}')
 
-# %% ../nbs/library/guarded.ipynb #2255ce2b
+# %% ../nbs/library/guarded.ipynb #8e94c548
 @patch
 def _do_grad_opt(self:GuardedLoop):
     try: super(GuardedLoop,self)._do_grad_opt()
     except CancelBatchException: raise
     except _Cancel: self.opt.zero_grad(); raise
 
-# %% ../nbs/library/guarded.ipynb #751690ac
+# %% ../nbs/library/guarded.ipynb #6a84e0b2
 @patch
 def _run(self:GuardedLoop, f):
     err,self.stopped_by,self._busy,started = None,None,True,[]
@@ -90,14 +104,16 @@ def _run(self:GuardedLoop, f):
         except CancelFitException: self('after_cancel_fit')
     except BaseException as e: err,self.stopped_by = e,type(e)
     if isinstance(err, KeyboardInterrupt): self._interrupted()
-    err = self._after_fit(started, err)
-    self._end_cleanup()
+    try: err = self._after_fit(started, err)
+    finally:
+        for cb in self.cbs: cb.run = True
+        self._end_cleanup()
     if err is None: return
     if self.opt is not None: self.opt.zero_grad()
     if _is_oom(err) and torch.cuda.is_available(): torch.cuda.empty_cache()
     raise err
 
-# %% ../nbs/library/guarded.ipynb #89008187
+# %% ../nbs/library/guarded.ipynb #d382d097
 @patch
 def _before_fit(self:GuardedLoop, started): # `started`: a list that gets the callbacks whose `before_fit` is done
     for o in (self._calls or self._listen())['before_fit']: self._call(*o); started.append(o[0])
@@ -111,17 +127,16 @@ def _after_fit(self:GuardedLoop, started, err): # The first error, if any
         try: self._call(*o)
         except _Cancel: pass
         except BaseException as e: err = err or e
-    for cb in self.cbs: cb.run = True
     return err
 
-# %% ../nbs/library/guarded.ipynb #1c94695a
+# %% ../nbs/library/guarded.ipynb #5cfeb8a7
 @patch
 def _interrupted(self:GuardedLoop):
     if self.only_validate or hasattr(self,'lr_finder'): return
     print(f'Interrupted in epoch {self.epoch}, batch {self.iter}{f" of {self.n_iter}" if self.n_iter else ""}. '
           f'The model keeps what it has learned; `start_epoch={self.epoch}` goes on from this epoch.')
 
-# %% ../nbs/library/guarded.ipynb #8f3daa19
+# %% ../nbs/library/guarded.ipynb #ab8a9719
 def _mark_norms(opt, model, wd_bn_bias, train_bn):
     if not isinstance(opt, Optimizer): return
     if not wd_bn_bias:

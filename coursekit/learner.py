@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Learner', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/06_learner.ipynb #8dbbbc71
+# %% ../nbs/06_learner.ipynb #62b90740
 #| code-fold: true
 import inspect
 from contextlib import contextmanager, nullcontext
@@ -22,27 +22,31 @@ from .checkpoint import join_path_file, save_atomic, save_model, load_model
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric', # where fastai has them
          'join_path_file','save_atomic','save_model','load_model']
 
-# %% ../nbs/06_learner.ipynb #8db1f330
+# %% ../nbs/06_learner.ipynb #0caa9a7e
 #| code-fold: true
 class Learner(GuardedLoop):
     "A model, data and a loss function, and the loop that trains them"
     def __init__(self, dls, # `DataLoaders`, anything with `train` and `valid`, or a pair of loaders
-                 model, loss_func=None, # An `nn.Module`; default: `dls.loss_func`
+                 model, # An `nn.Module`
+                 loss_func=None, # Of predictions and targets, gives one number; default `dls.loss_func`
                  opt_func=Adam, # Makes the optimizer; a class of `torch.optim` will do
                  lr=None, # Learning rate, default `defaults.lr`
                  splitter=trainable_params, # Takes the model, gives its parameters or groups of them
-                 cbs=None, metrics=None, # Callbacks; functions of predictions and targets, or `Metric`s
+                 cbs=None, # Callbacks, or classes of them
+                 metrics=None, # Functions of predictions and targets, or `Metric`s
                  path=None, # Where files go, default `dls.path` or the current folder
                  model_dir='models', # In it the folder for `save`
-                 wd=None, wd_bn_bias=False, # Weight decay, default the optimizer's; for biases and norms too?
+                 wd=None, # Weight decay, default the optimizer's
+                 wd_bn_bias=False, # Weight decay for biases and norms, too?
                  train_bn=True, # Do norms of frozen groups train?
-                 moms=(0.95,0.85,0.95), default_cbs=True): # Momenta of `fit_one_cycle`; add `defaults.callbacks`?
+                 moms=(0.95,0.85,0.95), # Momenta of `fit_one_cycle`
+                 default_cbs=True): # Add `defaults.callbacks`?
         super().__init__(dls, model, _loss_for(dls, loss_func))
         _remember(self, opt_func, lr, splitter, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms)
         self.add_cbs([o() for o in defaults.callbacks] if default_cbs else []).add_cbs(cbs)
         self('after_create')
 
-# %% ../nbs/06_learner.ipynb #d703877e
+# %% ../nbs/06_learner.ipynb #861bc229
 @patch
 def fit(self:Learner, n_epoch, # Epochs
         lr=None, wd=None, # Learning rate, `slice` for one for each group; weight decay; default: the learner's
@@ -59,24 +63,27 @@ def fit(self:Learner, n_epoch, # Epochs
         self.n_epoch,self.start_epoch = n_epoch,start_epoch
         self._run(self._do_fit)
 
-# %% ../nbs/library/learner_more.ipynb #06f1fac4
+# %% ../nbs/library/learner_more.ipynb #844323fa
 def _loss_for(dls, loss_func): # The one that was passed, or the data's
     if loss_func is None: loss_func = getattr(dls,'loss_func',None) or getattr(getattr(dls,'train_ds',None),'loss_func',None)
+    if isinstance(loss_func, type) and issubclass(loss_func, nn.Module): raise TypeError(f'`loss_func` is the class `{loss_func.__name__}`: it needs brackets, `{loss_func.__name__}()`')
     if loss_func is None: raise ValueError('The data does not say which loss function suits it: pass `loss_func`, for example `loss_func=F.cross_entropy`')
     return loss_func
 
 defaults.lr = getattr(defaults, 'lr', 1e-3)
 
 def _remember(learn, opt_func, lr, splitter, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms):
+    if not isinstance(learn.model, nn.Module):
+        raise TypeError(f'`model` is an `nn.Module`, not {learn.model!r}. An architecture such as `resnet18` has to be called: `resnet18()`')
     _check_lr(lr); learn.opt_func,learn.splitter,learn.lr = opt_func,splitter,defaults.lr if lr is None else lr
     learn.path,learn.model_dir = Path(path if path is not None else getattr(learn.dls,'path',None) or '.'),model_dir
     learn.wd,learn.wd_bn_bias,learn.train_bn,learn.moms = wd,wd_bn_bias,train_bn,moms
     learn.logger,learn.metrics = print,metrics
 
-# %% ../nbs/library/learner_more.ipynb #93099e70
+# %% ../nbs/library/learner_more.ipynb #a6c18472
 @patch
 def freeze_to(self:Learner, n):
-    "Train only the parameter groups from `n` on"
+    "Train only the parameter groups from `n` on; negative: counted from the end. The optimizer keeps its memories (fastai's forgets them here)"
     if self.opt is None: self.create_opt()
     self.opt.freeze_to(n)
 @patch
@@ -89,7 +96,7 @@ def unfreeze(self:Learner):
     "Train all parameter groups"
     self.freeze_to(0)
 
-# %% ../nbs/library/learner_more.ipynb #e4550c5f
+# %% ../nbs/library/learner_more.ipynb #05b2a8c3
 @contextmanager
 def _replaced(o, nm, v): # `o.nm` is `v` for the time of a `with`
     old = getattr(o, nm); setattr(o, nm, v)
@@ -102,7 +109,7 @@ def _items_loss(f): # A function with `reduction` is asked; any other is called 
     if 'reduction' in ps: return partial(f, reduction='none')
     return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
 
-# %% ../nbs/library/learner_more.ipynb #e6525a6e
+# %% ../nbs/library/learner_more.ipynb #ca390edb
 @patch
 @contextmanager
 def loss_not_reduced(self:Learner):
@@ -110,7 +117,7 @@ def loss_not_reduced(self:Learner):
     f = self.loss_func
     with _replaced(f, 'reduction', 'none') if hasattr(f, 'reduction') else _replaced(self, 'loss_func', _items_loss(f)): yield self
 
-# %% ../nbs/library/learner_more.ipynb #250c52c6
+# %% ../nbs/library/learner_more.ipynb #80bf26b3
 @patch
 @contextmanager
 def no_logging(self:Learner):
@@ -120,7 +127,7 @@ def no_logging(self:Learner):
 @patch(as_prop=True)
 def smooth_loss(self:Learner): return self.recorder.smooth_loss.value
 
-# %% ../nbs/library/learner_more.ipynb #c913571e
+# %% ../nbs/library/learner_more.ipynb #507e0f6b
 def _names(fs): # Of functions, partial functions and instances
     def one(f):
         while isinstance(f, partial): f = f.func
@@ -143,7 +150,7 @@ def __repr__(self:Learner):
                 loss=_names([self.loss_func]), optimizer=opt, metrics=_names(self.metrics) or 'none', callbacks=_classes(self.cbs))
     return f'{type(self).__name__}\n' + '\n'.join(f'  {k+":":<11}{v}' for k,v in rows.items())
 
-# %% ../nbs/library/learner_more.ipynb #a918a014
+# %% ../nbs/library/learner_more.ipynb #b85fecb0
 def _check_fit(n_epoch, lr):
     if not isinstance(n_epoch, (int,np.integer)) or n_epoch<0: raise ValueError(f'`n_epoch`, the number of epochs, is a whole number from 0 on, not {n_epoch!r}')
     _check_lr(lr)
@@ -156,12 +163,12 @@ def _check_lr(lr, name='lr', one=False): # What was given as `name`; must it be 
         if not isinstance(o, (int,float,np.number,Tensor)): raise TypeError(f'`{name}`, the learning rate, is {kind}, not {lr!r}')
         if not 0<=o<np.inf: raise ValueError(f'`{name}`, the learning rate, is {kind}, not {lr!r}')
 
-# %% ../nbs/library/learner_more.ipynb #1e56a372
+# %% ../nbs/library/learner_more.ipynb #a3ecf0c9
 def _single(xs): return None if len(xs)==0 else xs[0] if len(xs)==1 else xs
 Learner.x = property(lambda self: _single(self.xb), doc='The input in `xb` if there is one, else all of them')
 Learner.y = property(lambda self: _single(self.yb), doc='The target in `yb` if there is one, else all of them')
 
-# %% ../nbs/library/learner_more.ipynb #71a2a1a8
+# %% ../nbs/library/learner_more.ipynb #094ddd39
 @contextmanager
 def _paused(learn): # What runs in `learn` goes on after the `with` as if nothing had happened
     objs = [learn, *learn.cbs, *learn.metrics] + ([learn.recorder.loss] if hasattr(learn,'recorder') else [])
@@ -174,12 +181,22 @@ def _paused(learn): # What runs in `learn` goes on after the `with` as if nothin
 @patch
 def _infer(self:Learner, dl, cbs=None, result=noop): # Go once through `dl` without training; `result` of the learner is returned
     def _epoch(): self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch', CancelEpochException)
-    with _paused(self) if self._busy else nullcontext(), self.added_cbs(cbs), self.no_logging():
+    if self._busy: return self._look(dl, cbs, result)
+    with self.added_cbs(cbs), self.no_logging():
         self.only_validate = True
         self._run(_epoch)
         return result(self)
 
-# %% ../nbs/library/learner_more.ipynb #f0eeb20e
+@patch
+def _look(self:Learner, dl, cbs, result): # The same while a training is going on: no fit and no epoch begins or ends
+    with _paused(self), self.added_cbs(cbs), self.no_logging():
+        self.only_validate = True
+        if hasattr(self, 'recorder'): self.recorder.log,self.recorder.cancel_valid = L([self.epoch]),False
+        self._do_epoch_validate(dl=dl)
+        if hasattr(self, 'recorder'): self.final_record = self.recorder.log[1:].copy()
+        return result(self)
+
+# %% ../nbs/library/learner_more.ipynb #eb440268
 def _measured(learn): # What a validation found
     rec,r = learn.final_record,getattr(learn, 'recorder', None)
     asked = r is not None and r._mets and not r.cancel_valid
@@ -193,17 +210,17 @@ def validate(self:Learner, ds_idx=1, dl=None, cbs=None):
     if dl is None: raise ValueError('There is no validation data: pass `dl`')
     return self._infer(dl, cbs, _measured)
 
-# %% ../nbs/library/learner_more.ipynb #af5d60fc
+# %% ../nbs/library/learner_more.ipynb #43a2d93c
 def _in_order(dl): # A loader for all items of `dl`, in order
     if isinstance(dl, torch.utils.data.DataLoader):
-        shuffles = isinstance(dl.sampler, torch.utils.data.RandomSampler)                # another sampler chooses the items: it stays
+        shuffles = isinstance(dl.sampler, torch.utils.data.RandomSampler) and dl.sampler._num_samples is None                # another sampler chooses the items: it stays
         if not (shuffles or dl.drop_last): return dl
         return torch.utils.data.DataLoader(dl.dataset, batch_size=dl.batch_size, sampler=None if shuffles else dl.sampler,
                                            num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory)
     if not (getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)): return dl
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
-# %% ../nbs/library/learner_more.ipynb #32605161
+# %% ../nbs/library/learner_more.ipynb #ad4a3033
 def _decodes(f, preds): # What outputs mean, as the loss `f` says; for the plain cross-entropies of torch the largest
     if hasattr(f, 'decodes'): return f.decodes(preds)
     while isinstance(f, partial): f = f.func
@@ -219,7 +236,7 @@ def _decoding(f): # Where the data cannot read what came out: perhaps the loss `
         raise TypeError(f'The outputs cannot be read as labels ({e}). The loss function `{name}` has no `decodes`, which says what outputs mean. Give it one, such as '
                         f'`{name}.decodes = lambda preds: preds.argmax(1)`, or use a loss that has it, such as `CrossEntropyLossFlat()`. `learn.get_preds()` gives the outputs as they are') from e
 
-# %% ../nbs/library/learner_more.ipynb #2f762db8
+# %% ../nbs/library/learner_more.ipynb #a0853076
 @patch
 def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a data loader, for example `dls.test_dl(files)`
               with_input=False, with_decoded=False, with_loss=False, # Return the inputs too, first? The decoded predictions? The loss of each item, last?
@@ -237,7 +254,7 @@ def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a dat
     if with_decoded: res.insert(i+2, _decodes(self.loss_func, res[i]))
     return tuple(res)
 
-# %% ../nbs/library/learner_more.ipynb #fbf9b979
+# %% ../nbs/library/learner_more.ipynb #43ee59cb
 class _Inputs(list): # A loader of one batch with one item, whose parts are all inputs
     def __init__(self, item):
         parts = item if isinstance(item, tuple) else (item,)
@@ -255,7 +272,7 @@ def predict(self:Learner, item, # What the data was made from, such as a file; f
     res = _one(full[len(inp):]),dec[0],preds[0]
     return (_one(full[:len(inp)]),)+res if with_input else res
 
-# %% ../nbs/library/learner_more.ipynb #75e45c54
+# %% ../nbs/library/learner_more.ipynb #8cdf2238
 @patch
 def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwargs):
     "Show items of a batch with targets and predictions"
@@ -267,7 +284,7 @@ def show_results(self:Learner, ds_idx=1, dl=None, max_n=9, shuffle=True, **kwarg
     _,_,preds = self.get_preds(dl=[b], with_decoded=True)
     with _decoding(self.loss_func): return dl.show_results(b, preds, max_n=max_n, **kwargs)
 
-# %% ../nbs/library/learner_more.ipynb #2ed39cd6
+# %% ../nbs/library/learner_more.ipynb #41d5100f
 @patch
 def save(self:Learner, file, with_opt=True):
     "Save weights (and optimizer state) as `path/model_dir/file.pth` and return that path"
@@ -282,7 +299,7 @@ def load(self:Learner, file, device=None, with_opt=True, strict=True):
     load_model(join_path_file(file, self.path/self.model_dir, ext='.pth'), self.model, self.opt, with_opt=with_opt, device=device or self.device, strict=strict)
     return self
 
-# %% ../nbs/library/learner_more.ipynb #e1cede00
+# %% ../nbs/library/learner_more.ipynb #a607c69c
 @patch
 def to(self:Learner, device):
     "Move model, data and optimizer state to `device`"
@@ -292,7 +309,7 @@ def to(self:Learner, device):
     if self.opt is not None: self.opt.load_state_dict(self.opt.state_dict())
     return self
 
-# %% ../nbs/library/learner_more.ipynb #a075c1a0
+# %% ../nbs/library/learner_more.ipynb #32d4f843
 @patch
 def show_training_loop(self:Learner):
     "Print the events in order, with the callbacks that listen to each"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainingLoop']
 
-# %% ../nbs/library/00_loop.ipynb #4cc9a430
+# %% ../nbs/library/00_loop.ipynb #78ae9403
 from contextlib import contextmanager
 import torch
 from torch import Tensor
@@ -14,12 +14,12 @@ from .layers import one_param
 from .callback.core import *
 from .callback.core import _inner, _Cancel
 
-# %% ../nbs/library/00_loop.ipynb #6c64adad
+# %% ../nbs/library/00_loop.ipynb #7fcca736
 def _explain(e, msg): # Add `msg` to what the exception says
-    if len(e.args)==1 and isinstance(e.args[0], str): e.args = (f'{e.args[0]}\n{msg}',)
+    if len(e.args)==1 and isinstance(e.args[0], str) and not isinstance(e, KeyError): e.args = (f'{e.args[0]}\n{msg}',)
     elif hasattr(e, 'add_note'): e.add_note(msg)
 
-# %% ../nbs/library/00_loop.ipynb #2d4c66fc
+# %% ../nbs/library/00_loop.ipynb #27b3335d
 class _Announcer: # Has callbacks, and tells them what happens
     def __init__(self): self.cbs,self._calls,self.training = L(),None,False
     def ordered_cbs(self, ev):
@@ -35,23 +35,28 @@ class _Announcer: # Has callbacks, and tells them what happens
         self._calls = {e:[(cb,cb.handler(e),e) for cb in self.ordered_cbs(e)] for e in vars(event)}
         return self._calls
 
-# %% ../nbs/library/00_loop.ipynb #2d60cb8b
+# %% ../nbs/library/00_loop.ipynb #993127c2
 @patch
 def _call(self:_Announcer, cb, f, ev):
     if not cb.run or (ev in _inner and not (cb.run_train if self.training else cb.run_valid)): return
     try: f()
     except _Cancel as e:
-        if ev not in (f'after_{e.level}',f'after_cancel_{e.level}'): raise
+        if ev in (f'after_{e.level}',f'after_cancel_{e.level}'): return
+        e.args = e.args or (f'callback `{type(cb).__name__}` raised `{type(e).__name__}` at `{ev}`, where no {e.level} is going on that could be cancelled',)
+        raise
     except Exception as e: _explain(e, f'(in callback `{type(cb).__name__}`, event `{ev}`)'); raise
 
-# %% ../nbs/library/00_loop.ipynb #63a9397f
+# %% ../nbs/library/00_loop.ipynb #de937724
 @patch
 def add_cb(self:_Announcer, cb):
     "Attach a callback (a class is instantiated); it becomes an attribute too: `learn.recorder`"
     if isinstance(cb, type): cb = cb()
     if not hasattr(cb, 'handler'): raise TypeError(f'A callback was expected, not {cb!r}')
+    if (nm := cb.name) in vars(self) or hasattr(type(self), nm):
+        if not hasattr(getattr(self, nm), 'handler'):
+            raise ValueError(f'A callback `{type(cb).__name__}` would be known as `learn.{nm}`, and that is something else already: give the class another name')
     cb.learn = self
-    setattr(self, cb.name, cb)
+    setattr(self, nm, cb)
     self.cbs,self._calls = self.cbs+L([cb]),None
     return self
 
@@ -63,7 +68,7 @@ def remove_cb(self:_Announcer, cb):
     self.cbs = self.cbs.filter(lambda o: o is not cb); self._calls,cb.learn = None,None
     return self
 
-# %% ../nbs/library/00_loop.ipynb #54123f27
+# %% ../nbs/library/00_loop.ipynb #830534f9
 @patch
 def add_cbs(self:_Announcer, cbs): L(cbs).map(self.add_cb); return self
 @patch
@@ -73,11 +78,19 @@ def remove_cbs(self:_Announcer, cbs): L(cbs).map(self.remove_cb); return self
 @contextmanager
 def added_cbs(self:_Announcer, cbs):
     "Callbacks for the time of a `with`"
-    cbs = L(o() if isinstance(o, type) else o for o in L(cbs)); self.add_cbs(cbs)
-    try: yield self
-    finally: self.remove_cbs(cbs)
+    cbs = L(o() if isinstance(o, type) else o for o in L(cbs))
+    try: self.add_cbs(cbs); yield self
+    finally: self.remove_cbs(cbs.filter(lambda o: any(o is c for c in self.cbs)))
 
-# %% ../nbs/library/00_loop.ipynb #87b23a9b
+@patch
+@contextmanager
+def removed_cbs(self:_Announcer, cbs):
+    "Without these callbacks for the time of a `with`"
+    self.remove_cbs(cbs)
+    try: yield self
+    finally: self.add_cbs(cbs)
+
+# %% ../nbs/library/00_loop.ipynb #c190e967
 def _plain(x): # A semantic tensor as a plain one
     if type(x) is Tensor: return x
     return x.as_subclass(Tensor) if isinstance(x, Tensor) else apply(lambda t: t.as_subclass(Tensor), x)
@@ -86,7 +99,7 @@ def _n_batches(dl): # None where the loader does not know
     try: return len(dl)
     except TypeError: return None
 
-# %% ../nbs/library/00_loop.ipynb #8f02e256
+# %% ../nbs/library/00_loop.ipynb #581063af
 @patch
 def get_dl(self:_Announcer, i):
     "Data loader `i` (0: training, 1: validation), None if there is no such one or it is empty"
@@ -100,7 +113,7 @@ def device(self:_Announcer):
     "Where the model trains: the data's device, or the best there is"
     return torch.device(getattr(self.dls,'device',None) or default_device())
 
-# %% ../nbs/library/00_loop.ipynb #c108e84e
+# %% ../nbs/library/00_loop.ipynb #8ab59a94
 @patch
 def _prepare(self:_Announcer, dl): # What must be known before the first batch of `dl`
     self.n_iter,self.n_inp = _n_batches(dl),getattr(dl,'n_inp',None) or getattr(self.dls,'n_inp',None)
@@ -112,20 +125,20 @@ def _split(self:_Announcer, b): # A batch into inputs and targets, on the model'
     b = (b,) if isinstance(b, Tensor) else b
     self.batch = b = tuple(self._to_device(o) for o in b)
     n = self.n_inp or (1 if len(b)==1 else len(b)-1)
-    self.pred,self.xb,self.yb = None,tuple(map(_plain, b[:n])),tuple(map(_plain, b[n:]))
+    self.pred,self.loss,self.xb,self.yb = None,None,tuple(map(_plain, b[:n])),tuple(map(_plain, b[n:]))
 @patch
 def _to_device(self:_Announcer, o):
     if isinstance(o, Tensor): return o if o.device==self._device else o.to(self._device, non_blocking=True)
     return to_device(o, self._device)
 
-# %% ../nbs/06_learner.ipynb #0f453989
+# %% ../nbs/06_learner.ipynb #b7068bd5
 @patch
 def _with_events(self:_Announcer, f, name, ex):
     try: self(f'before_{name}'); f()
     except ex: self(f'after_cancel_{name}')
     self(f'after_{name}')
 
-# %% ../nbs/06_learner.ipynb #368a7970
+# %% ../nbs/06_learner.ipynb #7ac973fd
 class TrainingLoop(_Announcer):
     "Fit, epoch, training, validation, batch, step: each with an event before it and one after"
     def __init__(self, dls, model, loss_func): # Loaders `train` and `valid`, or a pair; an `nn.Module`; a function
@@ -136,7 +149,7 @@ class TrainingLoop(_Announcer):
     def _backward(self): self.loss_grad.backward()
     def _step(self):     self.opt.step()
 
-# %% ../nbs/06_learner.ipynb #f155dc0a
+# %% ../nbs/06_learner.ipynb #7529ded1
 @patch
 def _do_one_batch(self:TrainingLoop):
     self.pred = self.model(*self.xb);                  self('after_pred')
@@ -150,7 +163,7 @@ def _do_grad_opt(self:TrainingLoop):
     self._with_events(self._step,     'step',     CancelStepException)
     self.opt.zero_grad()
 
-# %% ../nbs/06_learner.ipynb #f3e20da6
+# %% ../nbs/06_learner.ipynb #96dcd2ff
 @patch
 def one_batch(self:TrainingLoop, i, b):
     self.iter = i; self._split(b)
@@ -169,7 +182,7 @@ def _do_epoch_validate(self:TrainingLoop, ds_idx=1, dl=None):
     if self.dl is None: return
     with torch.no_grad(): self._with_events(self.all_batches, 'validate', CancelValidException)
 
-# %% ../nbs/06_learner.ipynb #fdd3cba3
+# %% ../nbs/06_learner.ipynb #396a195c
 @patch
 def _do_epoch(self:TrainingLoop): self._do_epoch_train(); self._do_epoch_validate()
 @patch

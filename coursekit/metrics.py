@@ -37,7 +37,7 @@ def _func_name(f): # Of a function, a partial function or an instance
     while hasattr(f, 'func') and not hasattr(f, '__name__'): f = f.func
     return getattr(f, '__name__', type(f).__name__)
 
-# %% ../nbs/06_learner.ipynb #1f760ab7
+# %% ../nbs/06_learner.ipynb #d8986646
 class Metric:
     "What every metric has: `reset`, `accumulate(learn)` after each batch, and `value`"
     def reset(self): pass
@@ -53,7 +53,7 @@ class _Mean(Metric): # Over all items; `add` takes in the mean over `n` of them
     count = property(lambda self: sum(self.ns))
     value = property(lambda self: sum(v*n for v,n in zip(_read(self.vals), self.ns))/self.count if self.ns else None)
 
-# %% ../nbs/06_learner.ipynb #b9ea9f9b
+# %% ../nbs/06_learner.ipynb #b4255fe4
 class AvgMetric(_Mean):
     "The mean over all items of `func(preds, targets)`, which gives the mean over a batch"
     def __init__(self, func): self.func = func; self.reset()
@@ -66,15 +66,16 @@ class AvgLoss(_Mean):
     def __init__(self): self.reset()
     def accumulate(self, learn): self.add(_scalar(learn.loss), find_bs(learn.yb))
 
-# %% ../nbs/library/metrics_more.ipynb #db236606
+# %% ../nbs/library/metrics_more.ipynb #4a8b9324
 def mk_metric(m):
     "`m` as a `Metric`: an instance, a class, or a function of predictions and targets"
     if isinstance(m, Metric): return m
     if isinstance(m, type) and issubclass(m, Metric): return m()
+    if getattr(m, 'makes_metric', False): raise TypeError(f'`{_func_name(m)}` makes a metric: it needs brackets, such as `{_func_name(m)}()`')
     if not callable(m): raise TypeError(f'A metric is a function of predictions and targets or a `Metric`, not {m!r}')
     return AvgMetric(m)
 
-# %% ../nbs/library/metrics_more.ipynb #5651f2c5
+# %% ../nbs/library/metrics_more.ipynb #beb330b9
 class AvgSmoothLoss(Metric):
     "Running mean of the loss, where each batch counts `beta` times as much as the next; debiased"
     name = 'loss'
@@ -89,13 +90,13 @@ class AvgSmoothLoss(Metric):
             self.raw.append(v); self.val = v + self.beta*(self.val-v)
             self.smooth.append(self.val/(1-self.beta**len(self.raw)))
 
-# %% ../nbs/library/metrics_more.ipynb #f5dc3c97
+# %% ../nbs/library/metrics_more.ipynb #a9f45ef8
 @patch(as_prop=True)
 def count(self:AvgSmoothLoss): return len(self.raw)+len(self.pending)
 @patch(as_prop=True)
 def value(self:AvgSmoothLoss): self.flush(); return self.smooth[-1] if self.smooth else None
 
-# %% ../nbs/library/metrics_more.ipynb #366af0d7
+# %% ../nbs/library/metrics_more.ipynb #a93ab7e3
 def flatten_check(inp, targ):
     "Both flattened; raises `ValueError` if they are not equally long"
     inp,targ = inp.reshape(-1),targ.reshape(-1)
@@ -104,37 +105,47 @@ def flatten_check(inp, targ):
 
 def accuracy(inp, # Outputs: n × classes (× more), classes along `axis`
              targ, # Class numbers
-             axis=-1):
+             axis=-1): # Where the classes are
     "Share of items whose largest output is the target's"
     pred,targ = flatten_check(inp.argmax(dim=axis), targ)
     return (pred==targ).float().mean()
-def error_rate(inp, targ, axis=-1):
-    "1 - `accuracy`"
+def error_rate(inp, # Outputs: n × classes (× more), classes along `axis`
+               targ, # Class numbers
+               axis=-1): # Where the classes are
+    "Share of items whose largest output is not the target's: 1 - `accuracy`"
     return 1 - accuracy(inp, targ, axis=axis)
 
-# %% ../nbs/library/metrics_more.ipynb #8a3fb846
-def top_k_accuracy(inp, targ, k=5, axis=-1):
+# %% ../nbs/library/metrics_more.ipynb #50b3d3fc
+def top_k_accuracy(inp, # Outputs: n × classes (× more), classes along `axis`
+                   targ, # Class numbers
+                   k=5, # How many guesses there are
+                   axis=-1): # Where the classes are
     "Share of items whose target is among the `k` largest outputs"
     top = inp.topk(k=min(k, inp.shape[axis]), dim=axis)[1]
     return (top==targ.unsqueeze(axis)).any(axis).float().mean()
 
-def accuracy_multi(inp, targ, thresh=0.5, sigmoid=True):
+def accuracy_multi(inp, # Outputs: n × labels
+                   targ, # 0 or 1: n × labels
+                   thresh=0.5, # Yes from here on
+                   sigmoid=True): # Are the outputs logits?
     "Share of right yes/no answers when there are several labels: yes if the (sigmoid of the) output is over `thresh`"
     inp,targ = flatten_check(inp, targ)
     if sigmoid: inp = inp.sigmoid()
     return ((inp>thresh)==targ.bool()).float().mean()
 
-# %% ../nbs/library/metrics_more.ipynb #c3aa342f
-def mse(inp, targ):
-    "Mean squared error"
+# %% ../nbs/library/metrics_more.ipynb #be0e86b4
+def mse(inp, # Predictions, of any shape
+        targ): # As many targets
+    "Mean squared error. Raises `ValueError` for unequal lengths"
     return F.mse_loss(*flatten_check(inp, targ))
 
-def mae(inp, targ):
-    "Mean absolute error"
+def mae(inp, # Predictions, of any shape
+        targ): # As many targets
+    "Mean absolute error. Raises `ValueError` for unequal lengths"
     inp,targ = flatten_check(inp, targ)
     return (inp-targ).abs().mean()
 
-# %% ../nbs/library/metrics_more.ipynb #6109c53f
+# %% ../nbs/library/metrics_more.ipynb #1d6b1783
 class ValueMetric(Metric):
     "A metric that another part of the program computes: `func()` gives its value"
     def __init__(self, func, metric_name=None): self.func,self.metric_name = func,metric_name
@@ -144,7 +155,7 @@ class ValueMetric(Metric):
     @property
     def name(self): return self.metric_name or self.func.__name__
 
-# %% ../nbs/library/metrics_more.ipynb #c059a56f
+# %% ../nbs/library/metrics_more.ipynb #c6346b53
 class AccumMetric(Metric):
     "Collects all predictions and targets, then calls `func` on them"
     def __init__(self, func, # Of all predictions and all targets
@@ -159,7 +170,7 @@ class AccumMetric(Metric):
     @property
     def name(self): return self._name or getattr(self.func, '__name__', None) or getattr(getattr(self.func,'func',None),'__name__',type(self).__name__)
 
-# %% ../nbs/library/metrics_more.ipynb #9a0e3d21
+# %% ../nbs/library/metrics_more.ipynb #2e0b4a39
 @patch
 def accumulate(self:AccumMetric, learn):
     pred,act = learn.pred,self.activation
@@ -176,7 +187,7 @@ def accum_values(self:AccumMetric, preds, targs):
     if self.flatten: preds,targs = flatten_check(preds, targs) if preds.numel()==targs.numel() or preds.dim()==1 else (preds,targs.reshape(-1))
     self.preds.append(preds.detach()); self.targs.append(targs.detach())
 
-# %% ../nbs/library/metrics_more.ipynb #24eb11ec
+# %% ../nbs/library/metrics_more.ipynb #5b274416
 @patch(as_prop=True)
 def value(self:AccumMetric):
     if not self.preds: return None
@@ -184,7 +195,7 @@ def value(self:AccumMetric):
     if self.to_np: preds,targs = preds.numpy(),targs.numpy()
     return self.func(targs, preds, **self.kwargs) if self.invert_arg else self.func(preds, targs, **self.kwargs)
 
-# %% ../nbs/library/metrics_more.ipynb #d73c6bd7
+# %% ../nbs/library/metrics_more.ipynb #fcef98aa
 def skm_to_fastai(func, is_class=True, thresh=None, axis=-1, activation=None, **kwargs):
     "Turn `func(y_true, y_pred)` of scikit-learn into a metric; `is_class`: it wants class numbers (or, with `thresh`, yes/no)"
     dim_argmax = axis if is_class and thresh is None else None
@@ -199,7 +210,7 @@ def _skm(name, **kwargs):
     check_names(kwargs, names_of(skm_to_fastai, AccumMetric, func), name)
     return skm_to_fastai(func, **kwargs)
 
-# %% ../nbs/library/metrics_more.ipynb #9d03ec87
+# %% ../nbs/library/metrics_more.ipynb #af3a4d11
 def _avg(name):
     def f(axis=-1, labels=None, pos_label=1, average='binary', sample_weight=None):
         return _skm(name, axis=axis, labels=labels, pos_label=pos_label, average=average, sample_weight=sample_weight)
@@ -207,7 +218,7 @@ def _avg(name):
     return f
 F1Score,Precision,Recall = _avg('f1_score'),_avg('precision_score'),_avg('recall_score')
 
-# %% ../nbs/library/metrics_more.ipynb #41c9320e
+# %% ../nbs/library/metrics_more.ipynb #aa0e9617
 def _multi(name):
     def f(thresh=0.5, sigmoid=True, labels=None, pos_label=1, average='macro', sample_weight=None):
         return _skm(name, thresh=thresh, activation='sigmoid' if sigmoid else 'no', flatten=False, labels=labels, pos_label=pos_label, average=average, sample_weight=sample_weight)
@@ -215,7 +226,7 @@ def _multi(name):
     return f
 F1ScoreMulti,PrecisionMulti,RecallMulti = _multi('f1_score'),_multi('precision_score'),_multi('recall_score')
 
-# %% ../nbs/library/metrics_more.ipynb #70e6bc6d
+# %% ../nbs/library/metrics_more.ipynb #5d839ac6
 def BalancedAccuracy(axis=-1, **kwargs):  "`sklearn.metrics.balanced_accuracy_score`"; return _skm('balanced_accuracy_score', axis=axis, **kwargs)
 def CohenKappa(axis=-1, **kwargs):        "`sklearn.metrics.cohen_kappa_score`";       return _skm('cohen_kappa_score', axis=axis, **kwargs)
 def MatthewsCorrCoef(axis=-1, **kwargs):  "`sklearn.metrics.matthews_corrcoef`";       return _skm('matthews_corrcoef', axis=axis, **kwargs)
@@ -228,7 +239,10 @@ def RocAucBinary(axis=-1, **kwargs):
     "`sklearn.metrics.roc_auc_score` for two classes"
     return _skm('roc_auc_score', is_class=False, activation='binary_softmax', **kwargs)
 
-# %% ../nbs/library/metrics_more.ipynb #c54dccf2
+for _f in ('F1Score','Precision','Recall','F1ScoreMulti','PrecisionMulti','RecallMulti','BalancedAccuracy','CohenKappa','MatthewsCorrCoef','R2Score','RocAuc','RocAucBinary'):
+    globals()[_f].__name__,globals()[_f].makes_metric = _f,True                            # so that `metrics=F1Score` is noticed at once
+
+# %% ../nbs/library/metrics_more.ipynb #8a6d7d85
 def _rmse(inp, targ): inp,targ = flatten_check(inp.float(), targ.float()); return F.mse_loss(inp, targ).sqrt().item()
 rmse = AccumMetric(_rmse, name='rmse') # Root mean squared error, over all items at once
 
@@ -240,7 +254,7 @@ class Dice(Metric):
         pred,targ = flatten_check(learn.pred.argmax(dim=self.axis), learn.yb[0])
         self.inter.append((pred*targ).float().sum()); self.union.append((pred+targ).float().sum())
 
-# %% ../nbs/library/metrics_more.ipynb #36c16b66
+# %% ../nbs/library/metrics_more.ipynb #165152aa
 @patch(as_prop=True)
 def value(self:Dice):
     if not self.inter: return None

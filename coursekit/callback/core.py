@@ -18,7 +18,7 @@ from ..metrics import _scalar
 class _Cancel(Exception): # What a callback raises to skip the rest of a `level` of the loop
     level = None
 
-# %% ../../nbs/06_learner.ipynb #cd10d007
+# %% ../../nbs/06_learner.ipynb #2e5a3626
 #| code-fold: true
 _events = ('after_create before_fit before_epoch before_train before_batch after_pred after_loss '
     'before_backward after_cancel_backward after_backward before_step after_cancel_step after_step '
@@ -28,7 +28,7 @@ _inner = {o for o in _events if o.endswith(('batch','pred','loss','backward','st
 
 event = types.SimpleNamespace(**{o:o for o in _events}) # All events, as attributes: `event.after_loss`
 
-# %% ../../nbs/06_learner.ipynb #366c9c44
+# %% ../../nbs/06_learner.ipynb #b052bdb5
 class Callback:
     "Reads from its learner, and may change it, at any event that it has a method for"
     order,learn,run,run_train,run_valid = 0,None,True,True,True
@@ -45,7 +45,7 @@ class Callback:
         return getattr(self, ev) if ev in self.__dict__ or hasattr(type(self), ev) else None
     def __repr__(self): return type(self).__name__
 
-# %% ../../nbs/06_learner.ipynb #815f22ca
+# %% ../../nbs/06_learner.ipynb #0b2ecb50
 def _ask_learner(self, k):
     if k.startswith('__') or k in _events: raise AttributeError(k)
     me,learn = type(self).__name__,self.__dict__.get('learn')
@@ -54,7 +54,7 @@ def _ask_learner(self, k):
     except AttributeError: raise AttributeError(f'Neither `{me}` nor its learner has an attribute `{k}`') from None
 Callback.__getattr__ = _ask_learner
 
-# %% ../../nbs/06_learner.ipynb #895fa5ec
+# %% ../../nbs/06_learner.ipynb #5f7fe8e0
 def _warn_hiding(self, k, v):
     new = k not in self.__dict__ and not hasattr(type(self), k)
     if new and self.learn is not None and hasattr(self.learn, k):
@@ -63,7 +63,7 @@ def _warn_hiding(self, k, v):
     object.__setattr__(self, k, v)
 Callback.__setattr__ = _warn_hiding
 
-# %% ../../nbs/06_learner.ipynb #e84eae4e
+# %% ../../nbs/06_learner.ipynb #69fc42d6
 class CancelFitException(_Cancel):      "Stop training now";                     level = 'fit'
 class CancelEpochException(_Cancel):    "Go to the next epoch";                  level = 'epoch'
 class CancelTrainException(_Cancel):    "Skip the rest of this epoch's training"; level = 'train'
@@ -72,7 +72,7 @@ class CancelBatchException(_Cancel):    "Go to the next batch";                 
 class CancelBackwardException(_Cancel): "Skip the backward pass";                level = 'backward'
 class CancelStepException(_Cancel):     "Skip the optimizer's step";             level = 'step'
 
-# %% ../../nbs/06_learner.ipynb #56e564ba
+# %% ../../nbs/06_learner.ipynb #75d4869a
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
     order,run_valid = -10,False
@@ -88,7 +88,7 @@ class TrainEvalCallback(Callback):
         if hasattr(self.loss_func, 'to'): self.loss_func.to(self.learn.device)
     def after_batch(self):
         learn = self.learn; learn.train_iter += 1
-        if learn.n_iter: learn.pct_train = (learn.epoch + (learn.iter+1)/learn.n_iter)/learn.n_epoch
+        if learn.n_iter: learn.pct_train = (learn.epoch + min(1, (learn.iter+1)/learn.n_iter))/learn.n_epoch
 
 # %% ../../nbs/library/callback_core_more.ipynb #f50d9656
 @classmethod
@@ -144,20 +144,20 @@ def after_batch(self:GatherPredsCallback):
     if self.with_input:   self.inputs.append(_one(to_detach(self.batch[:len(self.xb)])))
     if len(self.yb):      self.targets.append(_one(to_detach(self.yb)))
 
-# %% ../../nbs/library/callback_recorder.ipynb #8fa9a045
+# %% ../../nbs/library/callback_recorder.ipynb #6fd37723
 def format_time(t):
     "Seconds as `mm:ss`, or `h:mm:ss`"
     h,m,s = int(t)//3600,int(t)//60%60,int(t)%60
     return f'{h}:{m:02d}:{s:02d}' if h else f'{m:02d}:{s:02d}'
 
-# %% ../../nbs/library/callback_recorder.ipynb #165a55bf
+# %% ../../nbs/library/callback_recorder.ipynb #9b853db4
 def _nan_message(epoch, batch, good, lr): # `good`: are the weights still numbers?
     return (f'The training loss is not a number (nan or inf) in epoch {epoch}, batch {batch}: training stops. '
             + ('The weights are still good. ' if good else 'The weights are no numbers any more: go back to a saved model, or make a new learner. ')
             + f'The usual remedies: a lower learning rate (it was {lr:.2g}; `learn.lr_find()` suggests one), '
               'normalized inputs without nan, targets that suit the loss.')
 
-# %% ../../nbs/library/callback_recorder.ipynb #a7819a58
+# %% ../../nbs/library/callback_recorder.ipynb #dac3b850
 def _value(m): # What the metric `m` says
     try: v = m.value
     except Exception as e:
@@ -167,7 +167,7 @@ def _value(m): # What the metric `m` says
         raise
     return v.item() if isinstance(v, Tensor) and not v.dim() else v
 
-# %% ../../nbs/library/callback_recorder.ipynb #ae14ff46
+# %% ../../nbs/library/callback_recorder.ipynb #9a98b7f8
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
     order = 50
@@ -184,7 +184,7 @@ class Recorder(Callback):
     def after_cancel_train(self):    self.cancel_train = True
     def after_cancel_validate(self): self.cancel_valid = True
 
-# %% ../../nbs/library/callback_recorder.ipynb #90b7a1c5
+# %% ../../nbs/library/callback_recorder.ipynb #f96f4edf
 @patch
 def before_fit(self:Recorder):
     if self.only_validate: return
@@ -199,7 +199,7 @@ def before_epoch(self:Recorder):
     self.cancel_train,self.cancel_valid,self.start_time = False,False,time.time()
     self.log = L([self.epoch])
 
-# %% ../../nbs/library/callback_recorder.ipynb #689dcfaf
+# %% ../../nbs/library/callback_recorder.ipynb #3741af48
 @patch
 def before_train(self:Recorder):
     self._mets = list(self._train_mets)
@@ -211,17 +211,20 @@ def before_validate(self:Recorder):
 @patch
 def after_batch(self:Recorder):
     learn = self.learn
-    if not learn.yb or learn.pred is None: return
+    if not learn.yb or learn.loss is None: return             # cancelled before there was a loss
     for m in self._mets: m.accumulate(learn)
     if learn.training: self.lrs.append(learn.opt.hypers[-1]['lr'])
 
-# %% ../../nbs/library/callback_recorder.ipynb #03ffe874
+# %% ../../nbs/library/callback_recorder.ipynb #8d2cbc90
 @patch
 def after_train(self:Recorder):
     self.check_losses(); self.iters.append(self.smooth_loss.count)
     self.log += L(_value(m) for m in self._train_mets)
 @patch
-def after_validate(self:Recorder): self.log += L(_value(m) for m in self._valid_mets)
+def after_validate(self:Recorder):
+    vals = L(_value(m) for m in self._valid_mets); self.log += vals
+    if self._mets and vals and isinstance(vals[0], float) and not math.isfinite(vals[0]):
+        warnings.warn('The validation loss is not a number (nan or inf), the training loss is: look for nan in the validation data', stacklevel=2)
 @patch
 def after_epoch(self:Recorder):
     self.learn.final_record = self.log[1:].copy()
@@ -233,7 +236,7 @@ def after_epoch(self:Recorder):
         self.log.append(format_time(time.time()-self.start_time))
     self.logger(self.log)
 
-# %% ../../nbs/library/callback_recorder.ipynb #1938729f
+# %% ../../nbs/library/callback_recorder.ipynb #694ef8f3
 @patch
 def after_loss(self:Recorder):
     learn = self.learn
@@ -245,7 +248,7 @@ def check_losses(self:Recorder):
     for i,v in enumerate(self.smooth_loss.raw[new:]):
         if not math.isfinite(v): self._not_a_number(self.iter-(self.smooth_loss.count-new-i-1))
 
-# %% ../../nbs/library/callback_recorder.ipynb #9e87281d
+# %% ../../nbs/library/callback_recorder.ipynb #d9c84e95
 @patch
 def _not_a_number(self:Recorder, i):
     if not hasattr(self.learn, 'lr_finder'):
@@ -253,7 +256,7 @@ def _not_a_number(self:Recorder, i):
         warnings.warn(_nan_message(self.epoch, i, good, self.opt.hypers[-1]['lr']), RuntimeWarning, stacklevel=2)
     raise CancelFitException()
 
-# %% ../../nbs/library/callback_recorder.ipynb #3c026aba
+# %% ../../nbs/library/callback_recorder.ipynb #0e193b65
 @patch
 def plot_loss(self:Recorder, skip_start=5, with_valid=True, log=False, show_epochs=False, ax=None):
     "Draw the smoothed training loss of each batch, from batch `skip_start` on, and the validation loss of each epoch"
@@ -273,12 +276,12 @@ def _plot_valid(self:Recorder, ax): # One dot for each epoch, at its last batch
     pts = [(i-1,o[ix]) for i,o in zip(self.iters, self.values) if len(o)>ix and o[ix] is not None]     # an epoch that was cancelled has none
     if pts: ax.plot(*zip(*pts), 'o-', color='#D55E00', label='validation')
 
-# %% ../../nbs/library/callback_recorder.ipynb #d5671cea
+# %% ../../nbs/library/callback_recorder.ipynb #507e2bda
 @patch
 def __repr__(self:Recorder):
     if not self.values: return f'{type(self).__name__}: nothing yet'
     last = ', '.join(f'{k} {v:.4f}' if isinstance(v, float) else f'{k} {v}' for k,v in zip(self.metric_names[1:], self.values[-1]))
     return f'{type(self).__name__}: {len(self.values)} epochs, {self.smooth_loss.count} batches; {last}'
 
-# %% ../../nbs/library/callback_recorder.ipynb #9e7fc2fc
+# %% ../../nbs/library/callback_recorder.ipynb #490cf2a8
 if not hasattr(defaults, 'callbacks'): defaults.callbacks = [TrainEvalCallback, Recorder] # What every learner begins with

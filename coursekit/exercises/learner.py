@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check', 'StopAfter', 'ClipValues', 'WorstError', 'FlipLabels', 'EveryK']
 
-# %% ../../nbs/library/exercises_06.ipynb #5c22301e
+# %% ../../nbs/library/exercises_06.ipynb #ec677fd3
 import torch
 from types import SimpleNamespace
 from torch import nn
@@ -18,15 +18,20 @@ from ..optimizer import SGD
 
 check = Exercises('06_learner')
 
-# %% ../../nbs/library/exercises_06.ipynb #872700d6
+# %% ../../nbs/library/exercises_06.ipynb #4f4520e7
 check.value('steps_taken', 15,
     done='Right: five of ten batches get as far as their step, in each of three epochs.',
     mistakes=[(30, 'Cancelling in `after_loss` skips what comes after it in that batch: backward and step.'),
               (5,  'That is one epoch.'),
               (0,  'Batches with an even `iter` are not cancelled.'),
-              (10, 'How many of the iters 0 to 9 are odd? And there are three epochs.')])
+              (10, 'How many of the iters 0 to 9 are odd? And there are three epochs.'),
+              (14, 'The first `iter` is 0, an even one: five of ten batches are cancelled, no more.'),
+              (16, 'The first `iter` is 0, an even one: five of ten batches get through.'),
+              (20, 'Of the iters 0 to 9 five are odd and five are even.'),
+              (45, 'An epoch has ten batches. How many get as far as the step?'),
+              (25, 'Five steps an epoch, and three epochs.')])
 
-# %% ../../nbs/library/exercises_06.ipynb #b84ffdd1
+# %% ../../nbs/library/exercises_06.ipynb #97ce6804
 class _Note(Callback): # After all others: the gradients before each step, the weights after it, targets, batches
     order = 50
     def __init__(self): self.grads,self.targs,self.valid_targs,self.batches,self.steps = [],[],[],[0,0],0
@@ -45,12 +50,12 @@ def _small_training(cb, n_epoch=2, frozen=False):
     learn.fit(n_epoch)
     return SimpleNamespace(note=note, weights=torch.cat([p.detach().flatten() for p in m.parameters()]), data=torch.cat([b for _,b in bs]))
 
-# %% ../../nbs/library/exercises_06.ipynb #9416e57f
+# %% ../../nbs/library/exercises_06.ipynb #99400e66
 def _late(cls): return type(cls.__name__, (cls,), {'order':51}) # The same callback, run after the one that counts
 
 def _stops(cls):
-    rs = [_small_training(_late(cls)(n), 3).note for n in (1,3,7)]
-    return {'batches of training and validation, for n = 1, 3, 7':[r.batches[::-1] for r in rs], 'steps':[r.steps for r in rs]}
+    rs = {n:_small_training(_late(cls)(n), 3).note for n in (1,3,7)}
+    return {f'for n={n}, {what}':o for n,r in rs.items() for what,o in (('batches of training',r.batches[1]), ('batches of validation',r.batches[0]), ('steps',r.steps))}
 
 def _stopper(ex, when): # A callback that raises `ex` in `after_batch`
     class StopAfter(Callback):
@@ -59,9 +64,26 @@ def _stopper(ex, when): # A callback that raises `ex` in `after_batch`
             if self.training and when(self): raise ex()
     return StopAfter
 
-# %% ../../nbs/library/exercises_06.ipynb #974346c7
+class _Counts(Callback): # Counts with an attribute of its own
+    def __init__(self, n): self.n = n
+    def after_batch(self):
+        self.n -= 1
+        if self.n<=0: raise CancelFitException()
+class _NotRaised(Callback):
+    def __init__(self, n): self.n = n
+    def after_batch(self):
+        if self.train_iter>=self.n: CancelFitException()
+class _Returns(Callback): # `return` leaves the method only
+    def __init__(self, n): self.n = n
+    def after_batch(self): return self.train_iter>=self.n
+
+# %% ../../nbs/library/exercises_06.ipynb #c05db5e5
 @check.exercise(done='Right. Now a long training can be tried out in a second.', observe=_stops,
-    mistakes=[(_stopper(CancelFitException,   lambda self: self.train_iter>self.n), 'One batch too many: after batch number `n` the training should be over.'),
+    mistakes=[(_stopper(CancelBatchException, lambda self: self.train_iter>=self.n), 'In `after_batch` the batch is over anyway: nothing is left to skip. `CancelFitException` ends the training.'),
+              (_Counts, '`after_batch` comes for the batches of validation, too. Ask `self.training`, or count with `self.train_iter`.'),
+              (_stopper(CancelFitException,   lambda self: self.train_iter>=self.n-1 ), 'One batch too early: `train_iter` counts this batch already.'),
+              (_stopper(CancelFitException,   lambda self: self.train_iter==self.n-1), 'One batch too early, and with `n=1` never: `train_iter` counts this batch already.'),
+              (_stopper(CancelFitException,   lambda self: self.train_iter>self.n), 'One batch too many: after batch number `n` the training should be over, and `train_iter` counts it already.'),
               (_stopper(CancelEpochException, lambda self: self.train_iter>=self.n), '`CancelEpochException` only goes on to the next epoch. Which one ends the training?'),
               (_stopper(CancelTrainException, lambda self: self.train_iter>=self.n), '`CancelTrainException` skips the rest of this epoch\'s training; validation and the next epoch follow.'),
               (_stopper(CancelFitException,   lambda self: self.iter>=self.n), '`iter` starts at 0 in every epoch. `train_iter` counts over all of them.'),
@@ -71,7 +93,7 @@ class StopAfter(Callback):
     def after_batch(self):
         if self.train_iter>=self.n: raise CancelFitException()
 
-# %% ../../nbs/library/exercises_06.ipynb #8891fb32
+# %% ../../nbs/library/exercises_06.ipynb #959a82c8
 def _clips(cls):
     rs = [_small_training(_early(cls)(lim), frozen=fr) for lim,fr in ((0.05,False),(0.3,False),(0.05,True))]
     return {'largest and smallest entry of all gradients':[[torch.cat(r.note.grads).max(),torch.cat(r.note.grads).min()] for r in rs],
@@ -86,21 +108,32 @@ def _clipper(f):
                 if p.grad is not None: f(p, self.limit)
     return ClipValues
 
-# %% ../../nbs/library/exercises_06.ipynb #be6f941d
+def _whole(f): # With all parameters at once
+    class ClipValues(Callback):
+        def __init__(self, limit): self.limit = limit
+        def before_step(self): f(self.model.parameters(), self.limit)
+    return ClipValues
+
+# %% ../../nbs/library/exercises_06.ipynb #ed07440c
 @check.exercise(done='Right. `GradientClip` shortens the arrow and keeps its direction; yours bends it.', observe=_clips,
     mistakes=[(_clipper(lambda p,l: p.grad.clamp_(max=l)), 'Large negative entries are still there: the limit holds in both directions.'),
               (_clipper(lambda p,l: p.grad.clamp(-l, l)), '`clamp` without the underscore makes a new tensor and leaves the gradient as it was.'),
               (_clipper(lambda p,l: p.data.clamp_(-l, l)), 'This clips the weights. Their gradient is `p.grad`.'),
+              (_clipper(lambda p,l: p.grad.clamp_(l)), 'One number is the lower bound, so every entry becomes at least that. Give both: `clamp_(-limit, limit)`.'),
+              (_clipper(lambda p,l: p.grad.clamp_(min=-l)), 'Large positive entries are still there: the limit holds in both directions.'),
               (_clipper(lambda p,l: nn.utils.clip_grad_norm_([p], l)), 'This shortens the gradient as a whole. Each entry by itself shall be at most `limit`.'),
               (type('ClipValues', (Callback,), {'__init__':lambda self,limit: setattr(self,'limit',limit), 'before_step':lambda self: [p.grad.clamp_(-self.limit,self.limit) for p in self.model.parameters()] and None}),
-               'Some parameters may be frozen: their `grad` is `None`. Skip those.')])
+               'Some parameters may be frozen: their `grad` is `None`. Skip those.'),
+              (_whole(lambda ps,l: nn.utils.clip_grad_norm_(ps, l)), 'This shortens the gradient of the whole model, as `Clip` in the lesson does. Each entry by itself shall be at most `limit`.'),
+              (_clipper(lambda p,l: p.clamp_(-l, l)), 'This clips the weights. Their gradient is `p.grad`.' + ' (And a parameter cannot be changed in place while gradients are recorded.)'),
+              (_clipper(lambda p,l: p.grad.clamp_(-l, l) if p.grad else None), 'Ask `if p.grad is not None`: a tensor of many numbers is neither true nor false.')])
 class ClipValues(Callback):
     def __init__(self, limit): self.limit = limit
     def before_step(self):
         for p in self.model.parameters():
             if p.grad is not None: p.grad.clamp_(-self.limit, self.limit)
 
-# %% ../../nbs/library/exercises_06.ipynb #9e1aace9
+# %% ../../nbs/library/exercises_06.ipynb #e96a4ef0
 def _worst(cls):
     m,out = cls(),[]
     m.reset(); out.append(m.value)
@@ -108,7 +141,7 @@ def _worst(cls):
         m.reset()
         for p,t in batches: m.accumulate(SimpleNamespace(pred=tensor(p), yb=(tensor(t),)))
         out.append(m.value)
-    return {'without a batch':out[0], 'after two batches':out[1], 'after a reset and two others':out[2], 'after a reset and one without error':out[3]}
+    return {'it gives':type(out[1]).__name__, 'without a batch':out[0], 'after two batches':out[1], 'after a reset and two others':out[2], 'after a reset and one without error':out[3]}
 
 class _Worst(Metric):
     def reset(self): self.worst = 0.
@@ -123,15 +156,18 @@ class _Never(_Worst):
     worst = 0.
     def reset(self): self.fresh = True
     def accumulate(self, learn): self.worst = max(self.worst, self.batch(learn))
+class _Tensor(_Worst): # Forgets `.item()`
+    def accumulate(self, learn): self.worst = max(self.worst, (learn.pred-learn.yb[0]).abs().max())
 class _MeanWorst(_Worst):
     def reset(self): self.vals = []
     def accumulate(self, learn): self.vals.append(self.batch(learn))
     @property
     def value(self): return sum(self.vals)/len(self.vals) if self.vals else 0.
 
-# %% ../../nbs/library/exercises_06.ipynb #c29ac809
+# %% ../../nbs/library/exercises_06.ipynb #abfe0191
 @check.exercise(done='Right. Give it to a learner: `metrics=[batch_accuracy,WorstError]`.', observe=_worst,
-    mistakes=[(_Last, 'This is the worst of the last batch. Compare it with what you have so far.'),
+    mistakes=[(_Tensor, 'The number is right, but it is a tensor. `.item()` makes a float of it.'),
+              (_Last, 'This is the worst of the last batch. Compare it with what you have so far.'),
               (_Signed, 'A prediction that is far too *small* is an error as well: take the absolute value first.'),
               (_Never, 'The worst error of the last epoch is still there in the next one. `reset` has to forget.'),
               (_MeanWorst, 'This is the mean of the batches\' worst errors. Wanted is the worst of all.')])
@@ -141,7 +177,7 @@ class WorstError(Metric):
     @property
     def value(self): return self.worst
 
-# %% ../../nbs/library/exercises_06.ipynb #4ce55f38
+# %% ../../nbs/library/exercises_06.ipynb #42d48342
 def _flips(cls):
     rs = [_small_training(cls(n)) for n in (1,2)]
     return {'the targets of training':[torch.cat(r.note.targs) for r in rs], 'the targets of validation':[torch.cat(r.note.valid_targs) for r in rs], 'the data':[r.data for r in rs]}
@@ -157,13 +193,16 @@ def _flipped(y, n, rest=True): return torch.cat([1-y[:n], y[n:]]) if rest else 1
 def _set(self, y): self.learn.yb = (y,)
 def _in_place(self, y, n): y[:n] = 1-y[:n]
 
-# %% ../../nbs/library/exercises_06.ipynb #6d0ef63d
+# %% ../../nbs/library/exercises_06.ipynb #ea286443
 @check.exercise(done='Right: a tuple with a new tensor, and the data is untouched.', observe=_flips,
     mistakes=[(_flipper(_in_place), 'This writes into the data: in the next epoch the labels are swapped back. Make a new tensor, and put it into `self.learn.yb`.'),
               (_flipper(lambda self,y,n: _set(self, _flipped(y,n,False))), 'All targets are swapped, not only the first `n`.'),
               (_flipper(lambda self,y,n: _set(self, torch.cat([1-y[:1],y[1:]]))), 'Only the first target is swapped; it should be the first `n`.'),
               (_flipper(lambda self,y,n: _set(self, _flipped(y,n)), valid=True), 'Validation got wrong labels, too. Leave `run_valid = False` where it was.'),
-              (_flipper(lambda self,y,n: _flipped(y,n)), 'The learner still has the old targets: write `self.learn.yb = …`.')])
+              (_flipper(lambda self,y,n: setattr(self.learn, 'yb', _flipped(y,n))), '`yb` must stay a tuple: `self.learn.yb = (y,)`, with the comma.'),
+              (_flipper(lambda self,y,n: self.yb.clone()), '`self.yb` is a tuple. Its first part, `self.yb[0]`, is the tensor.'),
+              (_flipper(lambda self,y,n: self.learn.yb.__setitem__(0, _flipped(y,n))), 'A tuple cannot be changed in place. Put a new one into `self.learn.yb`: `(y,)`.'),
+              (_flipper(lambda self,y,n: _flipped(y,n)), 'The learner still has the old targets. Make a new tensor, and put it into `self.learn.yb` (`self.yb = …` would be the callback\'s own).')])
 class FlipLabels(Callback):
     run_valid = False
     def __init__(self, n): self.n = n
@@ -171,12 +210,13 @@ class FlipLabels(Callback):
         y = self.yb[0]
         self.learn.yb = (torch.cat([1-y[:self.n], y[self.n:]]),)
 
-# %% ../../nbs/library/exercises_06.ipynb #a6776408
+# %% ../../nbs/library/exercises_06.ipynb #bbec0a35
 def _accumulates(cls):
     rs = [_small_training(_early(cls)(k), 3) for k in (1,2,4)]
-    return {'steps, for k = 1, 2, 4':[r.note.steps for r in rs], 'the gradient of the first step':[r.note.grads[0] for r in rs], 'the weights at the end':[r.weights for r in rs]}
+    return {'steps, for k = 1, 2, 4':[r.note.steps for r in rs], 'the gradient of the first step':[r.note.grads[0] if r.note.grads else None for r in rs],
+            'the weights at the end':[r.weights for r in rs]}
 
-def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0):
+def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=False, after=False):
     class EveryK(Callback):
         run_valid = False
         def __init__(self, k): self.k = k
@@ -186,13 +226,21 @@ def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0):
         def after_loss(self):
             if scale: self.learn.loss_grad = self.learn.loss_grad/self.k
         def before_step(self):
+            if after:
+                if self.n%self.k: raise ex()
+                self.n += 1; return
             self.n += 1
-            if (self.n+late)%self.k: raise ex()
+            if bool((self.n+late)%self.k)!=upside: raise ex()
     return EveryK
 
-# %% ../../nbs/library/exercises_06.ipynb #d138ed5e
+# %% ../../nbs/library/exercises_06.ipynb #0165759a
 @check.exercise(done='Right. That is how a batch of 256 fits into a memory that holds 64.', observe=_accumulates,
-    mistakes=[(_every(scale=False), 'The steps come at the right time, but with the sum of the gradients. Divide `self.learn.loss_grad` by `k` in `after_loss`.'),
+    mistakes=[(_every(scale=False), 'The steps come at the right time, but with the sum of the gradients. Divide `self.learn.loss_grad` by `k` in `after_loss` (`self.loss_grad = …` would be a value of your own).'),
+              (_every(upside=True), 'The wrong way round: this skips when `k` divides the count, so with `k=1` no step is ever taken. Skip when it does *not*.'),
+              (_every(upside=True, scale=False), 'The wrong way round: skip when `k` does *not* divide the count. And a sum of `k` gradients is not their mean.'),
+              (_every(after=True), '`raise` leaves the method, and nothing after it counts: first add one to `self.n`, then ask.'),
+              (_every(after=True, scale=False), '`raise` leaves the method, and nothing after it counts: first add one to `self.n`, then ask. And a sum of `k` gradients is not their mean.'),
+              (_every(ex=CancelBackwardException), 'In `before_step` the backward pass is over. Which exception leaves the whole batch?'),
               (_every(ex=CancelStepException), '`CancelStepException` skips the step, but not `zero_grad` after it: the gradients are lost. Which one leaves the whole batch?'),
               (_every(per_epoch=True), 'You start counting anew in each epoch. An epoch of five batches leaves one over, which belongs to the next step.'),
               (_every(late=1), 'The first step comes after `k`-1 batches. Count this batch first, then ask whether `k` divides the count.'),
