@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_grid', 'show_batch', 'show_results']
 
-# %% ../../nbs/library/data_show.ipynb #569736bc
+# %% ../../nbs/library/data_show.ipynb #3bcf2a04
 from fastcore.basics import *
 from fastcore.foundation import L
 from ..core import *
@@ -14,10 +14,12 @@ from .errors import *
 from ..transform import *
 from ..torch_core import *
 
-# %% ../../nbs/library/data_show.ipynb #64a563d3
+# %% ../../nbs/library/data_show.ipynb #0b17b18b
 def _as(o, t): return o.as_subclass(t) if isinstance(o, Tensor) and isinstance(t, type) and issubclass(t, TensorBase) else o
 def _like(o, y): return _as(o, type(y))
 def _one(xs): return None if not len(xs) else xs[0] if len(xs)==1 else xs
+def _item(b, i):  return rebuild(b, [_item(o, i) for o in b]) if is_tuple(b) else b[i] # An element may be a tuple, too
+def _n_items(b):  return _n_items(b[0]) if is_tuple(b) else len(b)
 def _copy_pipe(p): q = Pipeline.__new__(Pipeline); q.fs,q.split_idx = L(p.fs),None; return q
 
 class _Loading(DataLoader): # The part of `TfmdDL` that hands out batches
@@ -50,7 +52,7 @@ class _Loading(DataLoader): # The part of `TfmdDL` that hands out batches
         if k in ('c','vocab') and not hasattr(self.dataset, k): return getattr(self.after_item, k)
         return getattr(self.dataset, k)
 
-# %% ../../nbs/library/data_show.ipynb #af08a91d
+# %% ../../nbs/library/data_show.ipynb #1bf74010
 class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
     def do_batch_upto(self, tfm):
         "One batch, transformed up to but without `tfm`: for transforms that must measure the data"
@@ -72,13 +74,14 @@ class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
         o = self.after_item.decode(o)
         f = getattr(self.dataset, 'decode', None)
         return tuple(f(o)) if f else o
+    def _unstack(self, b, max_n): return [_item(b, i) for i in range(min(max_n, _n_items(b)))] # The first items of a batch
     def _parts(self, b): # Inputs and targets of a batch
         n = self.n_inp or max(1, len(b)-1)
         return b[:n],b[n:]
     def _shown(self, b, max_n): # Decoded: inputs and targets for the type of which there may be a `show_batch`, and items
         b = b if isinstance(b, (tuple,list)) else (b,)
         d = to_cpu(self.decode(b))
-        if hasattr(d, 'show'): return d,None,L(rebuild(d, [o[i] for o in d]) for i in range(min(max_n, len(d[0]))))
+        if hasattr(d, 'show'): return d,None,L(self._unstack(d, max_n))
         return *map(_one, self._parts(d)),self.decode_batch(b, max_n)
 
     def show_batch(self, b=None, # A batch; default: a new one
@@ -105,7 +108,7 @@ class _Showing(_Loading): # The part of `TfmdDL` that walks back and shows
         if y is None: y = x1                                            # the batch is one thing, and its prediction another
         return show_results(x, y, items, outs.itemgot(slice(len(xs), None)), ctxs=ctxs, max_n=max_n, **kwargs)
 
-# %% ../../nbs/library/data_show.ipynb #a3e685e2
+# %% ../../nbs/library/data_show.ipynb #6c69ff46
 def get_grid(n, # How many pictures
              nrows=None, ncols=None, # Shape of the grid; default: about square
              figsize=None, # (width, height) in inches of the whole figure
@@ -127,7 +130,7 @@ def _grid_shape(n, nrows, ncols, double):
         if double and ncols%2: ncols += 1
     return -(-n//ncols),ncols
 
-# %% ../../nbs/library/data_show.ipynb #29b360f5
+# %% ../../nbs/library/data_show.ipynb #e97a5be2
 _looks = names_of(get_grid)                           # of no use for text, but of none that is wrong
 
 @typedispatch

@@ -6,7 +6,7 @@ __all__ = ['LightingTfm', 'relight', 'Brightness', 'Contrast', 'Saturation', 'Hu
            'RandomResizedCrop', 'FlipItem', 'DihedralItem', 'dihedral', 'AffineCoordTfm', 'Flip', 'Dihedral', 'Rotate',
            'Zoom', 'Warp', 'RandomResizedCropGPU', 'homography', 'warp_batch']
 
-# %% ../../nbs/11_augmentation.ipynb #9c60b1c2
+# %% ../../nbs/11_augmentation.ipynb #5e67c494
 import torch
 from torch import Tensor
 from fastcore.foundation import L
@@ -25,7 +25,7 @@ import math
 _all_ = ['RandTransform', 'ResizeMethod', 'PadMode', 'Resize', 'CropPad', 'RandomCrop', 'RandomResizedCrop', 'FlipItem', 'DihedralItem', 'dihedral',
          'AffineCoordTfm', 'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp', 'RandomResizedCropGPU', 'homography', 'warp_batch']
 
-# %% ../../nbs/11_augmentation.ipynb #b2c5a753
+# %% ../../nbs/11_augmentation.ipynb #fd1e55d4
 class LightingTfm(RandTransform):
     """Changes colours. Brightness, contrast and saturation are linear in the logits of the pixels, so that several of them
     multiply into one map per picture; hue follows in the same pass"""
@@ -108,7 +108,7 @@ class Hue(LightingTfm):
                  batch=False): super().__init__(); self.max_hue,self.p,self.draw,self.batch = float(max_hue),_prob(p),draw,batch
     def _draw(self, x): return 'h',_numbers(x, -self.max_hue, self.max_hue, self.p, 0, self.draw, self.batch)
 
-# %% ../../nbs/11_augmentation.ipynb #64693ae7
+# %% ../../nbs/11_augmentation.ipynb #628ef98e
 class RandomErasing(RandTransform):
     "Put noise into random boxes, with probability `p` for each picture; after `Normalize`, where noise has the pictures' spread. Source: Zhong et al. 2017"
     order = 100
@@ -135,7 +135,7 @@ class RandomErasing(RandTransform):
             for r,c in same if self.batch else self._boxes(*o.shape[-2:]): o[:,r,c] = torch.randn(o[:,r,c].shape).to(o)
         return res
 
-# %% ../../nbs/11_augmentation.ipynb #c808dc29
+# %% ../../nbs/11_augmentation.ipynb #35404ecc
 def setup_aug_tfms(tfms): # Transforms of batches
     "Merge those that move pixels into one, and those that change colours into one; the others follow"
     tfms = [o() if isinstance(o, type) else o for o in L(tfms)]

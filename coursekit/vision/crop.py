@@ -15,7 +15,7 @@ from ..torch_core import *
 from ..data.errors import check_names, names_of
 from .core import *
 
-# %% ../../nbs/11_augmentation.ipynb #5b5ba644
+# %% ../../nbs/11_augmentation.ipynb #0632b703
 class RandTransform(DisplayedTransform):
     "A transform that is done with probability `p`; `before_call` draws what is random, once for all elements of a tuple"
     do,nm,split_idx,p = True,None,0,1.
@@ -40,9 +40,9 @@ class RandTransform(DisplayedTransform):
 
 def _rand(lo=0., hi=1.): return lo + (hi-lo)*torch.rand(()).item()
 def _randint(lo, hi): return torch.randint(lo, hi+1, ()).item() if hi>lo else lo    # both ends included
-def _first(b): return b[0] if isinstance(b, tuple) else b
+def _first(b): return _first(b[0]) if isinstance(b, tuple) else b
 
-# %% ../../nbs/11_augmentation.ipynb #e252f692
+# %% ../../nbs/11_augmentation.ipynb #4f498d69
 class ResizeMethod:
     "What to do with a picture of another shape than the target"
     Squish,Crop,Pad = 'squish','crop','pad'
@@ -75,14 +75,30 @@ def _pad_cut(im, box, size, resample, pad_mode): # `PILBase.cut` for a box that 
     return type(im).create(np.pad(inner, pads, mode=_np_pad[pad_mode]), im.mode)
 
 class _Crop(RandTransform):
-    "Crops to a box drawn in `before_call` (`self.box`) and brings it to `self.final` (width, height), in one resampling"
+    "Crops to a box drawn for the first picture of an item (`self.box`) and brings it to `self.final` (width, height), in one resampling"
     split_idx,order,pad_mode,resamples = None,1,PadMode.Zeros,(Image.Resampling.BILINEAR, Image.Resampling.NEAREST)
-    def _apply(self, x, resample): return _pad_cut(x, self.box, self.final, resample, self.pad_mode)
+    stretch,side = False,max              # which side of a picture decides how large its box is: the one of which the box takes more, or less
+    def before_call(self, b, split_idx): self.drawn = _first(b).size; self.box = self._draw(*self.drawn, split_idx)
+    def _apply(self, x, resample): return _pad_cut(x, self.box if x.size==self.drawn else self._carried(*x.size), self.final, resample, self.pad_mode)
+    def _carried(self, w, h): # the box on a picture of another size: as large a share of it, at the same place
+        (w0,h0),(l,t,r,b) = self.drawn,self.box
+        kx,ky = self._scale(w0, h0, w, h)
+        (l,r),(t,b) = _carry(l, r, w0, w, kx),_carry(t, b, h0, h, ky)
+        return l,t,r,b
+    def _scale(self, w0, h0, w, h): # if the pictures differ in shape: undistorted, or stretched as the whole picture is
+        l,t,r,b = self.box
+        k = self.side((r-l)/w0, (b-t)/h0)/self.side((r-l)/w, (b-t)/h)
+        return (w/w0,h/h0) if self.stretch else (k,k)
     def encodes(self, x:Image.Image): return self._apply(x, self.resamples[0])
     def encodes(self, x:PILMask):     return self._apply(x, self.resamples[1])
     def _place(self, w, h, cw, ch, split_idx): # a box of `cw` × `ch`: anywhere in training, in the middle otherwise
         l,t = (int((w-cw)/2),int((h-ch)/2)) if split_idx else (_randint(*sorted((0,w-cw))),_randint(*sorted((0,h-ch))))
         return l,t,l+cw,t+ch
+
+def _carry(lo, hi, n0, n, k): # lo…hi on a side of `n0` pixels → `k` times as much, at the same place, on one of `n` pixels
+    d = max(1, round((hi-lo)*k))
+    lo = int((n-d)/2) if hi-lo==n0 else round((n-d)*lo/(n0-hi+lo))
+    return lo,lo+d
 
 class Resize(_Crop):
     "Bring every picture to one size"
@@ -94,15 +110,15 @@ class Resize(_Crop):
         super().__init__(**kwargs)
         self.method,self.pad_mode = _check('method', method, ('crop','pad','squish')),_check('pad_mode', pad_mode, _np_pad)
         self.size,self.resamples = _wh(size),resamples
-        self.final = self.size
+        self.final,self.stretch,self.side = self.size,method=='squish',min if method=='pad' else max
 
-    def before_call(self, b, split_idx):
-        (w,h),(tw,th) = _first(b).size,self.size
-        if self.method=='squish': self.box = (0,0,w,h); return
+    def _draw(self, w, h, split_idx):
+        if self.stretch: return 0,0,w,h
+        tw,th = self.size
         m = (max if self.method=='pad' else min)(w/tw, h/th)           # source pixels per target pixel
-        self.box = self._place(w, h, max(1,int(m*tw+1e-6)), max(1,int(m*th+1e-6)), split_idx or self.method=='pad')
+        return self._place(w, h, max(1,int(m*tw+1e-6)), max(1,int(m*th+1e-6)), split_idx or self.method=='pad')
 
-# %% ../../nbs/11_augmentation.ipynb #b857b971
+# %% ../../nbs/11_augmentation.ipynb #168cc405
 class CropPad(_Crop):
     "Cut the middle out, or pad to the size, without resampling"
     def __init__(self, size, # Pixels: a side, or (height, width)
@@ -110,11 +126,12 @@ class CropPad(_Crop):
         super().__init__(**kwargs)
         self.pad_mode,self.size = _check('pad_mode', pad_mode, _np_pad),_wh(size)
         self.final = self.size
-    def before_call(self, b, split_idx): self.box = self._place(*_first(b).size, *self.size, 1)
+    def _draw(self, w, h, split_idx): return self._place(w, h, *self.size, 1)
+    def _scale(self, *_): return 1,1
 
 class RandomCrop(CropPad):
     "Cut out at a random place (the middle in validation), without resampling"
-    def before_call(self, b, split_idx): self.box = self._place(*_first(b).size, *self.size, split_idx)
+    def _draw(self, w, h, split_idx): return self._place(w, h, *self.size, split_idx)
 
 def _random_box(w, h, min_scale, max_scale, ratio): # (width, height) of a box of random area and shape; Inception's scheme
     for _ in range(10):
@@ -137,12 +154,12 @@ class RandomResizedCrop(_Crop):
         super().__init__(**kwargs)
         self.min_scale,self.max_scale,self.ratio,self.resamples,self.val_xtra = min_scale,max_scale,ratio,resamples,val_xtra
         self.size = _wh(size); self.final = self.size
-    def before_call(self, b, split_idx):
-        w,h = _first(b).size
-        if not split_idx: self.box = self._place(w, h, *_random_box(w, h, self.min_scale, self.max_scale, self.ratio), None); return
+    def _draw(self, w, h, split_idx):
+        self.stretch = bool(split_idx)
+        if not split_idx: return self._place(w, h, *_random_box(w, h, self.min_scale, self.max_scale, self.ratio), None)
         xtra = math.ceil(max(self.size)*self.val_xtra/8)*8
         cw,ch = (max(1,round(o*s/(s+xtra))) for o,s in zip((w,h), self.size))
-        self.box = self._place(w, h, cw, ch, 1)
+        return self._place(w, h, cw, ch, 1)
 
 class FlipItem(RandTransform):
     "Mirror left and right with probability `p`"

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['prefetch', 'ImageDL', 'ImageBlock', 'MaskBlock', 'show_batch', 'show_results', 'ImageDataLoaders', 'PointBlock', 'show_results', 'BBoxBlock', 'BBoxLblBlock', 'show_batch']
 
-# %% ../../nbs/library/00_vision_data.ipynb #653c9c84
+# %% ../../nbs/library/00_vision_data.ipynb #147190fc
 import os
 import torch,numpy as np
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from matplotlib.image import AxesImage
 from torch import Tensor
 from fastcore.basics import *
 from fastcore.foundation import L
@@ -19,13 +20,14 @@ from ..core import *
 from ..transform import *
 from ..torch_core import *
 from ..data.core import *
+from ..data.errors import check_names, names_of
 from ..data.transforms import *
 from ..data.block import *
 from .core import *
 from .augment import *
 from .points import *
 
-# %% ../../nbs/11_augmentation.ipynb #d25c9999
+# %% ../../nbs/11_augmentation.ipynb #05a1c87b
 _threads = {}                                                # process → pool: a process that was forked gets threads of its own
 
 def prefetch(samples): # Items, before they become tensors
@@ -60,7 +62,7 @@ def _part(pipe, fs): # The same pipeline with some of its transforms
     res = Pipeline(fs); res.split_idx = pipe.split_idx
     return res
 
-# %% ../../nbs/11_augmentation.ipynb #ccbf104a
+# %% ../../nbs/11_augmentation.ipynb #63e21d67
 class _AddCodes(Transform):
     "Gives masks the names of their classes"
     def __init__(self, codes=None): super().__init__(); self.codes = codes; self.vocab,self.c = codes,None if codes is None else len(codes)
@@ -76,24 +78,32 @@ def MaskBlock(codes=None): # Names of the classes, in the order of their numbers
     "A class number for each pixel"
     return TransformBlock(type_tfms=PILMask.create, item_tfms=None if codes is None else _AddCodes(codes), batch_tfms=IntToFloatTensor)
 
-# %% ../../nbs/11_augmentation.ipynb #40fcd07d
+# %% ../../nbs/11_augmentation.ipynb #a6637e40
 _picture = TensorImageBase,PILBase
 
 def _show_on(s, ctx, **kwargs): # Every element of a sample on one axis: pictures drawn over each other, the rest as title
-    for o in s:
+    for o in (s,) if hasattr(s, 'show') else s:
         if isinstance(o, _picture): o.show(ctx=ctx, **kwargs)
         elif hasattr(o, 'show'): o.show(ctx=ctx)
         elif o is not None: show_title(str(o), ctx=ctx)
 
+_looks = names_of(get_grid, show_image, plt.Axes.imshow, AxesImage.set)
+
 @typedispatch
-def show_batch(x:TensorImage, y, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
-    "Pictures in a grid, masks over them, labels above"
+def show_batch(x:TensorImage, y, samples, # See `show_batch` of `data.show`
+               ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, # As for `get_grid`
+               **kwargs): # As for `Axes.imshow`
+    "Pictures in a grid, masks over them, labels above. Raises `TypeError` for an argument that nobody knows"
+    check_names(kwargs, _looks, 'show_batch')
     if ctxs is None: ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize)
     for s,ctx in zip(samples, ctxs): _show_on(s, ctx, **kwargs)
 
 @typedispatch
-def show_results(x:TensorImage, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
-    "Pictures with target and, below it, prediction: green where they agree, red where not"
+def show_results(x:TensorImage, y, samples, outs, # See `show_results` of `data.show`
+                 ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, # As for `get_grid`
+                 **kwargs): # As for `Axes.imshow`
+    "Pictures with target and, below it, prediction: green where they agree, red where not. Raises `TypeError` for an argument that nobody knows"
+    check_names(kwargs, _looks, 'show_results')
     if ctxs is None: ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize)
     for s,out,ctx in zip(samples, outs, ctxs):
         s[0].show(ctx=ctx, **kwargs)
@@ -102,12 +112,13 @@ def show_results(x:TensorImage, y, samples, outs, ctxs=None, max_n=9, nrows=None
 
 @typedispatch
 def show_results(x:TensorImage, y:TensorMask, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=2, figsize=None, **kwargs):
-    "Target masks on the left, predictions on the right"
+    "Target masks on the left, predictions on the right. Raises `TypeError` for an argument that nobody knows"
+    check_names(kwargs, _looks, 'show_results')
     n = min(len(samples), max_n)
     if ctxs is None: ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target / prediction')
-    for i,(s,out) in enumerate(zip(samples[:n], outs)): _show_on(s, ctxs[2*i], **kwargs); _show_on((s[0],out[0]), ctxs[2*i+1], **kwargs)
+    for s,out,left,right in zip(samples[:n], outs, ctxs[::2], ctxs[1::2]): _show_on(s, left, **kwargs); _show_on((s[0],out[0]), right, **kwargs)
 
-# %% ../../nbs/11_augmentation.ipynb #046c7290
+# %% ../../nbs/11_augmentation.ipynb #e61a899b
 class _Column(ItemTransform):
     "Element `i` of a row"
     def __init__(self, i): super().__init__(); self.i = i
