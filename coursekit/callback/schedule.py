@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SchedLin', 'SchedCos', 'SchedNo', 'SchedExp', 'annealer', 'sched_lin', 'sched_cos', 'sched_no', 'sched_exp', 'combine_scheds', 'SchedPoly', 'combined_cos', 'ParamScheduler', 'LRFinder', 'valley', 'steep', 'minimum', 'slide', 'SuggestionMethod', 'keep_rng', 'untouched']
 
-# %% ../../nbs/07_schedules.ipynb #365776eb
+# %% ../../nbs/07_schedules.ipynb #44595b93
 import functools, math
 from ..core import *
 from .core import *
@@ -11,7 +11,7 @@ from ..learner import *
 from ..learner import _check_lr
 from ..data.errors import check_names, names_of
 
-# %% ../../nbs/07_schedules.ipynb #d5e4b7c2
+# %% ../../nbs/07_schedules.ipynb #b3909175
 class _Annealer:
     def __init__(self, f, start, end): self.f,self.start,self.end = f,start,end
     def __call__(self, pos): return self.f(self.start, self.end, pos)
@@ -23,15 +23,15 @@ def annealer(f): # A function of `start`, `end` and `pos`
     def _inner(start, end): return _Annealer(f, start, end)
     return _inner
 
-# %% ../../nbs/07_schedules.ipynb #06fa89a9
-def sched_lin(start, end, pos): "A straight line";                  return start + pos*(end-start)
-def sched_cos(start, end, pos): "Half a wave: gentle at both ends"; return start + (1-math.cos(math.pi*pos))*(end-start)/2
-def sched_no (start, end, pos): "Stays at `start`";                 return start
-def sched_exp(start, end, pos): "The same factor each step; both ends above 0";    return start*(end/start)**pos
+# %% ../../nbs/07_schedules.ipynb #8a6a16ac
+def sched_lin(start, end, pos): "A straight line";       return start + pos*(end-start)
+def sched_cos(start, end, pos): "Gentle at both ends";   return start + (1-math.cos(math.pi*pos))*(end-start)/2
+def sched_no (start, end, pos): "Stays at `start`";      return start
+def sched_exp(start, end, pos): "By equal factors, > 0"; return start*(end/start)**pos
 
 SchedLin,SchedCos,SchedNo,SchedExp = map(annealer, (sched_lin,sched_cos,sched_no,sched_exp))
 
-# %% ../../nbs/07_schedules.ipynb #99d55d5a
+# %% ../../nbs/07_schedules.ipynb #fc692a89
 def combine_scheds(pcts, # Share of each schedule, adding up to 1
                    scheds): # Schedules, as many
     "A schedule that runs `scheds` one after the other. Raises `ValueError` for shares that do not fit"
@@ -41,12 +41,12 @@ def combine_scheds(pcts, # Share of each schedule, adding up to 1
         raise ValueError(f'The shares must not be negative and add up to 1: {pcts}')
     ends = np.cumsum([0,*pcts]); ends[-1] = 1
     def _inner(pos):
-        i = min(int(np.searchsorted(ends, pos+1e-9, side='right'))-1, len(scheds)-1)   # 1e-9: rounding must not repeat an end
+        i = min(int(np.searchsorted(ends, pos+1e-9, side='right'))-1, len(scheds)-1) # 1e-9: rounding
         share = ends[i+1]-ends[i]
         return scheds[i](min(max((pos-ends[i])/share, 0.), 1.) if share else 1.)
     return _inner
 
-# %% ../../nbs/07_schedules.ipynb #9013ebcb
+# %% ../../nbs/07_schedules.ipynb #eddbfed9
 def SchedPoly(start, end, power): # Numbers; from `start` to `end` along `pos**power`
     "A power of the position: above 1 it starts slowly, below 1 fast"
     return lambda pos: start + (end-start)*pos**power
@@ -55,7 +55,7 @@ def combined_cos(pct, start, middle, end): # Share of the way up, and three valu
     "Half a cosine from `start` to `middle` for the share `pct`, then one to `end`"
     return combine_scheds([pct,1-pct], [SchedCos(start,middle), SchedCos(middle,end)])
 
-# %% ../../nbs/07_schedules.ipynb #ed19129d
+# %% ../../nbs/07_schedules.ipynb #2fa232dd
 class ParamScheduler(Callback):
     "Sets hyper-parameters before each batch. Raises `ValueError` for a name that the optimizer has not"
     order,run_valid = 60,False
@@ -72,7 +72,7 @@ class ParamScheduler(Callback):
     def after_fit(self):
         if hasattr(self.learn,'recorder') and hasattr(self,'hps'): self.recorder.hps = self.hps
 
-# %% ../../nbs/07_schedules.ipynb #3858e667
+# %% ../../nbs/07_schedules.ipynb #becc239f
 #| code-fold: true
 @patch
 def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: all that had a schedule
@@ -85,7 +85,7 @@ def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: a
     for k,ax in zip(keys, axs[0]): ax.plot(self.hps[k], color='#0072B2', lw=2); ax.set(xlabel='batch', ylabel={'lr':'learning rate','mom':'momentum'}.get(k,k))
     fig.tight_layout()
 
-# %% ../../nbs/07_schedules.ipynb #109970ed
+# %% ../../nbs/07_schedules.ipynb #a2d62ecf
 #| code-fold: true
 @patch
 def fit_one_cycle(self:Learner,
@@ -107,7 +107,7 @@ def fit_one_cycle(self:Learner,
     if 'mom' not in self.opt.hypers[-1]: del scheds['mom']
     self.fit(n_epoch, cbs=L([ParamScheduler(scheds)])+L(cbs), wd=wd, start_epoch=start_epoch)
 
-# %% ../../nbs/07_schedules.ipynb #2cf44bb8
+# %% ../../nbs/07_schedules.ipynb #0d869d99
 @patch
 def fine_tune(self:Learner,
               epochs, # Epochs with all layers
@@ -117,13 +117,14 @@ def fine_tune(self:Learner,
               pct_start=.3, div=5., # As in `fit_one_cycle`, for the second part
               **kwargs): # Passed to `fit_one_cycle`, both times
     "Train the last group alone, then everything. Raises `ValueError` where there is only one group to freeze"
-    _check_lr(base_lr, 'base_lr', one=True); check_names(kwargs, names_of(self.fine_tune, self.fit_one_cycle), 'fine_tune')
+    _check_lr(base_lr, 'base_lr', one=True)
+    check_names(kwargs, names_of(self.fine_tune, self.fit_one_cycle), 'fine_tune')
     if freeze_epochs:
         self.freeze(); self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
     base_lr /= 2; self.unfreeze()
     self.fit_one_cycle(epochs, slice(base_lr/lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
 
-# %% ../../nbs/library/callback_schedule.ipynb #18900e59
+# %% ../../nbs/library/callback_schedule.ipynb #861a0f83
 import warnings
 from collections import namedtuple
 from contextlib import nullcontext
@@ -133,7 +134,7 @@ from ..loop import _n_batches
 
 _all_ = ['keep_rng', 'untouched']
 
-# %% ../../nbs/library/callback_schedule.ipynb #c85b112a
+# %% ../../nbs/library/callback_schedule.ipynb #7c811dee
 def _lrs(learn, lr): # The rate of each group, as an array
     _check_lr(lr)
     if _n_batches(learn.get_dl(0)) is None: warnings.warn(
@@ -142,13 +143,13 @@ def _lrs(learn, lr): # The rate of each group, as an array
     learn.opt.set_hyper('lr', learn.lr if lr is None else lr)
     return np.array([h['lr'] for h in learn.opt.hypers])
 
-# %% ../../nbs/library/callback_schedule.ipynb #0fa58d35
+# %% ../../nbs/library/callback_schedule.ipynb #33a2da8c
 def _check_cycle(div, div_final, moms): # Are these what `fit_one_cycle` can divide by, and three momenta?
     for k,v in dict(div=div, div_final=div_final).items():
         if not v>0: raise ValueError(f'`{k}` divides the highest rate, so it must be above 0, not {v!r}')
-    if not is_listy(moms) or len(moms)!=3: raise ValueError(f'`moms` are three numbers: momentum at the start, at the highest rate and at the end, not {moms!r}')
+    if not hasattr(moms,'__len__') or len(moms)!=3: raise ValueError(f'`moms` are three numbers: momentum at the start, at the highest rate and at the end, not {moms!r}')
 
-# %% ../../nbs/library/callback_schedule.ipynb #bdc1b241
+# %% ../../nbs/library/callback_schedule.ipynb #e1726c51
 class LRFinder(ParamScheduler):
     "Raises the rate from batch to batch until the loss is 4 times its best or no number, then puts the weights back"
     def __init__(self, start_lr=1e-7, end_lr=10, # First and last rate; lists with one for each group, too
@@ -164,7 +165,7 @@ class LRFinder(ParamScheduler):
         self.kept.__enter__()
     def before_batch(self): self._update_val(self.train_iter/self.num_it)
 
-# %% ../../nbs/library/callback_schedule.ipynb #022b6cb2
+# %% ../../nbs/library/callback_schedule.ipynb #9bf9aaf1
 @patch
 def after_batch(self:LRFinder):
     if len(self.recorder.losses)==len(self.hps['lr']): return      # another callback skipped this batch: there is no loss
@@ -181,7 +182,7 @@ def after_fit(self:LRFinder):
     r.lr_find_lrs,r.lr_find_losses,r.lr_find_raw = self.hps['lr'][:n],r.losses[:n],r.smooth_loss.raw[:n]
     self.kept.__exit__(None, None, None)
 
-# %% ../../nbs/library/callback_schedule.ipynb #7fb93f72
+# %% ../../nbs/library/callback_schedule.ipynb #14c59b6e
 def _loss_at(lr, lrs, losses): return float(np.interp(np.log10(lr), np.log10(to_np(lrs)), to_np(losses))) # On the curve, between its points
 
 def valley(lrs, losses, num_it): # Rates and losses, tensors of equal length; batches asked for
@@ -192,7 +193,7 @@ def valley(lrs, losses, num_it): # Rates and losses, tensors of equal length; ba
     i = max(0, end-n+int(n/3)+int(n/3/2)) if n>1 else 0
     return float(lrs[i]),(float(lrs[i]),ls[i])
 
-def steep(lrs, losses, num_it):
+def steep(lrs, losses, num_it): # As for `valley`; so for the others
     "Where the loss falls fastest over the logarithm of the rate"
     i = (losses.diff()/lrs.log().diff()).argmin().item()
     return lrs[i].item(),(lrs[i].item(),losses[i].item())
@@ -202,7 +203,7 @@ def minimum(lrs, losses, num_it):
     lr = lrs[losses.argmin()].item()/10
     return lr,(lr,_loss_at(lr, lrs, losses))
 
-# %% ../../nbs/library/callback_schedule.ipynb #367ac1c1
+# %% ../../nbs/library/callback_schedule.ipynb #9c8cacbe
 def slide(lrs, losses, num_it, lr_diff=15, # Distance of the two points
           thresh=.005, adjust_value=1.): # Slopes as near as this are alike; factor of the suggestion
     "Two points slide down from the right end until the slopes at both are alike; the left one. Raises `ValueError` for too few points"
@@ -213,7 +214,7 @@ def slide(lrs, losses, num_it, lr_diff=15, # Distance of the two points
     lr = float(lrs[n-lr_diff-max(k,1)])*adjust_value
     return lr,(lr,_loss_at(lr, lrs, losses))
 
-# %% ../../nbs/library/callback_schedule.ipynb #c25abc25
+# %% ../../nbs/library/callback_schedule.ipynb #0f581257
 @patch
 def lr_find(self:Learner,
             start_lr=1e-7, end_lr=10, # First and last rate
@@ -233,7 +234,7 @@ def lr_find(self:Learner,
     if show_plot: self.recorder.plot_lr_find(suggestions=pts, nms=names)
     return res
 
-# %% ../../nbs/library/callback_schedule.ipynb #47a07004
+# %% ../../nbs/library/callback_schedule.ipynb #483f466a
 def _suggest(funcs, lrs, losses, num_it): # Names, named tuple of rates, points; the noisy start and the last five batches do not count
     if not funcs: return [],None,[]
     if bad := [f for f in funcs if not callable(f)]: raise TypeError(f'`suggest_funcs` are functions such as `valley`, not {bad[0]!r}')
@@ -245,7 +246,7 @@ def _suggest(funcs, lrs, losses, num_it): # Names, named tuple of rates, points;
     res = [f(ls, ys, num_it) for f in funcs]
     return names,namedtuple('SuggestedLRs', names)(*(lr for lr,_ in res)),[p for _,p in res]
 
-# %% ../../nbs/library/callback_schedule.ipynb #540086c0
+# %% ../../nbs/library/callback_schedule.ipynb #adc1c587
 @patch
 def plot_lr_find(self:Recorder, skip_end=5, # So many batches at the end are left out
                  suggestions=None, nms=None, # Points to mark, and their names
@@ -266,7 +267,7 @@ def plot_lr_find(self:Recorder, skip_end=5, # So many batches at the end are lef
     if suggestions: ax.legend(frameon=False)
     return ax
 
-# %% ../../nbs/library/callback_schedule.ipynb #bce0f0c3
+# %% ../../nbs/library/callback_schedule.ipynb #7a44745c
 @patch
 def fit_flat_cos(self:Learner,
                  n_epoch, # Epochs
@@ -279,7 +280,7 @@ def fit_flat_cos(self:Learner,
     lr = _lrs(self, lr)
     self.fit(n_epoch, cbs=L([ParamScheduler({'lr':combined_cos(pct_start, lr, lr, lr/div_final)})])+L(cbs), wd=wd, start_epoch=start_epoch)
 
-# %% ../../nbs/library/callback_schedule.ipynb #b3074f42
+# %% ../../nbs/library/callback_schedule.ipynb #b4d721d6
 @patch
 def fit_sgdr(self:Learner,
              n_cycles, # Cycles
@@ -295,7 +296,7 @@ def fit_sgdr(self:Learner,
     sched = combine_scheds([o/n_epoch for o in lens], [SchedCos(lr, lr*0) for _ in lens])
     self.fit(n_epoch, cbs=L([ParamScheduler({'lr':sched})])+L(cbs), wd=wd, start_epoch=start_epoch)
 
-# %% ../../nbs/library/callback_schedule.ipynb #7678de54
+# %% ../../nbs/library/callback_schedule.ipynb #1e663390
 class SuggestionMethod:
     "The ways to suggest a rate, for `lr_find`"
     Valley,Slide,Minimum,Steep = map(staticmethod, (valley,slide,minimum,steep))
