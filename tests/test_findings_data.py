@@ -167,3 +167,19 @@ def test_names_of_show_results(folder, table):
         with pytest.raises(TypeError, match='show_results: unknown argument .figsiz.; did you mean `figsize`'): learn.show_results(figsiz=(3,3))
         with pytest.raises(TypeError, match='show_batch: unknown argument .nrow.'): learn.dls.show_batch(nrow=3)
         learn.dls.show_batch(cmap='gray', alpha=.5, zorder=2)
+
+# ---- errors name the file, or the row of the table
+
+def test_unequal_sizes_name_the_files(folder, table):
+    with pytest.raises(ValueError) as e: DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, splitter=RandomSplitter(seed=1)).dataloaders(folder, bs=4, num_workers=0).one_batch()
+    assert str(e.value).count(str(folder))==2 and '.jpg) has shape (3, ' in str(e.value) and '[0] (' in str(e.value)
+    with pytest.raises(ValueError, match=r"item \d+\[0\] \(row \d+: \{'name': '.*'label'.*has shape"): from_df(table, folder, item_tfms=None).one_batch()
+
+def test_items_that_fail_name_the_row(folder, table):
+    df = table.astype(object); df.loc[7,'name'] = np.nan; df.index = [f'r{i}' for i in range(len(df))]
+    dls = from_df(df, folder)
+    with pytest.raises(TypeError, match=r"item \d+ \(row r7: \{'name': nan, 'label': '...'\}\) failed with TypeError"): [list(dl) for dl in dls]
+
+def test_the_order_can_be_asked_for_before_the_first_epoch():
+    dl = DataLoader(range(9), bs=3, shuffle=True, seed=3); assert sorted(int(i) for i in dl.get_idxs())==list(range(9)) and len(dl.get_idxs())==9
+    assert sorted(TfmdDL(TfmdLists(range(9), noop), bs=3, shuffle=True, num_workers=0).get_idxs())==list(range(9))

@@ -3,16 +3,16 @@
 # %% auto #0
 __all__ = ['fa_collate', 'collate', 'DataLoader', 'TensorDataset']
 
-# %% ../../nbs/03_sgd.ipynb #bbcf7e60
+# %% ../../nbs/03_sgd.ipynb #fcbf151f
 from ..core import *
 
-# %% ../../nbs/03_sgd.ipynb #b3566cc8
+# %% ../../nbs/03_sgd.ipynb #1d9a5d67
 from collections.abc import Mapping
 from torch.utils.data import TensorDataset
 
 _all_ = ['TensorDataset', 'fa_collate']
 
-# %% ../../nbs/03_sgd.ipynb #379b35d5
+# %% ../../nbs/03_sgd.ipynb #c04084f6
 def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or tuples, lists and dicts of them
             names=None, # What to call the items in errors; default: 0, 1, 2…
             where=''): # Which part of the items this is, for errors
@@ -28,28 +28,31 @@ def collate(samples, # Items of one batch: tensors, arrays, numbers, texts, or t
         _same_parts(samples, names, where)
         parts = [collate(p, names, f'{where}[{k}]') for k,p in enumerate(zip(*samples))]
         return type(o)(*parts) if hasattr(o, '_fields') else type(o)(parts)
-    raise TypeError(f"DataLoader: item {names[0]}{where} is a {type(o).__name__}, which cannot be stacked. "
+    raise TypeError(f"DataLoader: {_called(names, 0, where)} is a {type(o).__name__}, which cannot be stacked. "
                     "Make tensors of it in the data set or with a transform (images: item_tfms=ToTensor), or pass create_batch")
 
 fa_collate = collate                                                  # fastai's name for it
 
-# %% ../../nbs/03_sgd.ipynb #5c230bf3
+# %% ../../nbs/03_sgd.ipynb #aaf8908d
 #| code-fold: true
 def _stack(samples, names, where):
     shapes = [tuple(np.shape(s)) for s in samples]
-    for name,shape in zip(names, shapes):
+    for k,shape in enumerate(shapes):
         if shape!=shapes[0]: raise ValueError(
-            f"DataLoader: cannot stack items of unequal size: item {names[0]}{where} has shape {shapes[0]}, item {name}{where} "
-            f"has shape {shape}. Bring all items to one size; for images add item_tfms=Resize(...)")
+            f"DataLoader: cannot stack items of unequal size: {_called(names, 0, where)} has shape {shapes[0]}, "
+            f"{_called(names, k, where)} has shape {shape}. Bring all items to one size; for images add item_tfms=Resize(...)")
     return torch.stack(list(samples)) if isinstance(samples[0], Tensor) else tensor(np.stack(samples))
 
 def _same_parts(samples, names, where):
-    for name,s in zip(names, samples):
+    for k,s in enumerate(samples):
         if len(s)!=len(samples[0]): raise ValueError(
-            f"DataLoader: all items need the same parts: item {names[0]}{where} has {len(samples[0])}, "
-            f"item {name}{where} has {len(s)}")
+            f"DataLoader: all items need the same parts: {_called(names, 0, where)} has {len(samples[0])}, "
+            f"{_called(names, k, where)} has {len(s)}")
 
-# %% ../../nbs/03_sgd.ipynb #9ee43261
+def _called(names, k, where): # What item `k` of a batch is called in errors
+    return f"item {names[k]}{where}" + (names.about(k) if hasattr(names, 'about') else '')
+
+# %% ../../nbs/03_sgd.ipynb #53f516e1
 _hooks = ('after_item','before_batch','after_batch','before_iter','after_iter',
           'create_item','create_batch','get_idxs','shuffle_fn','wif')
 
@@ -62,9 +65,9 @@ class _Hooks: # What subclasses and arguments of `DataLoader` may replace
     def after_iter(self):      pass                                   # at its end
     def wif(self):             pass                                   # at the start of a worker process
     def create_item(self, i):  return self.dataset[i] if self.indexed else next(self.it)
-    def create_batch(self, b): return collate(b, self.idxs)
+    def create_batch(self, b): return collate(b, _Names(self.dataset, self.idxs))
 
-# %% ../../nbs/03_sgd.ipynb #616e61b1
+# %% ../../nbs/03_sgd.ipynb #88f74754
 import random
 from .columns import _checked, _Columns, _Stream
 from .workers import _Workers
@@ -99,7 +102,7 @@ class DataLoader(_Hooks, _Columns, _Stream, _Workers):
             if f is not None: setattr(self, nm, f)
         self.to(device)._check(hooks)
 
-# %% ../../nbs/03_sgd.ipynb #8cf02cf2
+# %% ../../nbs/03_sgd.ipynb #e40d1ebf
 #| code-fold: true
 @patch
 def _check(self:DataLoader, hooks): # Raise an error where settings make no sense
@@ -111,7 +114,7 @@ def _check(self:DataLoader, hooks): # Raise an error where settings make no sens
         f"DataLoader: a {type(self.dataset).__name__} can only be read from start to end by one process, without shuffle, "
         "sampler or num_workers; or pass list(...) of it")
 
-# %% ../../nbs/03_sgd.ipynb #689bc57a
+# %% ../../nbs/03_sgd.ipynb #341e9132
 #| code-fold: true
 @patch
 def to(self:DataLoader, device): # A `torch.device`, its name, or None to leave batches where the items are
@@ -124,7 +127,7 @@ def indexed(self:DataLoader):
     "Can items be asked for by number?"
     return hasattr(self.dataset, '__getitem__') and hasattr(self.dataset, '__len__')
 
-# %% ../../nbs/03_sgd.ipynb #6690b757
+# %% ../../nbs/03_sgd.ipynb #5c8dd5ba
 @patch(as_prop=True)
 def n(self:DataLoader):
     "Items per epoch, or `None` where the data set does not know"
@@ -143,10 +146,11 @@ def get_idxs(self:DataLoader):
     idxs = range(self.n) if self.sampler is None else list(self.sampler)
     return self.shuffle_fn(idxs) if self.shuffle else idxs
 
-# %% ../../nbs/03_sgd.ipynb #918996a4
+# %% ../../nbs/03_sgd.ipynb #99746476
 @patch
 def shuffle_fn(self:DataLoader, idxs): # Indices in order
     "A random order of `idxs` that depends on `epoch_seed` alone"
+    if 'epoch_seed' not in vars(self): self._draw_seed()               # asked before the first epoch
     p = torch.randperm(len(idxs), generator=torch.Generator().manual_seed(self.epoch_seed))
     return p if isinstance(idxs, range) and idxs==range(len(idxs)) else [idxs[i] for i in p.tolist()]
 
@@ -156,20 +160,23 @@ def _chunks(self:DataLoader, idxs): # `bs` indices at a time
     stop = len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)
     return (idxs[i:i+self.bs] for i in range(0, stop, self.bs))
 
-# %% ../../nbs/03_sgd.ipynb #487fdaa5
+# %% ../../nbs/03_sgd.ipynb #b9db670a
 #| code-fold: true
 @patch
-def _start_epoch(self:DataLoader):
+def _draw_seed(self:DataLoader):
     if   self._rng is not None:      self.epoch_seed = self._rng.getrandbits(62)
     elif self.generator is not None: self.epoch_seed = torch.randint(2**62, (), generator=self.generator).item()
     else:                            self.epoch_seed = random.getrandbits(62)
+@patch
+def _start_epoch(self:DataLoader):
+    self._draw_seed()
     if self.n==0: raise ValueError(
         "DataLoader: the data set is empty. Check the folder, get_items and the splitter that made it")
     if self.n is not None and len(self)==0: raise ValueError(
         f"DataLoader: {self.n} items do not fill a batch of {self.bs}, and drop_last=True drops what is left; "
         "choose a smaller bs, or drop_last=False")
 
-# %% ../../nbs/03_sgd.ipynb #f478549a
+# %% ../../nbs/03_sgd.ipynb #51c55d70
 @patch
 def _do_item(self:DataLoader, i):
     x = None
@@ -186,16 +193,21 @@ def _do_batch(self:DataLoader, idxs):
     self.idxs = idxs.tolist() if isinstance(idxs, Tensor) else idxs
     return self.create_batch(self.before_batch([self._do_item(i) for i in self.idxs]))
 
-# %% ../../nbs/03_sgd.ipynb #2c4c7cea
+# %% ../../nbs/03_sgd.ipynb #89ad43b9
 #| code-fold: true
-def _describe(ds, i, x): # What an error says about an item
-    try:
-        if x is None: x = ds.items[i]
-        if hasattr(x, 'shape'): return f" ({type(x).__name__} of shape {tuple(x.shape)})"
-        return f" ({str(x)[:200]})"
-    except Exception: return ''
+def _describe(ds, i, x=None): # What an error says about an item: the file or row it comes from, else its shape or text
+    try: x = ds.items.iloc[i] if hasattr(ds.items, 'iloc') else ds.items[i]
+    except Exception: pass                                           # the data set does not know
+    if x is None: return ''
+    if hasattr(x, 'to_dict'): return f" (row {x.name}: {str(x.to_dict())[:200]})"
+    return f" ({type(x).__name__} of shape {tuple(x.shape)})" if hasattr(x, 'shape') else f" ({str(x)[:200]})"
 
-# %% ../../nbs/03_sgd.ipynb #d7daa9de
+class _Names: # Of the items of a batch, for errors
+    def __init__(self, ds, idxs): self.ds,self.idxs = ds,idxs
+    def __getitem__(self, k): return self.idxs[k]
+    def about(self, k): return _describe(self.ds, self.idxs[k])
+
+# %% ../../nbs/03_sgd.ipynb #7bfae4f7
 #| code-fold: true
 @patch
 def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole columns
@@ -214,7 +226,7 @@ def _cut(self:DataLoader, cols, single, idxs): # Batches cut out of whole column
             "DataLoader: the data set changed while a batch of it was in use. In order, batches of tensors are windows "
             "onto the data, so changing one in place (xb.mul_(2), xb[0] = 0) changes the data. Use xb = xb*2, or xb.clone()")
 
-# %% ../../nbs/03_sgd.ipynb #05761c69
+# %% ../../nbs/03_sgd.ipynb #462a2353
 @patch
 def __iter__(self:DataLoader):
     self._start_epoch()
@@ -227,7 +239,7 @@ def __iter__(self:DataLoader):
     for b in batches: yield self.after_batch(self._put(b))
     self.after_iter()
 
-# %% ../../nbs/03_sgd.ipynb #b4e1eeb8
+# %% ../../nbs/03_sgd.ipynb #0841bc6e
 #| code-fold: true
 @patch
 def _put(self:DataLoader, b): # On the device; a copy from pinned memory need not be waited for
@@ -240,7 +252,7 @@ def one_batch(self:DataLoader):
     try: return apply(lambda t: t.clone(), next(iter(self)))
     finally: self.num_workers = old
 
-# %% ../../nbs/03_sgd.ipynb #daca078d
+# %% ../../nbs/03_sgd.ipynb #46b4f0b1
 #| code-fold: true
 @patch
 def new(self:DataLoader, dataset=None, # Default: the same
