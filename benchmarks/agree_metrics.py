@@ -12,15 +12,18 @@ def data(): # Outputs and targets: three classes, two classes, several labels, n
 
 def values(m, mk, loss, smooth): # From a module of metrics, what makes a metric of a function, and two classes: all values
     res,sets = {},data()
-    for kind,made in dict(three=[m.accuracy, m.error_rate, m.F1Score(average='macro'), m.Precision(average='macro'), m.Recall(average='macro'), m.RocAuc(), m.BalancedAccuracy(), m.CohenKappa(), m.MatthewsCorrCoef()],
-                          two=[m.F1Score(), m.Precision(), m.Recall(), m.RocAucBinary()], many=[m.accuracy_multi, m.F1ScoreMulti(), m.PrecisionMulti(), m.RecallMulti()],
-                          numbers=[m.mse, m.mae, m.rmse, m.R2Score()], masks=[m.Dice(), m.JaccardCoeff()]).items():
-        for o in made:
+    made = dict(three=[m.accuracy, m.error_rate, m.RocAuc(), m.BalancedAccuracy(), m.CohenKappa(), m.MatthewsCorrCoef(), m.HammingLoss(), m.FBeta(2, average='macro'), *(f(average='macro') for f in (m.F1Score, m.Precision, m.Recall, m.Jaccard))],
+                two=[m.F1Score(), m.Precision(), m.Recall(), m.Jaccard(), m.FBeta(0.5), m.BrierScore(), m.RocAucBinary(), m.APScoreBinary()],
+                many=[m.accuracy_multi, m.F1ScoreMulti(), m.PrecisionMulti(), m.RecallMulti(), m.JaccardMulti(), m.FBetaMulti(2), m.RocAucMulti(), m.APScoreMulti(), m.HammingLossMulti()],
+                numbers=[m.mse, m.mae, m.rmse, m.exp_rmspe, m.R2Score(), m.ExplainedVariance(), m.PearsonCorrCoef(), m.SpearmanCorrCoef()],
+                masks=[m.Dice(), m.JaccardCoeff(), m.DiceMulti(), m.JaccardCoeffMulti(), m.foreground_acc])
+    for kind,ms in made.items():
+        for o in ms:
             o = mk(o); o.reset()
             for p,t in zip(sets[kind][0].split(16), sets[kind][1].split(16)): o.accumulate(SimpleNamespace(pred=p, y=t, yb=(t,), xb=(p,), to_detach=lambda o: o.detach()))
             res[f'{kind} {o.name.lstrip("_")}'] = np.array(float(o.value))
-    p,t = sets['three']; res['top_k_accuracy'] = np.array(float(m.top_k_accuracy(p, t, k=2)))
-    for name,o in (('loss',loss()),('smooth loss',smooth())):
+    p,t = sets['three']; res['top_k_accuracy'] = np.array(float(m.top_k_accuracy(p, t, k=2))); res['msle'] = np.array(float(m.msle(p.abs(), p.square())))
+    for name,o in (('loss',loss()),('smooth loss',smooth()),('perplexity',m.Perplexity())):
         o.reset()
         for b in p.repeat(4,1).split(16): o.accumulate(SimpleNamespace(loss=b.pow(2).mean(), yb=(b,), to_detach=lambda o: o.detach()))
         res[name] = np.array(float(o.value))
