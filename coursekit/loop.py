@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainingLoop']
 
-# %% ../nbs/library/00_loop.ipynb #78ae9403
+# %% ../nbs/library/00_loop.ipynb #9a7b6ea0
 from contextlib import contextmanager
 import torch
 from torch import Tensor
@@ -14,12 +14,12 @@ from .layers import one_param
 from .callback.core import *
 from .callback.core import _inner, _Cancel
 
-# %% ../nbs/library/00_loop.ipynb #7fcca736
+# %% ../nbs/library/00_loop.ipynb #269a25b0
 def _explain(e, msg): # Add `msg` to what the exception says
     if len(e.args)==1 and isinstance(e.args[0], str) and not isinstance(e, KeyError): e.args = (f'{e.args[0]}\n{msg}',)
     elif hasattr(e, 'add_note'): e.add_note(msg)
 
-# %% ../nbs/library/00_loop.ipynb #27b3335d
+# %% ../nbs/library/00_loop.ipynb #fd15c318
 class _Announcer: # Has callbacks, and tells them what happens
     def __init__(self): self.cbs,self._calls,self.training = L(),None,False
     def ordered_cbs(self, ev):
@@ -35,7 +35,7 @@ class _Announcer: # Has callbacks, and tells them what happens
         self._calls = {e:[(cb,cb.handler(e),e) for cb in self.ordered_cbs(e)] for e in vars(event)}
         return self._calls
 
-# %% ../nbs/library/00_loop.ipynb #993127c2
+# %% ../nbs/library/00_loop.ipynb #8b52a009
 @patch
 def _call(self:_Announcer, cb, f, ev):
     if not cb.run or (ev in _inner and not (cb.run_train if self.training else cb.run_valid)): return
@@ -46,7 +46,7 @@ def _call(self:_Announcer, cb, f, ev):
         raise
     except Exception as e: _explain(e, f'(in callback `{type(cb).__name__}`, event `{ev}`)'); raise
 
-# %% ../nbs/library/00_loop.ipynb #de937724
+# %% ../nbs/library/00_loop.ipynb #ddabc143
 @patch
 def add_cb(self:_Announcer, cb):
     "Attach a callback (a class is instantiated); it becomes an attribute too: `learn.recorder`"
@@ -68,7 +68,7 @@ def remove_cb(self:_Announcer, cb):
     self.cbs = self.cbs.filter(lambda o: o is not cb); self._calls,cb.learn = None,None
     return self
 
-# %% ../nbs/library/00_loop.ipynb #830534f9
+# %% ../nbs/library/00_loop.ipynb #864260b1
 @patch
 def add_cbs(self:_Announcer, cbs): L(cbs).map(self.add_cb); return self
 @patch
@@ -90,7 +90,7 @@ def removed_cbs(self:_Announcer, cbs):
     try: yield self
     finally: self.add_cbs(cbs)
 
-# %% ../nbs/library/00_loop.ipynb #c190e967
+# %% ../nbs/library/00_loop.ipynb #68e48499
 def _plain(x): # A semantic tensor as a plain one
     if type(x) is Tensor: return x
     return x.as_subclass(Tensor) if isinstance(x, Tensor) else apply(lambda t: t.as_subclass(Tensor), x)
@@ -99,7 +99,7 @@ def _n_batches(dl): # None where the loader does not know
     try: return len(dl)
     except TypeError: return None
 
-# %% ../nbs/library/00_loop.ipynb #581063af
+# %% ../nbs/library/00_loop.ipynb #8e9c5805
 @patch
 def get_dl(self:_Announcer, i):
     "Data loader `i` (0: training, 1: validation), None if there is no such one or it is empty"
@@ -113,7 +113,7 @@ def device(self:_Announcer):
     "Where the model trains: the data's device, or the best there is"
     return torch.device(getattr(self.dls,'device',None) or default_device())
 
-# %% ../nbs/library/00_loop.ipynb #8ab59a94
+# %% ../nbs/library/00_loop.ipynb #714937b9
 @patch
 def _prepare(self:_Announcer, dl): # What must be known before the first batch of `dl`
     self.n_iter,self.n_inp = _n_batches(dl),getattr(dl,'n_inp',None) or getattr(self.dls,'n_inp',None)
@@ -131,14 +131,14 @@ def _to_device(self:_Announcer, o):
     if isinstance(o, Tensor): return o if o.device==self._device else o.to(self._device, non_blocking=True)
     return to_device(o, self._device)
 
-# %% ../nbs/06_learner.ipynb #b7068bd5
+# %% ../nbs/06_learner.ipynb #856fbd3c
 @patch
 def _with_events(self:_Announcer, f, name, ex):
     try: self(f'before_{name}'); f()
     except ex: self(f'after_cancel_{name}')
     self(f'after_{name}')
 
-# %% ../nbs/06_learner.ipynb #7ac973fd
+# %% ../nbs/06_learner.ipynb #79239639
 class TrainingLoop(_Announcer):
     "Fit, epoch, training, validation, batch, step: each with an event before it and one after"
     def __init__(self, dls, model, loss_func): # Loaders `train` and `valid`, or a pair; an `nn.Module`; a function
@@ -149,7 +149,7 @@ class TrainingLoop(_Announcer):
     def _backward(self): self.loss_grad.backward()
     def _step(self):     self.opt.step()
 
-# %% ../nbs/06_learner.ipynb #7529ded1
+# %% ../nbs/06_learner.ipynb #a19a0c91
 @patch
 def _do_one_batch(self:TrainingLoop):
     self.pred = self.model(*self.xb);                  self('after_pred')
@@ -163,7 +163,7 @@ def _do_grad_opt(self:TrainingLoop):
     self._with_events(self._step,     'step',     CancelStepException)
     self.opt.zero_grad()
 
-# %% ../nbs/06_learner.ipynb #96dcd2ff
+# %% ../nbs/06_learner.ipynb #e2435048
 @patch
 def one_batch(self:TrainingLoop, i, b):
     self.iter = i; self._split(b)
@@ -176,19 +176,18 @@ def all_batches(self:TrainingLoop):
 def _do_epoch_train(self:TrainingLoop):
     self.dl = self.get_dl(0)
     self._with_events(self.all_batches, 'train', CancelTrainException)
+
+# %% ../nbs/06_learner.ipynb #13f1e663
 @patch
 def _do_epoch_validate(self:TrainingLoop, ds_idx=1, dl=None):
     self.dl = self.get_dl(ds_idx) if dl is None else dl
     if self.dl is None: return
     with torch.no_grad(): self._with_events(self.all_batches, 'validate', CancelValidException)
-
-# %% ../nbs/06_learner.ipynb #396a195c
 @patch
 def _do_epoch(self:TrainingLoop): self._do_epoch_train(); self._do_epoch_validate()
 @patch
 def _do_fit(self:TrainingLoop):
-    for epoch in range(self.start_epoch, self.n_epoch):
-        self.epoch = epoch
+    for self.epoch in range(self.start_epoch, self.n_epoch):
         self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 @patch
 def _run(self:TrainingLoop, f): self._with_events(f, 'fit', CancelFitException)

@@ -415,3 +415,31 @@ def test_row_of_a_cancelled_epoch_is_aligned(capsys, tmp_path):
     with learn.no_bar(): learn.fit(1)
     row = capsys.readouterr().out.strip()
     assert row.startswith('[0, ') and all(len(o.split('.')[1])==6 for o in row.split(', ')[1:4])
+
+# cancelling, and a look in between
+LEVELS = dict(batch=CancelBatchException, train=CancelTrainException, validate=CancelValidException, epoch=CancelEpochException, fit=CancelFitException,
+              backward=CancelBackwardException, step=CancelStepException)
+
+@pytest.mark.parametrize('name', LEVELS)
+def test_cancelling_what_is_over_skips_nothing(name):
+    "A level's own exception in its `after_…`: the others still hear the event, and the training is that without it"
+    def cancel(self): raise LEVELS[name]()
+    heard = []; plain,learn = learner(),learner(); torch.manual_seed(0); plain.fit(2); torch.manual_seed(0)
+    learn.fit(2, cbs=[Callback(**{f'after_{name}':cancel}), Callback(**{f'after_{name}':lambda self: heard.append(1)})])
+    assert heard and same(weights(plain), weights(learn)) and [o[:2] for o in learn.recorder.values]==[o[:2] for o in plain.recorder.values]
+
+def test_a_cancel_that_nobody_catches_says_who_raised_it():
+    class Odd(Callback):
+        run_train = False
+        def after_pred(self): raise CancelTrainException
+    with pytest.raises(CancelTrainException, match='`Odd` raised `CancelTrainException` at `after_pred`'): learner(cbs=Odd).fit(1)
+
+@pytest.mark.parametrize('ev', ['before_epoch','before_train','after_batch','after_train','before_validate','after_validate','after_epoch'])
+def test_a_look_in_the_middle_of_a_training_changes_nothing(ev, capsys):
+    n = []
+    def look(self):
+        if self.only_validate: return
+        n.append(len(self.learn.get_preds(inner=True)[0])); n.append(round(self.learn.validate()[1]))
+    plain,learn = learner(),learner(); torch.manual_seed(0); plain.fit_one_cycle(2, 0.02); torch.manual_seed(0); learn.fit_one_cycle(2, 0.02, cbs=Callback(**{ev:look}))
+    assert n and n[0]==64 and same(weights(plain), weights(learn)) and plain.recorder.values==learn.recorder.values and plain.recorder.lrs==learn.recorder.lrs
+    assert len(learn.cbs)==3 and not learn.training and torch.is_grad_enabled()
