@@ -183,3 +183,13 @@ def test_items_that_fail_name_the_row(folder, table):
 def test_the_order_can_be_asked_for_before_the_first_epoch():
     dl = DataLoader(range(9), bs=3, shuffle=True, seed=3); assert sorted(int(i) for i in dl.get_idxs())==list(range(9)) and len(dl.get_idxs())==9
     assert sorted(TfmdDL(TfmdLists(range(9), noop), bs=3, shuffle=True, num_workers=0).get_idxs())==list(range(9))
+
+def test_a_column_that_is_not_there_is_missed_at_once(folder, table):
+    with pytest.raises(KeyError, match="There is no column 'nme'"): from_df(table, folder, fn_col='nme')
+
+def test_summary_about_a_vocab_that_lacks_a_label(folder, capsys):
+    with pytest.raises(KeyError): DataBlock((ImageBlock, CategoryBlock(vocab=['dog'])), get_items=get_image_files, get_y=lambda f: f.name[:3], item_tfms=Resize(16)).summary(folder)
+    assert '✗' in (out := capsys.readouterr().out) and 'add the label to `vocab`' in out
+
+def test_dispatch_is_the_name_of_today(): # fastai 2.8's
+    assert dispatch is typedispatch

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['image_extensions', 'get_files', 'FileGetter', 'ImageGetter', 'ColReader', 'missing', 'ItemGetter', 'AttrGetter']
 
-# %% ../../nbs/library/data_getters.ipynb #3bac714c
+# %% ../../nbs/library/data_getters.ipynb #11c667fa
 import mimetypes, os
 from pathlib import Path
 from fastcore.basics import *
 from fastcore.foundation import L
 from ..transform import *
 
-# %% ../../nbs/library/data_getters.ipynb #a0df4603
+# %% ../../nbs/library/data_getters.ipynb #76b897b1
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')} | {'.webp'} # endings of picture files
 
 def get_files(path, # Folder to search
@@ -31,7 +31,7 @@ def get_files(path, # Folder to search
         res += [Path(d)/f for f in sorted(fs) if not f.startswith('.') and (not exts or Path(f).suffix.lower() in exts)]
     return L(res)
 
-# %% ../../nbs/library/data_getters.ipynb #21de0293
+# %% ../../nbs/library/data_getters.ipynb #e0412196
 def FileGetter(suf='', # Folder below the one to be searched
                extensions=None, # Endings to keep, with dot, any case; `None`: all files
                recurse=True, # Look in folders below?
@@ -45,7 +45,7 @@ def ImageGetter(suf='', # Folder below the one to be searched
     "A `get_image_files` for `path/suf` with its options fixed"
     return FileGetter(suf, image_extensions, recurse, folders)
 
-# %% ../../nbs/library/data_getters.ipynb #05839113
+# %% ../../nbs/library/data_getters.ipynb #e519aa48
 class ColReader(ItemTransform):
     """Read column(s) `cols` of a row (of a data frame; a named tuple, a dict, a list), with text put before and after, split at `label_delim` if given. Several columns give a list.
     Raises `KeyError` where there is no such column."""
@@ -55,6 +55,8 @@ class ColReader(ItemTransform):
                  suff='', # Text to put after, for example '.jpg'
                  label_delim=None): # What stands between several labels in one text
         super().__init__(); self.cols,self.pref,self.suff,self.label_delim = L(cols),pref,suff,label_delim
+    def setups(self, items): # A table: are the columns there?
+        if hasattr(table := getattr(items, 'items', None), 'columns'): [_part(table, c) for c in self.cols]
     def encodes(self, o):
         if not hasattr(o, '__getitem__') or isinstance(o, str): raise TypeError(f"ColReader reads rows of a table, not a {type(o).__name__}.")
         return self._row([_part(o, c) for c in self.cols])
@@ -81,7 +83,7 @@ def missing(o): # A cell
     "Is `o` empty: `None`, or a `nan` of numbers, dates or pandas?"
     return o is None or isinstance(o, float) and o!=o or type(o).__name__ in ('NAType','NaTType')
 
-# %% ../../nbs/library/data_getters.ipynb #42162de2
+# %% ../../nbs/library/data_getters.ipynb #1edab1c3
 class ItemGetter(ItemTransform):
     "Element `i` of an item"
     _retain = False                               # a list stays a list

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['merge_tfms', 'check_splits']
 
-# %% ../../nbs/library/data_recipe.ipynb #9cc1f266
+# %% ../../nbs/library/data_recipe.ipynb #7f520824
 import contextlib, copy, inspect, warnings
 from pathlib import Path
 import torch
@@ -19,7 +19,7 @@ from .core import *
 from .lists import _take
 from .transforms import *
 
-# %% ../../nbs/library/data_recipe.ipynb #1af7f8d4
+# %% ../../nbs/library/data_recipe.ipynb #1c73a41c
 def _made(f, nm): # Transform `f`, if it is one; `nm`: the argument it came in
     name = getattr(f, '__name__', '')
     if isinstance(f, type):
@@ -44,7 +44,7 @@ def merge_tfms(*ls, nm='transforms'): # Lists of transforms
         if not any(type(f) is type(g) and type(f) in (ToTensor,IntToFloatTensor) for g in res): res.append(f)
     return res
 
-# %% ../../nbs/library/data_recipe.ipynb #dced1f18
+# %% ../../nbs/library/data_recipe.ipynb #411f4908
 def check_splits(splits, # What a splitter returned
                  n): # Number of items
     "`splits`, if they are lists of positions among `n` items. Raises `TypeError` or `IndexError`; warns of items in two sets."
@@ -58,7 +58,7 @@ def check_splits(splits, # What a splitter returned
     if both: warnings.warn(f"{len(both)} items, for example number {min(both)}, are in training and in validation: validation then measures memory.")
     return splits
 
-# %% ../../nbs/library/data_recipe.ipynb #10e7c1d5
+# %% ../../nbs/library/data_recipe.ipynb #29a1fbe2
 def _type_tfms(getter, tfms): # The pipeline of one element: how it is found in an item, then what its block does
     return [*([] if getter is noop else [getter]), *[f() if isinstance(f, type) and issubclass(f, Transform) else copy.copy(f) if isinstance(f, Transform) else f for f in tfms]]
 
@@ -120,12 +120,13 @@ class _Recipe: # The part of `DataBlock` that needs no story
         rows += [('item transforms', self.item_tfms), ('batch transforms', self.batch_tfms)]
         return f'{type(self).__name__}\n' + '\n'.join(f'  {k+":":<18}{v}' for k,v in rows)
 
-# %% ../../nbs/library/data_recipe.ipynb #74d726ca
+# %% ../../nbs/library/data_recipe.ipynb #2231dd12
 _remedies = [ # (where, a test of the exception, what usually helps)
     ('find',  lambda e: isinstance(e, FileNotFoundError), "look at the folder's name; `Path(…).ls()` shows what there is"),
     ('find',  lambda e: True, "call `get_items(source)` alone and look at what it returns"),
     ('split', lambda e: True, "a splitter takes all items and returns two lists of positions; call it on the items and look"),
     ('target', lambda e: 'match' in str(e), "try `re.search(pattern, text)` on this very text; for paths `using_attr(RegexLabeller(pat), 'name')` looks at the file's name alone"),
+    ('target', lambda e: 'vocab that was given' in str(e), "add the label to `vocab`, or leave its items out"),
     ('target', lambda e: isinstance(e, KeyError), "this label is not among the training labels: split differently, or name all classes, `CategoryBlock(vocab=[…])`"),
     ('target', lambda e: True, "call `get_y(item)` on this item alone: it must return the label"),
     ('input', lambda e: isinstance(e, FileNotFoundError), "what `get_x` returns (or the item itself) must be the path of a file that is there"),
@@ -168,7 +169,7 @@ def _aloud(said): # Print the warnings of a step under it, each only once; `said
             for m in dict.fromkeys(str(w.message) for w in ws if issubclass(w.category, UserWarning)):
                 if m not in said: said.append(m); print(f'  ⚠ {m}')
 
-# %% ../../nbs/library/data_recipe.ipynb #13bfc675
+# %% ../../nbs/library/data_recipe.ipynb #98da8b47
 @patch
 def summary(self:_Recipe, source, # What `get_items` takes, e.g. a folder
             bs=4, # Items in the batch that is tried
@@ -187,7 +188,7 @@ def summary(self:_Recipe, source, # What `get_items` takes, e.g. a folder
     print('   All steps work.' + ' But read the ⚠ above.'*bool(said))
     if show_batch: dls.show_batch()
 
-# %% ../../nbs/library/data_recipe.ipynb #cc3bdb3e
+# %% ../../nbs/library/data_recipe.ipynb #2dd4760c
 @patch
 def _summarize_item(self:_Recipe, items, splits, said):
     item = _take(items, splits[0][0])
@@ -203,7 +204,7 @@ def _summarize_item(self:_Recipe, items, splits, said):
                 x = _walk([f], x, nm, f"the {nm}'s step")
             tl.tfms.fs.append(f)
 
-# %% ../../nbs/library/data_recipe.ipynb #ebd4fe21
+# %% ../../nbs/library/data_recipe.ipynb #db1b4353
 @patch
 def _summarize_tfms(self:_Recipe, source, bs, **kwargs):
     try: dls = self.dataloaders(source, bs=bs, **{**kwargs, 'num_workers':0})
