@@ -69,7 +69,7 @@ def dataloaders(self:DataBlock, source, # What `get_items` takes, e.g. a folder
     kwargs |= dict(after_item=merge_tfms(self.item_tfms), after_batch=merge_tfms(self.batch_tfms))     # 4. and 5.
     return dsets.dataloaders(path=path, **kwargs)
 
-# %% ../../nbs/library/data_block_more.ipynb #352bd38f
+# %% ../../nbs/library/data_block_more.ipynb #33d42027
 def MultiCategoryBlock(encoded=False, # Are the labels 0/1 vectors already?
                        vocab=None, # Names of all classes (with `encoded`: of the columns)
                        add_na=False): # Class 0 is `#na#`
@@ -81,7 +81,8 @@ def MultiCategoryBlock(encoded=False, # Are the labels 0/1 vectors already?
 class EncodedMultiCategorize(DisplayedTransform):
     "0/1 vectors ↔ `TensorMultiCategory`; `vocab` names the places"
     loss_func,order = MultiCategorize.loss_func,1
-    def __init__(self, vocab): super().__init__(); self.vocab,self.c = CategoryMap(vocab, sort=False, strict=True),len(vocab)
+    def __init__(self, vocab): # Names of the places, in their order
+        super().__init__(); self.vocab,self.c = CategoryMap(vocab, sort=False, strict=True),len(vocab)
     def _do(self, which, x, **kwargs): return super()._do(which, list(x) if isinstance(x, tuple) else x, **kwargs)
     def encodes(self, o): return TensorMultiCategory(tensor(o if isinstance(o, Tensor) else list(o)).float())
     def decodes(self, o:Tensor): return MultiCategory(self.vocab[int(i)] for i in o.as_subclass(Tensor).nonzero().flatten())

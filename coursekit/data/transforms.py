@@ -172,7 +172,7 @@ def encodes(self, o):
 @Categorize
 def decodes(self, o:Tensor|int): return Category(self.vocab[int(o)])
 
-# %% ../../nbs/library/data_transforms_more.ipynb #35732a0e
+# %% ../../nbs/library/data_transforms_more.ipynb #6ef1412d
 def _listed(x): return list(x) if isinstance(x, tuple) else x # A tuple of labels is one target, not a tuple of targets
 
 class MultiCategorize(Categorize):
@@ -208,7 +208,7 @@ class OneHotEncode(DisplayedTransform):
     def encodes(self, o:TensorMultiCategory): return TensorMultiCategory(torch.zeros(self.c).index_fill_(0, o.as_subclass(Tensor).long(), 1.))
     def decodes(self, o:Tensor): return TensorMultiCategory(o.as_subclass(Tensor).nonzero().flatten())
 
-# %% ../../nbs/library/data_transforms_more.ipynb #009ae83a
+# %% ../../nbs/library/data_transforms_more.ipynb #9c7bf86a
 class RegressionSetup(DisplayedTransform):
     "Numbers ↔ float tensors. Raises `ValueError` where there is none (`nan`)."
     loss_func,order = torch.nn.MSELoss(),1
@@ -223,7 +223,7 @@ class RegressionSetup(DisplayedTransform):
         return tensor(o).float()
     def decodes(self, o:Tensor): return TitledFloat(o) if o.numel()==1 else TitledTuple(float(i) for i in o)
 
-# %% ../../nbs/library/data_transforms_more.ipynb #d250bb67
+# %% ../../nbs/library/data_transforms_more.ipynb #90127467
 def get_c(dls): # `DataLoaders`
     "How many outputs the model needs. Raises `ValueError` where the data does not say, and where it has several targets."
     c = getattr(dls, 'c', None)
@@ -233,7 +233,7 @@ def get_c(dls): # `DataLoaders`
     if vocab: return len(vocab[-1]) if isinstance(vocab[-1], (L,list,tuple)) else len(vocab)
     raise ValueError("The number of outputs is unknown: pass `n_out=…`.")
 
-# %% ../../nbs/library/data_transforms_more.ipynb #f62a6f75
+# %% ../../nbs/library/data_transforms_more.ipynb #f47e1605
 class ToTensor(Transform):
     "Pictures and the like → tensors (each type's lesson says how)"
     order = 5
@@ -248,9 +248,12 @@ class IntToFloatTensor(DisplayedTransform):
     def encodes(self, o:TensorMask):  return o.long() if self.div_mask==1 else o.long()//self.div_mask
     def decodes(self, o:TensorImage): return o.clamp(0., 1.) if self.div else o
 
-# %% ../../nbs/library/data_transforms_more.ipynb #d2978010
-def broadcast_vec(dim, ndim, *t, device=None):
-    "Make vectors `t` broadcastable along axis `dim` of a tensor of rank `ndim`"
+# %% ../../nbs/library/data_transforms_more.ipynb #c6e40e2b
+def broadcast_vec(dim, # Axis along which the numbers lie
+                  ndim, # Rank of the tensors to be computed with
+                  *t, # Vectors: lists or tensors
+                  device=None): # Where they go
+    "A list of the vectors as float tensors that broadcast along axis `dim` of a tensor of rank `ndim`"
     v = [1]*ndim; v[dim] = -1
     return [torch.as_tensor(o, dtype=torch.float, device=device).view(*v) for o in t]
 
