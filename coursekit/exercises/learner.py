@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['check', 'StopAfter', 'ClipValues', 'WorstError', 'FlipLabels', 'EveryK']
 
-# %% ../../nbs/library/exercises_06.ipynb #ec677fd3
+# %% ../../nbs/library/exercises_06.ipynb #64d80b00
+import warnings
 import torch
 from types import SimpleNamespace
 from torch import nn
@@ -18,7 +19,7 @@ from ..optimizer import SGD
 
 check = Exercises('06_learner')
 
-# %% ../../nbs/library/exercises_06.ipynb #4f4520e7
+# %% ../../nbs/library/exercises_06.ipynb #6c0fd8ba
 check.value('steps_taken', 15,
     done='Right: five of ten batches get as far as their step, in each of three epochs.',
     mistakes=[(30, 'Cancelling in `after_loss` skips what comes after it in that batch: backward and step.'),
@@ -29,9 +30,10 @@ check.value('steps_taken', 15,
               (16, 'The first `iter` is 0, an even one: five of ten batches get through.'),
               (20, 'Of the iters 0 to 9 five are odd and five are even.'),
               (45, 'An epoch has ten batches. How many get as far as the step?'),
-              (25, 'Five steps an epoch, and three epochs.')])
+              (25, 'Five steps an epoch, and three epochs.'),
+              ('15', 'Right, but as a text. Leave the quotes away.')])
 
-# %% ../../nbs/library/exercises_06.ipynb #97ce6804
+# %% ../../nbs/library/exercises_06.ipynb #6764e269
 class _Note(Callback): # After all others: the gradients before each step, the weights after it, targets, batches
     order = 50
     def __init__(self): self.grads,self.targs,self.valid_targs,self.batches,self.steps = [],[],[],[0,0],0
@@ -47,10 +49,12 @@ def _small_training(cb, n_epoch=2, frozen=False):
     note = _Note(); learn = Learner(SimpleNamespace(train=bs, valid=bs[:2], device='cpu'), m, nn.functional.mse_loss, SGD, lr=0.5, cbs=[cb,note], default_cbs=False)
     learn.add_cb(TrainEvalCallback)
     if frozen: m[0].requires_grad_(False)
-    learn.fit(n_epoch)
+    with warnings.catch_warnings():
+        for o in ('.*sets its own','Using a target size','size_average'): warnings.filterwarnings('ignore', message=o)          # the hints say it
+        learn.fit(n_epoch)
     return SimpleNamespace(note=note, weights=torch.cat([p.detach().flatten() for p in m.parameters()]), data=torch.cat([b for _,b in bs]))
 
-# %% ../../nbs/library/exercises_06.ipynb #99400e66
+# %% ../../nbs/library/exercises_06.ipynb #9c924e47
 def _late(cls): return type(cls.__name__, (cls,), {'order':51}) # The same callback, run after the one that counts
 
 def _stops(cls):
@@ -69,17 +73,10 @@ class _Counts(Callback): # Counts with an attribute of its own
     def after_batch(self):
         self.n -= 1
         if self.n<=0: raise CancelFitException()
-class _NotRaised(Callback):
-    def __init__(self, n): self.n = n
-    def after_batch(self):
-        if self.train_iter>=self.n: CancelFitException()
-class _Returns(Callback): # `return` leaves the method only
-    def __init__(self, n): self.n = n
-    def after_batch(self): return self.train_iter>=self.n
 
-# %% ../../nbs/library/exercises_06.ipynb #c05db5e5
+# %% ../../nbs/library/exercises_06.ipynb #b87962d3
 @check.exercise(done='Right. Now a long training can be tried out in a second.', observe=_stops,
-    mistakes=[(_stopper(CancelBatchException, lambda self: self.train_iter>=self.n), 'In `after_batch` the batch is over anyway: nothing is left to skip. `CancelFitException` ends the training.'),
+    mistakes=[(_stopper(CancelBatchException, lambda self: self.train_iter>=self.n), 'Nothing ends this training. In `after_batch` the batch is over, so `CancelBatchException` has nothing left to skip; `CancelFitException` ends it all. And an exception works only if it is *raised*.'),
               (_Counts, '`after_batch` comes for the batches of validation, too. Ask `self.training`, or count with `self.train_iter`.'),
               (_stopper(CancelFitException,   lambda self: self.train_iter>=self.n-1 ), 'One batch too early: `train_iter` counts this batch already.'),
               (_stopper(CancelFitException,   lambda self: self.train_iter==self.n-1), 'One batch too early, and with `n=1` never: `train_iter` counts this batch already.'),
@@ -93,7 +90,7 @@ class StopAfter(Callback):
     def after_batch(self):
         if self.train_iter>=self.n: raise CancelFitException()
 
-# %% ../../nbs/library/exercises_06.ipynb #959a82c8
+# %% ../../nbs/library/exercises_06.ipynb #279a7e3f
 def _clips(cls):
     rs = [_small_training(_early(cls)(lim), frozen=fr) for lim,fr in ((0.05,False),(0.3,False),(0.05,True))]
     return {'largest and smallest entry of all gradients':[[torch.cat(r.note.grads).max(),torch.cat(r.note.grads).min()] for r in rs],
@@ -114,7 +111,7 @@ def _whole(f): # With all parameters at once
         def before_step(self): f(self.model.parameters(), self.limit)
     return ClipValues
 
-# %% ../../nbs/library/exercises_06.ipynb #ed07440c
+# %% ../../nbs/library/exercises_06.ipynb #98fcba53
 @check.exercise(done='Right. `GradientClip` shortens the arrow and keeps its direction; yours bends it.', observe=_clips,
     mistakes=[(_clipper(lambda p,l: p.grad.clamp_(max=l)), 'Large negative entries are still there: the limit holds in both directions.'),
               (_clipper(lambda p,l: p.grad.clamp(-l, l)), '`clamp` without the underscore makes a new tensor and leaves the gradient as it was.'),
@@ -133,7 +130,7 @@ class ClipValues(Callback):
         for p in self.model.parameters():
             if p.grad is not None: p.grad.clamp_(-self.limit, self.limit)
 
-# %% ../../nbs/library/exercises_06.ipynb #e96a4ef0
+# %% ../../nbs/library/exercises_06.ipynb #145348bc
 def _worst(cls):
     m,out = cls(),[]
     m.reset(); out.append(m.value)
@@ -164,7 +161,7 @@ class _MeanWorst(_Worst):
     @property
     def value(self): return sum(self.vals)/len(self.vals) if self.vals else 0.
 
-# %% ../../nbs/library/exercises_06.ipynb #abfe0191
+# %% ../../nbs/library/exercises_06.ipynb #479cab14
 @check.exercise(done='Right. Give it to a learner: `metrics=[batch_accuracy,WorstError]`.', observe=_worst,
     mistakes=[(_Tensor, 'The number is right, but it is a tensor. `.item()` makes a float of it.'),
               (_Last, 'This is the worst of the last batch. Compare it with what you have so far.'),
@@ -177,7 +174,7 @@ class WorstError(Metric):
     @property
     def value(self): return self.worst
 
-# %% ../../nbs/library/exercises_06.ipynb #42d48342
+# %% ../../nbs/library/exercises_06.ipynb #4c089629
 def _flips(cls):
     rs = [_small_training(cls(n)) for n in (1,2)]
     return {'the targets of training':[torch.cat(r.note.targs) for r in rs], 'the targets of validation':[torch.cat(r.note.valid_targs) for r in rs], 'the data':[r.data for r in rs]}
@@ -193,7 +190,7 @@ def _flipped(y, n, rest=True): return torch.cat([1-y[:n], y[n:]]) if rest else 1
 def _set(self, y): self.learn.yb = (y,)
 def _in_place(self, y, n): y[:n] = 1-y[:n]
 
-# %% ../../nbs/library/exercises_06.ipynb #ea286443
+# %% ../../nbs/library/exercises_06.ipynb #1ecc1905
 @check.exercise(done='Right: a tuple with a new tensor, and the data is untouched.', observe=_flips,
     mistakes=[(_flipper(_in_place), 'This writes into the data: in the next epoch the labels are swapped back. Make a new tensor, and put it into `self.learn.yb`.'),
               (_flipper(lambda self,y,n: _set(self, _flipped(y,n,False))), 'All targets are swapped, not only the first `n`.'),
@@ -210,13 +207,13 @@ class FlipLabels(Callback):
         y = self.yb[0]
         self.learn.yb = (torch.cat([1-y[:self.n], y[self.n:]]),)
 
-# %% ../../nbs/library/exercises_06.ipynb #bbec0a35
+# %% ../../nbs/library/exercises_06.ipynb #bd948439
 def _accumulates(cls):
     rs = [_small_training(_early(cls)(k), 3) for k in (1,2,4)]
     return {'steps, for k = 1, 2, 4':[r.note.steps for r in rs], 'the gradient of the first step':[r.note.grads[0] if r.note.grads else None for r in rs],
             'the weights at the end':[r.weights for r in rs]}
 
-def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=False, after=False):
+def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=False, after=False, own=False):
     class EveryK(Callback):
         run_valid = False
         def __init__(self, k): self.k = k
@@ -224,7 +221,8 @@ def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=
         def before_epoch(self):
             if per_epoch: self.n = 0
         def after_loss(self):
-            if scale: self.learn.loss_grad = self.learn.loss_grad/self.k
+            if own: self.loss_grad /= self.k
+            elif scale: self.learn.loss_grad = self.learn.loss_grad/self.k
         def before_step(self):
             if after:
                 if self.n%self.k: raise ex()
@@ -233,13 +231,14 @@ def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=
             if bool((self.n+late)%self.k)!=upside: raise ex()
     return EveryK
 
-# %% ../../nbs/library/exercises_06.ipynb #0165759a
+# %% ../../nbs/library/exercises_06.ipynb #18c0e371
 @check.exercise(done='Right. That is how a batch of 256 fits into a memory that holds 64.', observe=_accumulates,
     mistakes=[(_every(scale=False), 'The steps come at the right time, but with the sum of the gradients. Divide `self.learn.loss_grad` by `k` in `after_loss` (`self.loss_grad = …` would be a value of your own).'),
               (_every(upside=True), 'The wrong way round: this skips when `k` divides the count, so with `k=1` no step is ever taken. Skip when it does *not*.'),
               (_every(upside=True, scale=False), 'The wrong way round: skip when `k` does *not* divide the count. And a sum of `k` gradients is not their mean.'),
               (_every(after=True), '`raise` leaves the method, and nothing after it counts: first add one to `self.n`, then ask.'),
               (_every(after=True, scale=False), '`raise` leaves the method, and nothing after it counts: first add one to `self.n`, then ask. And a sum of `k` gradients is not their mean.'),
+              (_every(own=True), '`self.loss_grad /= …` makes an attribute of your own, which hides the learner\'s from then on. Write `self.learn.loss_grad = …`.'),
               (_every(ex=CancelBackwardException), 'In `before_step` the backward pass is over. Which exception leaves the whole batch?'),
               (_every(ex=CancelStepException), '`CancelStepException` skips the step, but not `zero_grad` after it: the gradients are lost. Which one leaves the whole batch?'),
               (_every(per_epoch=True), 'You start counting anew in each epoch. An epoch of five batches leaves one over, which belongs to the next step.'),
