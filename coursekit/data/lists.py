@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FilteredBase']
 
-# %% ../../nbs/library/data_lists.ipynb #88563a0c
+# %% ../../nbs/library/data_lists.ipynb #4e23e54c
 from collections import Counter
 from pathlib import Path
 from fastcore.basics import *
@@ -14,7 +14,7 @@ from ..core import *
 from .errors import *
 from ..transform import *
 
-# %% ../../nbs/library/data_lists.ipynb #1f55794b
+# %% ../../nbs/library/data_lists.ipynb #586d18ca
 class FilteredBase:
     "Something with subsets: `.train`, `.valid`, and loaders for them"
     _dl_type = None
@@ -28,10 +28,10 @@ class FilteredBase:
         "Positions that stand in more than one subset"
         return L(k for k,v in Counter(i for s in self.splits if not isinstance(s, slice) for i in s).items() if v>1)
 
-# %% ../../nbs/library/data_lists.ipynb #7fa4e5cd
+# %% ../../nbs/library/data_lists.ipynb #4a793c61
 def _take(items, i): return items.iloc[i] if hasattr(items, 'iloc') else items[i] # Item `i`, of a table row `i`
 
-# %% ../../nbs/library/data_lists.ipynb #b4ff5d49
+# %% ../../nbs/library/data_lists.ipynb #046b1f1a
 def _is_row(t):  return issubclass(t, (tuple,list,dict,L)) or hasattr(t, 'iloc')
 def _is_path(t): return issubclass(t, (str,Path))
 
@@ -59,7 +59,7 @@ class _Inferring: # The part of `TfmdLists` that knows which kinds of things its
         run = [i for i,t in enumerate(ts) if all(any(_is_row(u) or _is_path(u) for u in v) for v in ts[:i+1])]
         return run[-1] if run and run[-1]<len(self.tfms.fs) else 0
 
-# %% ../../nbs/library/data_lists.ipynb #54b051e4
+# %% ../../nbs/library/data_lists.ipynb #d053e44b
 def _name(e, tl, what=''): # Raise `e` again, with the name of the item at fault if there is one
     named = culprit(tl, _take, what)
     if named is None: raise e
@@ -82,7 +82,7 @@ class _Lists(FilteredBase, _Inferring): # The part of `TfmdLists` that needs no 
         items,fs = self.items,self.tfms.fs
         at_once = hasattr(items, 'iloc') and fs and hasattr(fs[0], 'column')
         rest = Pipeline.__new__(Pipeline); rest.fs,rest.split_idx = fs[1:] if at_once else fs,self.tfms.split_idx
-        return map(rest, fs[0].column(items) if at_once else (_take(items, i) for i in range(len(self))))
+        return map(rest, fs[0].column(items) if at_once else items if isinstance(items, (list,L)) else (_take(items, i) for i in range(len(self))))
     def decode(self, o, **kwargs): return self.tfms.decode(o, **kwargs)
     def show(self, o, **kwargs):
         "Walk all the way back, to what a person can read, and show it"
@@ -93,7 +93,7 @@ class _Lists(FilteredBase, _Inferring): # The part of `TfmdLists` that needs no 
         if k.startswith('_') or k in ('tfms','items','splits'): raise AttributeError(k)
         return getattr(self.tfms, k)
 
-# %% ../../nbs/library/data_lists.ipynb #23f4ed96
+# %% ../../nbs/library/data_lists.ipynb #18e853a6
 class _Sets(FilteredBase): # The part of `Datasets` that needs no story
     @property
     def items(self): return self.tls[0].items
