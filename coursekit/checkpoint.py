@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/library/00_checkpoint.ipynb #35ad473b
+# %% ../nbs/library/00_checkpoint.ipynb #98c4970c
 import os, tempfile, warnings
 from pathlib import Path
 import torch
+try: import fcntl
+except ImportError: fcntl = None                    # Windows, which removes no file that somebody writes
 
-# %% ../nbs/library/00_checkpoint.ipynb #7ad074a7
-def join_path_file(file, path, ext=''):
+# %% ../nbs/library/00_checkpoint.ipynb #495f339e
+def join_path_file(file, # A name, a `Path` or an open file
+                   path, ext=''): # The folder; the ending if `file` has none, with its dot
     "`path/file.ext` as a `Path`; an open file, or a `Path` with an ending of its own, stays what it is"
     if isinstance(file, Path) and ext and not file.suffix[1:2].isalpha(): file = str(file)
     if not isinstance(file, str): return file
@@ -19,7 +22,7 @@ def join_path_file(file, path, ext=''):
 
 def _umask(): m = os.umask(0); os.umask(m); return m
 
-# %% ../nbs/library/00_checkpoint.ipynb #96ef4eac
+# %% ../nbs/library/00_checkpoint.ipynb #0f96ca70
 class _Out: # What `torch.save` writes into. It puts an error of its own in place of the system's, which is kept here
     def __init__(self, f): self.f,self.error = f,None
     def flush(self): self.f.flush()
@@ -32,28 +35,49 @@ def _write(obj, f):
     try: torch.save(obj, out); f.flush(); os.fsync(f.fileno())
     except RuntimeError as e: raise out.error or e
 
-# %% ../nbs/library/00_checkpoint.ipynb #085c49f4
-def save_atomic(obj, file):
+# %% ../nbs/library/00_checkpoint.ipynb #04e6333a
+_mark = '.tmp_coursekit_'
+
+def _sweep(folder): # Remove what killed programs have left
+    for o in folder.glob(f'{_mark}*'):
+        try:
+            if fcntl is None: o.unlink(); continue
+            with open(o, 'rb') as f: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB); o.unlink()
+        except OSError: pass                        # somebody writes it
+
+def _lock(f): # Is the temporary file, just opened, still there when it is locked?
+    if fcntl is None: return True
+    try: fcntl.flock(f, fcntl.LOCK_EX)
+    except OSError: return True                     # a file system without locks
+    return os.fstat(f.fileno()).st_nlink>0
+
+# %% ../nbs/library/00_checkpoint.ipynb #c8de1af1
+def save_atomic(obj, # Anything that `torch.save` takes
+                file): # Name of a file, or an open file
     "`torch.save`, so that `file` is either the whole new one or what it was before. An `OSError` (disk full, no permission) names the file and the reason"
     if not isinstance(file, (str,Path)): return torch.save(obj, file)
     file,tmp = Path(file),None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fd,tmp = tempfile.mkstemp(dir=file.parent, prefix='.tmp_', suffix=file.suffix)
-        with os.fdopen(fd, 'wb') as f: _write(obj, f)
+        file.parent.mkdir(parents=True, exist_ok=True); _sweep(file.parent)
+        fd,tmp = tempfile.mkstemp(dir=file.parent, prefix=_mark, suffix=file.suffix)
+        with os.fdopen(fd, 'wb') as f:
+            if not _lock(f): return save_atomic(obj, file)                           # swept away in this very moment
+            _write(obj, f)
         os.chmod(tmp, 0o666 & ~_umask()); os.replace(tmp, file)
     except BaseException as e:
         if tmp: Path(tmp).unlink(missing_ok=True)
         if isinstance(e, OSError) and e.errno: raise OSError(e.errno, e.strerror, str(file)) from e
         raise
 
-# %% ../nbs/library/00_checkpoint.ipynb #b551861e
-def save_model(file, model, opt, with_opt=True):
+# %% ../nbs/library/00_checkpoint.ipynb #3536d857
+def save_model(file, # Name of a file, or an open file
+               model, opt, # An `nn.Module`; an optimizer or None
+               with_opt=True): # Save its state, too?
     "Save the weights of `model`, and the state of `opt`"
     state = model.state_dict()
     save_atomic({'model':state, 'opt':opt.state_dict()} if with_opt and opt is not None else state, file)
 
-# %% ../nbs/library/00_checkpoint.ipynb #180133b8
+# %% ../nbs/library/00_checkpoint.ipynb #ae58b9f2
 def _check_state(model, state, file):
     own = model.state_dict()
     lacks,extra = [k for k in own if k not in state],[k for k in state if k not in own]
@@ -70,8 +94,12 @@ def _read_state(file, device):
     except Exception as e: raise RuntimeError(f'`{file}` cannot be read as saved weights: it is damaged, or holds more than tensors and numbers, which is not opened because '
                                               f'it could run code ({type(e).__name__}: {str(e).splitlines()[0][:200]})') from e
 
-# %% ../nbs/library/00_checkpoint.ipynb #61b14723
-def load_model(file, model, opt, with_opt=True, device=None, strict=True):
+# %% ../nbs/library/00_checkpoint.ipynb #e7180881
+def load_model(file, # A `Path`, or an open file
+               model, opt, # As they were saved
+               with_opt=True, # Load the state of the optimizer, too, if the file has it?
+               device=None, # Read tensors to this device, default the CPU
+               strict=True): # Must all names be the same?
     "Load what `save_model` wrote. Raises `FileNotFoundError`, or `RuntimeError` when it does not fit, and then leaves `model` as it was"
     state = _read_state(file, device)
     hasopt = set(state)=={'model','opt'}

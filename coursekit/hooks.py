@@ -6,7 +6,7 @@
 __all__ = ['Hook', 'Hooks', 'hook_output', 'hook_outputs', 'dummy_eval', 'model_sizes', 'has_params', 'layer_info',
            'module_summary', 'num_features_model', 'total_params']
 
-# %% ../nbs/library/hooks.ipynb #88f93418
+# %% ../nbs/library/hooks.ipynb #954f2de8
 from functools import partial
 from .core import *
 from fastcore.basics import PrettyString
@@ -15,7 +15,7 @@ from .metrics import find_bs
 
 _all_ = ['num_features_model','total_params']
 
-# %% ../nbs/library/hooks.ipynb #487057bc
+# %% ../nbs/library/hooks.ipynb #94e9970e
 class Hook:
     "Calls `hook_func(module, input, output)` whenever `m` has run, and keeps what it returns in `stored`; ends with `remove`, or with its `with`"
     def __init__(self, m, # A module
@@ -37,7 +37,7 @@ class Hook:
     def __enter__(self): return self
     def __exit__(self, *args): self.remove()
 
-# %% ../nbs/library/hooks.ipynb #ad7984b2
+# %% ../nbs/library/hooks.ipynb #f3906d08
 @patch
 def _listen_back(self:Hook, module, input, output): # Have each output tell its gradient
     outs = [o for o in (output if isinstance(output, (tuple,list)) else [output]) if isinstance(o, Tensor)]
@@ -50,7 +50,7 @@ def _got(self:Hook, module, grads, i, grad):
     grads[i] = grad
     if not self.removed: self.hook_fn(module, (), tuple(grads))
 
-# %% ../nbs/library/hooks.ipynb #42b38223
+# %% ../nbs/library/hooks.ipynb #b78924ce
 class Hooks:
     "A `Hook` for each module of `ms`"
     def __init__(self, ms, hook_func, is_forward=True, detach=True, cpu=False): self.hooks = [Hook(m, hook_func, is_forward, detach, cpu) for m in ms]
@@ -67,7 +67,7 @@ class Hooks:
     def __enter__(self): return self
     def __exit__(self, *args): self.remove()
 
-# %% ../nbs/library/hooks.ipynb #5a760d41
+# %% ../nbs/library/hooks.ipynb #81fac23d
 def _output(m, i, o): return o if isinstance(o, Tensor) or is_listy(o) else list(o)
 
 def hook_output(module, # A module
@@ -82,7 +82,7 @@ def hook_outputs(modules, # Modules
     "Keep the outputs of all `modules` in `stored`"
     return Hooks(modules, _output, detach=detach, cpu=cpu, is_forward=not grad)
 
-# %% ../nbs/library/hooks.ipynb #a2777a1a
+# %% ../nbs/library/hooks.ipynb #a068f403
 def dummy_eval(m, # A model of images
                size=(64,64)): # Height and width
     "The output of `m` for one image of noise, in evaluation mode; the modes and the random numbers are afterwards as before"
@@ -94,7 +94,7 @@ def dummy_eval(m, # A model of images
     finally:
         for o,t in modes: o.training = t
 
-# %% ../nbs/library/hooks.ipynb #d3e27e66
+# %% ../nbs/library/hooks.ipynb #9076bdbe
 def model_sizes(m, # A model of images
                 size=(64,64), # Height and width
                ): # List of shapes, batch first
@@ -102,12 +102,12 @@ def model_sizes(m, # A model of images
     with hook_outputs(list(m.children())) as hooks: dummy_eval(m, size=size)
     return [None if o is None else o.shape for o in hooks.stored]
 
-# %% ../nbs/library/hooks.ipynb #da07b226
+# %% ../nbs/library/hooks.ipynb #8fd6faa6
 def has_params(m):
     "Does `m` have parameters?"
     return one_param(m) is not None
 
-# %% ../nbs/library/hooks.ipynb #e3e39415
+# %% ../nbs/library/hooks.ipynb #61bd480c
 def _net(o): return o if isinstance(o, nn.Module) else o.model # A model as it is, the model of a learner
 
 def layer_info(model, # A model or `Learner`
@@ -123,12 +123,16 @@ def layer_info(model, # A model or `Learner`
         for o,t in modes: o.training = t
     return L((type(m).__name__, *total_params(m), s) for m,s in zip(ls, h.stored))
 
-# %% ../nbs/library/hooks.ipynb #64e53935
+# %% ../nbs/library/hooks.ipynb #69b8dab1
 def _shape(s, bs): # For people, with the size of the batch instead of 1
     if s is None: return 'not called'
     if isinstance(s, dict): s = list(s.values())
     if isinstance(s, (list,L)) or s and isinstance(s[0], (tuple,list)): return _shape(s[0], bs)
     return ' x '.join(map(str, (bs,*s[1:])))
+
+def _inputs(o, bs): # The shapes of inputs, which may be nested
+    if isinstance(o, Tensor): return _shape(tuple(o.shape), bs)
+    return ', '.join(f'{k}: {_inputs(v,bs)}' for k,v in o.items()) if isinstance(o, dict) else ', '.join(_inputs(v,bs) for v in o)
 
 def module_summary(model, # A model or `Learner`
                    *xb): # Its inputs, a batch
@@ -139,5 +143,5 @@ def module_summary(model, # A model or `Learner`
         if s!=prev: rows += [line]*len(rows[:1]) + [f'{"":20} {_shape(s,bs)}']
         rows.append(f'{typ:20} {"":20} {n:<10,} {trains}' if n else typ); prev = s
     ps = list(net.parameters()); total,trained = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad)
-    head = [f'{type(net).__name__} (Input shape: {_shape(tuple(xb[0].shape),bs)})', '='*76, f'{"Layer (type)":20} {"Output Shape":20} {"Param #":10} Trainable', '='*76]
+    head = [f'{type(net).__name__} (Input shape: {_inputs(xb,bs)})', '='*76, f'{"Layer (type)":20} {"Output Shape":20} {"Param #":10} Trainable', '='*76]
     return PrettyString('\n'.join([*head, *rows, line, '', f'Total params: {total:,}', f'Total trainable params: {trained:,}', f'Total non-trainable params: {total-trained:,}', '']))

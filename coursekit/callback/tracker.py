@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TerminateOnNaNCallback', 'TrackerCallback', 'EarlyStoppingCallback', 'SaveModelCallback', 'ReduceLROnPlateau']
 
-# %% ../../nbs/library/callback_tracker.ipynb #71ff7823
+# %% ../../nbs/library/callback_tracker.ipynb #d6e86663
 import math, warnings
 from ..core import *
 from .core import *
 from .schedule import ParamScheduler
 
-# %% ../../nbs/library/callback_tracker.ipynb #ce20db3b
+# %% ../../nbs/library/callback_tracker.ipynb #dc4faaa2
 def _say(cb, msg): # Print, unless the learner shall be silent
     if cb.learn.logger is not noop: print(msg)
 
@@ -24,7 +24,7 @@ class TerminateOnNaNCallback(Callback):
         _say(self, f'The {what} loss is {self.loss.mean():.0f} in epoch {self.epoch}, batch {self.iter}: training stops.')
         raise CancelFitException()
 
-# %% ../../nbs/library/callback_tracker.ipynb #a480517f
+# %% ../../nbs/library/callback_tracker.ipynb #aff818be
 _falls = ('loss','error','mse','mae','perplexity') # A column with one of these in its name shall fall
 
 class TrackerCallback(Callback):
@@ -41,7 +41,7 @@ class TrackerCallback(Callback):
         self.monitor,self.comp,self.min_delta,self.reset_on_fit = monitor,comp,-min_delta if self.lower else min_delta,reset_on_fit
         self.best,self.new_best = None,False
 
-# %% ../../nbs/library/callback_tracker.ipynb #a90e6223
+# %% ../../nbs/library/callback_tracker.ipynb #4f741911
 @patch
 def before_fit(self:TrackerCallback):
     "Find the column. Raises `ValueError` if the table has no such column"
@@ -52,17 +52,21 @@ def before_fit(self:TrackerCallback):
     if self.monitor not in self.cols: raise ValueError(f'`{type(self).__name__}` cannot watch {self.monitor!r}: the table has the columns {", ".join(self.cols)}'
         + ('' if self.recorder.has_valid else ' (there is no validation data)'))
     if self.reset_on_fit or self.best is None: self.best = math.inf if self.lower else -math.inf
+    self.told = False
 
-# %% ../../nbs/library/callback_tracker.ipynb #556951f4
+# %% ../../nbs/library/callback_tracker.ipynb #823b5a2a
 @patch
 def after_epoch(self:TrackerCallback):
-    "Compare the last value with the best"
+    "Compare the last value with the best. A value that is not a number is none, and that is said once in a training"
     vals = self.recorder.values[-1]
     val = vals[self.cols.index(self.monitor)] if len(vals)==len(self.cols) else None  # a cancelled epoch has no complete row
     self.new_best = val is not None and bool(self.comp(val-self.min_delta, self.best))
     if self.new_best: self.best = float(val)
+    if val is None or not math.isnan(val) or self.told: return
+    self.told = True
+    warnings.warn(f'`{type(self).__name__}` watches {self.monitor!r}, which is not a number in epoch {self.epoch}: such an epoch is never the best', stacklevel=2)
 
-# %% ../../nbs/library/callback_tracker.ipynb #2ae2707e
+# %% ../../nbs/library/callback_tracker.ipynb #0b325837
 @patch
 def state_dict(self:TrackerCallback):
     "What a checkpoint must keep"
@@ -73,7 +77,7 @@ def load_state_dict(self:TrackerCallback, sd): # From `state_dict`
     "Go on from a checkpoint"
     for k,v in sd.items(): setattr(self, k, v)
 
-# %% ../../nbs/library/callback_tracker.ipynb #b0576d4a
+# %% ../../nbs/library/callback_tracker.ipynb #0459113a
 class EarlyStoppingCallback(TrackerCallback):
     "Stops training after `patience` epochs in a row without improvement"
     order = TrackerCallback.order+3
@@ -92,10 +96,10 @@ class EarlyStoppingCallback(TrackerCallback):
         super().after_epoch()
         self.wait = 0 if self.new_best else self.wait+1
         if self.wait<self.patience or self.new_best: return
-        _say(self, f'No improvement since epoch {self.epoch-self.wait}: early stopping')
+        _say(self, f'No improvement {"in any epoch" if math.isinf(self.best) else f"since epoch {self.epoch-self.wait}"}: early stopping')
         raise CancelFitException()
 
-# %% ../../nbs/library/callback_tracker.ipynb #53613c67
+# %% ../../nbs/library/callback_tracker.ipynb #742f2231
 class SaveModelCallback(TrackerCallback):
     "Saves the model of the best epoch as `path/model_dir/fname.pth`, and loads it at the end of training"
     order = TrackerCallback.order+1
@@ -114,7 +118,7 @@ class SaveModelCallback(TrackerCallback):
         self.fname,self.every_epoch,self.at_end,self.with_opt = fname,every_epoch,at_end,with_opt
         self.last_saved_path = None
 
-# %% ../../nbs/library/callback_tracker.ipynb #8fb1fb67
+# %% ../../nbs/library/callback_tracker.ipynb #bb43eacb
 @patch
 def before_fit(self:SaveModelCallback):
     super(SaveModelCallback, self).before_fit()
@@ -132,7 +136,7 @@ def after_epoch(self:SaveModelCallback):
     _say(self, f'Better model found at epoch {self.epoch} with {self.monitor} value: {self.best}.')
     self._save(self.fname)
 
-# %% ../../nbs/library/callback_tracker.ipynb #6cdb7d11
+# %% ../../nbs/library/callback_tracker.ipynb #756f3538
 @patch
 def after_fit(self:SaveModelCallback):
     "Load the best model, unless training ended with an error"
@@ -145,7 +149,7 @@ def state_dict(self:SaveModelCallback):
     "What a checkpoint must keep"
     return {'best':self.best, 'last_saved_path':self.last_saved_path and str(self.last_saved_path)}
 
-# %% ../../nbs/library/callback_tracker.ipynb #81d240ce
+# %% ../../nbs/library/callback_tracker.ipynb #733cf3e3
 class ReduceLROnPlateau(TrackerCallback):
     "Divides the learning rates by `factor` after `patience` epochs in a row without improvement"
     order = TrackerCallback.order+2
@@ -161,7 +165,7 @@ class ReduceLROnPlateau(TrackerCallback):
         super().__init__(monitor=monitor, comp=comp, min_delta=min_delta, reset_on_fit=reset_on_fit)
         self.patience,self.factor,self.min_lr,self.wait = patience,factor,min_lr,0
 
-# %% ../../nbs/library/callback_tracker.ipynb #6d948645
+# %% ../../nbs/library/callback_tracker.ipynb #2b3809d7
 @patch
 def before_fit(self:ReduceLROnPlateau):
     self.wait = 0; super(ReduceLROnPlateau, self).before_fit()
