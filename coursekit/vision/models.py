@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['BasicBlock', 'ResNet', 'resnet18', 'SEModule', 'ResBlock', 'Bottleneck', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'resnet_tiny']
 
-# %% ../../nbs/08_resnets.ipynb #c4587602
+# %% ../../nbs/08_resnets.ipynb #63676fef
 from functools import partial
 import torch
 from torch import nn
@@ -11,11 +11,11 @@ from fastcore.basics import patch
 from ..core import defaults
 from ..layers import ConvLayer, NormType, Flatten, init_default
 
-# %% ../../nbs/08_resnets.ipynb #e829710d
+# %% ../../nbs/08_resnets.ipynb #1673adfa
 def _conv(ni, nf, ks, stride=1): return nn.Conv2d(ni, nf, ks, stride=stride, padding=(ks-1)//2, bias=False)
 def _shortcut(ni, nf, stride): return None if stride==1 and ni==nf else nn.Sequential(_conv(ni, nf, 1, stride), nn.BatchNorm2d(nf))
 
-# %% ../../nbs/08_resnets.ipynb #b5ee2ca0
+# %% ../../nbs/08_resnets.ipynb #17ea22aa
 class BasicBlock(nn.Module):
     "Two 3×3 convolutions and a skip (He et al. 2015, fig. 5 left): (n, ni, h, w) to (n, nf, h/stride, w/stride)"
     expansion = 1
@@ -29,11 +29,11 @@ class BasicBlock(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(x)) + skip)
 
-# %% ../../nbs/08_resnets.ipynb #992ce0df
+# %% ../../nbs/08_resnets.ipynb #c4a2e8bc
 def _stage(block, ni, nf, n, stride): # n blocks, of which the first has the stride
     return nn.Sequential(block(ni, nf, stride), *(block(nf*block.expansion, nf) for _ in range(n-1)))
 
-# %% ../../nbs/08_resnets.ipynb #a39a639e
+# %% ../../nbs/08_resnets.ipynb #27148680
 class ResNet(nn.Module):
     "A stem, stages of blocks, the mean of each channel and a linear layer (He et al. 2015, table 1)"
     def __init__(self, block, # `BasicBlock` or `Bottleneck`
@@ -48,7 +48,7 @@ class ResNet(nn.Module):
         self.avgpool,self.fc,self.n_stages = nn.AdaptiveAvgPool2d((1,1)),nn.Linear(ni, num_classes),len(layers)
         self.apply(partial(_start, zero=block if zero_init_residual else ()))
 
-# %% ../../nbs/08_resnets.ipynb #6281c852
+# %% ../../nbs/08_resnets.ipynb #b01c7b82
 def _start(m, zero): # Kaiming's start; blocks of the class `zero` start at zero
     if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     if isinstance(m, zero): nn.init.zeros_(getattr(m, 'bn3', m.bn2).weight)
@@ -60,7 +60,7 @@ def forward(self:ResNet, x): # (n, c_in, h, w)
     for i in range(self.n_stages): x = getattr(self, f'layer{i+1}')(x)
     return self.fc(self.avgpool(x).flatten(1))
 
-# %% ../../nbs/08_resnets.ipynb #27cb75b3
+# %% ../../nbs/08_resnets.ipynb #94198259
 #| code-fold: true
 def _resnet(name, block, layers, weights, pretrained, progress, **kwargs):
     if pretrained and weights is None: weights = 'IMAGENET1K_V1'
@@ -74,7 +74,7 @@ def _resnet(name, block, layers, weights, pretrained, progress, **kwargs):
     m = ResNet(block, layers); m.load_state_dict(state)
     return m
 
-# %% ../../nbs/08_resnets.ipynb #b95f259a
+# %% ../../nbs/08_resnets.ipynb #9ca1fe0a
 def resnet18(weights=None, # torchvision's name of published weights ('DEFAULT'), or its enum
              progress=True, # Show the download?
              pretrained=False, # fastai's spelling of `weights='IMAGENET1K_V1'`
@@ -82,7 +82,7 @@ def resnet18(weights=None, # torchvision's name of published weights ('DEFAULT')
     "18 layers, 11.7 million parameters"
     return _resnet('resnet18', BasicBlock, (2,2,2,2), weights, pretrained, progress, **kwargs)
 
-# %% ../../nbs/08_resnets.ipynb #7fe4c560
+# %% ../../nbs/08_resnets.ipynb #61f4a5c3
 class SEModule(nn.Module):
     "Squeeze and excitation (Hu et al. 2018): scales each channel by a number between 0 and 1, computed from the means of all channels"
     def __init__(self, ch, # Channels
@@ -92,7 +92,7 @@ class SEModule(nn.Module):
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(ch, nf, 1), nn.ReLU(inplace=True), nn.Conv2d(nf, ch, 1), nn.Sigmoid())
     def forward(self, x): return x*self.gate(x)
 
-# %% ../../nbs/08_resnets.ipynb #7876ddd7
+# %% ../../nbs/08_resnets.ipynb #1030016b
 class ResBlock(nn.Module):
     "Residual block of `XResNet` (He, Tong et al. 2018); it starts as the identity"
     def __init__(self, expansion, # 1 for two 3×3 convolutions, 4 for a bottleneck
