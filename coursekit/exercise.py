@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Raised', 'same', 'Verdict', 'is_stub', 'Exercise', 'Exercises']
 
-# %% ../nbs/library/exercise.ipynb #202b80ac
+# %% ../nbs/library/exercise.ipynb #2fdf20d6
 import copy, dis, functools, html, inspect, random, re, textwrap, traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../nbs/library/exercise.ipynb #077f95df
+# %% ../nbs/library/exercise.ipynb #7f4e1689
 @dataclass(frozen=True)
 class Raised: # The outcome "it raised", equal to any other with the same kind of error
     kind:type
@@ -42,7 +42,7 @@ def _plain(o):
     o = torch.as_tensor(o.copy() if isinstance(o, np.ndarray) else o).detach().cpu()
     return o.to(torch.complex128 if o.is_complex() else torch.float64)
 
-# %% ../nbs/library/exercise.ipynb #0a30a775
+# %% ../nbs/library/exercise.ipynb #df8a0618
 _look = {'not yet':('○','#8888'), 'hint':('→','#e69f00'), 'done':('✓','#009e73')}
 
 @dataclass
@@ -64,13 +64,13 @@ def _say(v): # Show a verdict where the reader is
     if get_ipython() is None: print(v)
     else: display(v)
 
-# %% ../nbs/library/exercise.ipynb #cf3abe57
+# %% ../nbs/library/exercise.ipynb #ffb42fb2
 def is_stub(o): # A function, a class or a value
     "Has nobody written anything here yet?"
     if o is ...: return True
     if isinstance(o, type):
-        own = [f for f in vars(o).values() if inspect.isfunction(f)]
-        return not own or any(is_stub(f) for f in own)
+        stubs = [is_stub(f) for f in vars(o).values() if inspect.isfunction(f)]
+        return not stubs or True in stubs and all(stubs[stubs.index(True):])    # what stands before the first gap was given
     if not inspect.isfunction(o): return False
     ops = [i for i in dis.get_instructions(o) if i.opname not in ('RESUME','NOP','CACHE')]
     return [i.opname for i in ops] in (['LOAD_CONST','RETURN_VALUE'],['RETURN_CONST']) and ops[0].argval in (None, ...)
@@ -80,7 +80,7 @@ def _has_gap(o): # Is there a `...` anywhere in an outcome?
     if isinstance(o, _list): return any(_has_gap(x) for x in o)
     return o is ... or isinstance(o, Raised) and o==Raised(NotImplementedError) and not o.text # torch, too, raises this error, but says why
 
-# %% ../nbs/library/exercise.ipynb #a7ee9719
+# %% ../nbs/library/exercise.ipynb #abdf3922
 class _frozen_dice: # Seeds all random numbers inside a `with`, and puts them back afterwards
     def __enter__(self):
         self.state = random.getstate(),np.random.get_state(),torch.get_rng_state()
@@ -125,7 +125,7 @@ class Exercise:
     @functools.cached_property
     def right(self): return self.outcome(self.answer)
 
-# %% ../nbs/library/exercise.ipynb #3b432c0a
+# %% ../nbs/library/exercise.ipynb #da8ebcfc
 def _where(e): # The line of the reader's own code in which `e` arose
     own = [f for f in traceback.extract_tb(e.__traceback__) if 'ipykernel' in f.filename or f.filename.startswith('<ipython')]
     return f' in the line `{own[-1].line}`' if own and own[-1].line else ''
@@ -175,7 +175,7 @@ def _judge(self:Exercise, answer): # Verdict
     return say('hint', f'For `{args}` {_contrast(got[i], self.right[i])}.')
 Exercise.judge = _judge
 
-# %% ../nbs/library/exercise.ipynb #c309f303
+# %% ../nbs/library/exercise.ipynb #724bee9c
 class Exercises:
     "The exercises of one lesson; call it with an answer"
     def __init__(self, lesson:str): self.lesson,self.all,self.solved = lesson,{},set() # `lesson`: stem of the lesson's notebook
@@ -212,7 +212,7 @@ class Exercises:
         src = textwrap.dedent(inspect.getsource(ex.answer))
         print(src[re.search(r'^(def|class) ', src, re.M).start():].rstrip())
 
-# %% ../nbs/library/exercise.ipynb #3c09b185
+# %% ../nbs/library/exercise.ipynb #d9540e6e
 def _prove(self:Exercises):
     "Assert that all exercises answer as they should. Raises `AssertionError` naming the exercise"
     solved = set(self.solved)
