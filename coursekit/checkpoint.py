@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/library/00_checkpoint.ipynb #98c4970c
-import os, tempfile, warnings
+# %% ../nbs/library/00_checkpoint.ipynb #f4d0bb59
+import io, os, tempfile, warnings
 from pathlib import Path
 import torch
 try: import fcntl
 except ImportError: fcntl = None                    # Windows, which removes no file that somebody writes
 
-# %% ../nbs/library/00_checkpoint.ipynb #495f339e
+# %% ../nbs/library/00_checkpoint.ipynb #2a2ed540
 def join_path_file(file, # A name, a `Path` or an open file
                    path, ext=''): # The folder; the ending if `file` has none, with its dot
     "`path/file.ext` as a `Path`; an open file, or a `Path` with an ending of its own, stays what it is"
@@ -22,20 +22,12 @@ def join_path_file(file, # A name, a `Path` or an open file
 
 def _umask(): m = os.umask(0); os.umask(m); return m
 
-# %% ../nbs/library/00_checkpoint.ipynb #0f96ca70
-class _Out: # What `torch.save` writes into. It puts an error of its own in place of the system's, which is kept here
-    def __init__(self, f): self.f,self.error = f,None
-    def flush(self): self.f.flush()
-    def write(self, b):
-        try: return self.f.write(b)
-        except OSError as e: self.error = e; raise
-
+# %% ../nbs/library/00_checkpoint.ipynb #0163c900
 def _write(obj, f):
-    out = _Out(f)
-    try: torch.save(obj, out); f.flush(); os.fsync(f.fileno())
-    except RuntimeError as e: raise out.error or e
+    b = io.BytesIO(); torch.save(obj, b)
+    f.write(b.getbuffer()); f.flush(); os.fsync(f.fileno())
 
-# %% ../nbs/library/00_checkpoint.ipynb #04e6333a
+# %% ../nbs/library/00_checkpoint.ipynb #d9d96856
 _mark = '.tmp_coursekit_'
 
 def _sweep(folder): # Remove what killed programs have left
@@ -51,7 +43,7 @@ def _lock(f): # Is the temporary file, just opened, still there when it is locke
     except OSError: return True                     # a file system without locks
     return os.fstat(f.fileno()).st_nlink>0
 
-# %% ../nbs/library/00_checkpoint.ipynb #c8de1af1
+# %% ../nbs/library/00_checkpoint.ipynb #8112bfd6
 def save_atomic(obj, # Anything that `torch.save` takes
                 file): # Name of a file, or an open file
     "`torch.save`, so that `file` is either the whole new one or what it was before. An `OSError` (disk full, no permission) names the file and the reason"
@@ -69,7 +61,7 @@ def save_atomic(obj, # Anything that `torch.save` takes
         if isinstance(e, OSError) and e.errno: raise OSError(e.errno, e.strerror, str(file)) from e
         raise
 
-# %% ../nbs/library/00_checkpoint.ipynb #3536d857
+# %% ../nbs/library/00_checkpoint.ipynb #aac80ce1
 def save_model(file, # Name of a file, or an open file
                model, opt, # An `nn.Module`; an optimizer or None
                with_opt=True): # Save its state, too?
@@ -77,7 +69,7 @@ def save_model(file, # Name of a file, or an open file
     state = model.state_dict()
     save_atomic({'model':state, 'opt':opt.state_dict()} if with_opt and opt is not None else state, file)
 
-# %% ../nbs/library/00_checkpoint.ipynb #ae58b9f2
+# %% ../nbs/library/00_checkpoint.ipynb #833f054d
 def _check_state(model, state, file):
     own = model.state_dict()
     lacks,extra = [k for k in own if k not in state],[k for k in state if k not in own]
@@ -94,7 +86,7 @@ def _read_state(file, device):
     except Exception as e: raise RuntimeError(f'`{file}` cannot be read as saved weights: it is damaged, or holds more than tensors and numbers, which is not opened because '
                                               f'it could run code ({type(e).__name__}: {str(e).splitlines()[0][:200]})') from e
 
-# %% ../nbs/library/00_checkpoint.ipynb #e7180881
+# %% ../nbs/library/00_checkpoint.ipynb #f4a010f5
 def load_model(file, # A `Path`, or an open file
                model, opt, # As they were saved
                with_opt=True, # Load the state of the optimizer, too, if the file has it?

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainingLoop']
 
-# %% ../nbs/library/00_loop.ipynb #9a7b6ea0
+# %% ../nbs/library/00_loop.ipynb #7647b0c2
 from contextlib import contextmanager
 import torch
 from torch import Tensor
@@ -14,12 +14,12 @@ from .layers import one_param
 from .callback.core import *
 from .callback.core import _inner, _Cancel
 
-# %% ../nbs/library/00_loop.ipynb #269a25b0
+# %% ../nbs/library/00_loop.ipynb #4fe2d760
 def _explain(e, msg): # Add `msg` to what the exception says
     if len(e.args)==1 and isinstance(e.args[0], str) and not isinstance(e, KeyError): e.args = (f'{e.args[0]}\n{msg}',)
     elif hasattr(e, 'add_note'): e.add_note(msg)
 
-# %% ../nbs/library/00_loop.ipynb #fd15c318
+# %% ../nbs/library/00_loop.ipynb #e3856995
 class _Announcer: # Has callbacks, and tells them what happens
     def __init__(self): self.cbs,self._calls,self.training = L(),None,False
     def ordered_cbs(self, ev):
@@ -35,7 +35,7 @@ class _Announcer: # Has callbacks, and tells them what happens
         self._calls = {e:[(cb,cb.handler(e),e) for cb in self.ordered_cbs(e)] for e in vars(event)}
         return self._calls
 
-# %% ../nbs/library/00_loop.ipynb #8b52a009
+# %% ../nbs/library/00_loop.ipynb #61bb38f0
 @patch
 def _call(self:_Announcer, cb, f, ev):
     if not cb.run or (ev in _inner and not (cb.run_train if self.training else cb.run_valid)): return
@@ -46,7 +46,7 @@ def _call(self:_Announcer, cb, f, ev):
         raise
     except Exception as e: _explain(e, f'(in callback `{type(cb).__name__}`, event `{ev}`)'); raise
 
-# %% ../nbs/library/00_loop.ipynb #ddabc143
+# %% ../nbs/library/00_loop.ipynb #ae6bee10
 @patch
 def add_cb(self:_Announcer, cb):
     "Attach a callback (a class is instantiated); it becomes an attribute too: `learn.recorder`"
@@ -68,29 +68,37 @@ def remove_cb(self:_Announcer, cb):
     self.cbs = self.cbs.filter(lambda o: o is not cb); self._calls,cb.learn = None,None
     return self
 
-# %% ../nbs/library/00_loop.ipynb #864260b1
+# %% ../nbs/library/00_loop.ipynb #9fafd45b
 @patch
 def add_cbs(self:_Announcer, cbs): L(cbs).map(self.add_cb); return self
 @patch
 def remove_cbs(self:_Announcer, cbs): L(cbs).map(self.remove_cb); return self
+
+@contextmanager
+def _surely(undo): # A function that may be called twice
+    "After the `with`, `undo()` to its end: if Ctrl-C comes in the middle, once more"
+    try: yield
+    finally:
+        try: undo()
+        except KeyboardInterrupt: undo(); raise
 
 @patch
 @contextmanager
 def added_cbs(self:_Announcer, cbs):
     "Callbacks for the time of a `with`"
     cbs = L(o() if isinstance(o, type) else o for o in L(cbs))
-    try: self.add_cbs(cbs); yield self
-    finally: self.remove_cbs(cbs.filter(lambda o: any(o is c for c in self.cbs)))
+    def remove(): self.remove_cbs(cbs.filter(lambda o: any(o is c for c in self.cbs)))
+    with _surely(remove): self.add_cbs(cbs); yield self
 
 @patch
 @contextmanager
 def removed_cbs(self:_Announcer, cbs):
     "Without these callbacks for the time of a `with`"
-    self.remove_cbs(cbs)
-    try: yield self
-    finally: self.add_cbs(cbs)
+    cbs = L(cbs)
+    def add(): self.add_cbs(cbs.filter(lambda o: not any(o is c for c in self.cbs)))
+    with _surely(add): self.remove_cbs(cbs); yield self
 
-# %% ../nbs/library/00_loop.ipynb #68e48499
+# %% ../nbs/library/00_loop.ipynb #75986c68
 def _plain(x): # A semantic tensor as a plain one
     if type(x) is Tensor: return x
     return x.as_subclass(Tensor) if isinstance(x, Tensor) else apply(lambda t: t.as_subclass(Tensor), x)
@@ -99,7 +107,7 @@ def _n_batches(dl): # None where the loader does not know
     try: return len(dl)
     except TypeError: return None
 
-# %% ../nbs/library/00_loop.ipynb #8e9c5805
+# %% ../nbs/library/00_loop.ipynb #2966bae5
 @patch
 def get_dl(self:_Announcer, i):
     "Data loader `i` (0: training, 1: validation), None if there is no such one or it is empty"
@@ -113,7 +121,7 @@ def device(self:_Announcer):
     "Where the model trains: the data's device, or the best there is"
     return torch.device(getattr(self.dls,'device',None) or default_device())
 
-# %% ../nbs/library/00_loop.ipynb #714937b9
+# %% ../nbs/library/00_loop.ipynb #b46a620b
 @patch
 def _prepare(self:_Announcer, dl): # What must be known before the first batch of `dl`
     self.n_iter,self.n_inp = _n_batches(dl),getattr(dl,'n_inp',None) or getattr(self.dls,'n_inp',None)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['in_notebook', 'ProgressCallback', 'ShowGraphCallback', 'CSVLogger']
 
-# %% ../../nbs/library/00_callback_progress.ipynb #40abc22a
+# %% ../../nbs/library/00_callback_progress.ipynb #4d163405
 import csv, html, sys, time
 from contextlib import contextmanager
 from ..core import *
 from .core import *
 from ..learner import *
 
-# %% ../../nbs/library/00_callback_progress.ipynb #dfc24e77
+# %% ../../nbs/library/00_callback_progress.ipynb #643d9df0
 def in_notebook():
     "Does this run in a Jupyter kernel?"
     try: return 'IPKernelApp' in get_ipython().config
@@ -20,7 +20,7 @@ def in_notebook():
 
 def _cell(v): return '' if v is None else f'{v:.6f}' if isinstance(v, (float,np.floating)) else str(v)
 
-# %% ../../nbs/library/00_callback_progress.ipynb #a21ed6d5
+# %% ../../nbs/library/00_callback_progress.ipynb #9a0b2e4e
 class _Table:
     "Rows of the metrics table, as HTML and as text"
     def __init__(self, names): self.names,self.rows,self.note = list(names),[],''
@@ -38,7 +38,7 @@ class _Shown:
     def __repr__(self): return repr(self.table) if self.table else ''
     def _repr_html_(self): return (self.table._repr_html_() if self.table else '') + self.bar
 
-# %% ../../nbs/library/00_callback_progress.ipynb #0395f3be
+# %% ../../nbs/library/00_callback_progress.ipynb #273855de
 class ProgressCallback(Callback):
     "Shows a progress bar and a table of losses and metrics"
     order,every = 60,0.5
@@ -54,7 +54,7 @@ class ProgressCallback(Callback):
     def after_train(self):     self._close()
     def after_validate(self):  self._close()
 
-# %% ../../nbs/library/00_callback_progress.ipynb #4dd174ec
+# %% ../../nbs/library/00_callback_progress.ipynb #8ae77830
 @patch
 def _start(self:ProgressCallback, what): self.what,self.start,self.last = what,time.time(),time.time()
 
@@ -67,7 +67,7 @@ def after_batch(self:ProgressCallback):
     if self.training: self.recorder.check_losses()
     self._tick(now-self.start)
 
-# %% ../../nbs/library/00_callback_progress.ipynb #06aba96f
+# %% ../../nbs/library/00_callback_progress.ipynb #a0af20be
 @patch
 def _tick(self:ProgressCallback, secs):
     i,n,loss = self.iter+1,self.n_iter,self.smooth_loss if self.training else None
@@ -87,7 +87,7 @@ def _tick_terminal(self:ProgressCallback, i, n, loss, text):
     if loss is not None: self.bar.set_postfix_str(f'loss {loss:.4f}', refresh=False)
     self.bar.refresh()
 
-# %% ../../nbs/library/00_callback_progress.ipynb #9c1dc182
+# %% ../../nbs/library/00_callback_progress.ipynb #f9052e11
 @patch
 def _close(self:ProgressCallback):
     if self.bar is not None: self.bar.close(); self.bar = None
@@ -105,7 +105,7 @@ def _write(self:ProgressCallback, row):
     if self.shown: self._show()
     else: print(self.table.line(row), flush=True)
 
-# %% ../../nbs/library/00_callback_progress.ipynb #5f295455
+# %% ../../nbs/library/00_callback_progress.ipynb #8cbdbec8
 @patch
 def after_fit(self:ProgressCallback):
     "Leave the plain table, with a note if the training was interrupted"
@@ -117,7 +117,7 @@ def after_fit(self:ProgressCallback):
 
 if not any(o.__name__=='ProgressCallback' for o in defaults.callbacks): defaults.callbacks = [*defaults.callbacks, ProgressCallback]
 
-# %% ../../nbs/library/00_callback_progress.ipynb #6ece6fd4
+# %% ../../nbs/library/00_callback_progress.ipynb #d2d202d9
 @patch
 @contextmanager
 def no_bar(self:Learner):
@@ -127,8 +127,9 @@ def no_bar(self:Learner):
     if old is print: self.logger = lambda row: print(f'[{", ".join(map(_cell, row))}]', flush=True)
     try: yield self
     finally: self.logger = old; self.add_cbs(cbs)
+Learner.no_mbar = Learner.no_bar
 
-# %% ../../nbs/library/00_callback_progress.ipynb #369e725a
+# %% ../../nbs/library/00_callback_progress.ipynb #5d6173be
 class ShowGraphCallback(Callback):
     "Draws training and validation loss, anew after each epoch"
     order,run_valid = 65,False
@@ -154,7 +155,7 @@ def _display(self:ShowGraphCallback, fig):
     if self.handle is None: self.handle = display(fig, display_id=True)
     else: self.handle.update(fig)
 
-# %% ../../nbs/library/00_callback_progress.ipynb #e62e32aa
+# %% ../../nbs/library/00_callback_progress.ipynb #b4108ea3
 class CSVLogger(Callback):
     "Writes the rows of the table to `path/fname`, each as soon as it is known"
     order = 60

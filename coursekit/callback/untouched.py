@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['keep_rng', 'untouched']
 
-# %% ../../nbs/library/callback_untouched.ipynb #a282917b
+# %% ../../nbs/library/callback_untouched.ipynb #56f286cc
 import copy, random
 from contextlib import contextmanager
 from ..core import *
+from ..loop import _surely
 
-# %% ../../nbs/library/callback_untouched.ipynb #ad1c8678
+# %% ../../nbs/library/callback_untouched.ipynb #809c9282
 def _generators(dls, *more): # Sources of random numbers that decide the order of the data and how they are transformed; `more`: kinds to look for
     kinds = (torch.Generator,random.Random,np.random.RandomState,*more)
     loaders = getattr(dls,'loaders',None) or (dls if isinstance(dls, (list,tuple)) else [getattr(dls,o,None) for o in ('train','valid')])
@@ -23,7 +24,7 @@ def _generators(dls, *more): # Sources of random numbers that decide the order o
             for g in vars(o).values() if hasattr(o,'__dict__') else ():
                 if isinstance(g, kinds) and id(g) not in seen: seen.add(id(g)); yield g
 
-# %% ../../nbs/library/callback_untouched.ipynb #ce84610c
+# %% ../../nbs/library/callback_untouched.ipynb #5dc880d9
 def _stand(g): # A function that sets the generator `g` back to where it stands now
     if isinstance(g, np.random.Generator): g,s = g.bit_generator,copy.deepcopy(g.bit_generator.state); return lambda: setattr(g, 'state', s)
     s = g.getstate() if hasattr(g,'getstate') else g.get_state()
@@ -34,11 +35,11 @@ def keep_rng(dls=None): # Data loaders whose own random numbers shall be kept, t
     "Whatever happens in the `with`: afterwards all random numbers go on as if nothing had"
     gpus = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
     back = [_stand(g) for g in (random, np.random, torch.default_generator, *gpus, *(() if dls is None else _generators(dls, np.random.Generator)))]
-    try: yield
-    finally:
+    def undo():
         for f in back: f()
+    with _surely(undo): yield
 
-# %% ../../nbs/library/callback_untouched.ipynb #b1ee2ee5
+# %% ../../nbs/library/callback_untouched.ipynb #7f7a2579
 @contextmanager
 def _kept_weights(learn): # Model, loss function and optimizer of `learn` come out of the `with` as they went in
     parts = [o for o in (learn.model,learn.loss_func) if isinstance(o, nn.Module)]
@@ -47,15 +48,17 @@ def _kept_weights(learn): # Model, loss function and optimizer of `learn` come o
     vals,grads = [t.detach().clone() for t in tensors],[t.grad for t in tensors]
     modes = [(m,m.training) for o in parts for m in o.modules()]
     opt = None if learn.opt is None else copy.deepcopy(learn.opt.state_dict())
+    on = torch.is_grad_enabled()
     for t in tensors: t.grad = None
-    try: yield
-    finally:
+    def undo():
         with torch.no_grad():
             for t,v,g in zip(tensors, vals, grads): t.copy_(v); t.grad = g
         for m,t in modes: m.training = t
         if opt is not None: learn.opt.load_state_dict(opt)
+        torch.set_grad_enabled(on)                                                  # Ctrl-C may have come while they were off
+    with _surely(undo): yield
 
-# %% ../../nbs/library/callback_untouched.ipynb #749cabb6
+# %% ../../nbs/library/callback_untouched.ipynb #e7d1eed4
 def _content(o, seen): # Functions that give `o`, a list, dict, set, array or tensor, and all such in it, the content back that it has now
     if id(o) in seen: return
     seen.add(id(o))
@@ -76,8 +79,7 @@ def untouched(learn):
     attrs = [dict(vars(o)) for o in objs]
     seen = {id(o) for o in (learn.model, learn.dls, learn.opt)}                      # these are kept by others
     back = [f for a in attrs[1:] for v in a.values() for f in _content(v, seen)]
-    with keep_rng(learn.dls),_kept_weights(learn):
-        try: yield
-        finally:
-            for o,a in zip(objs, attrs): vars(o).clear(); vars(o).update(a)
-            for f in back: f()
+    def undo():
+        for o,a in zip(objs, attrs): vars(o).clear(); vars(o).update(a)
+        for f in back: f()
+    with keep_rng(learn.dls),_kept_weights(learn),_surely(undo): yield
