@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Learner', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/06_learner.ipynb #3027b6c3
+# %% ../nbs/06_learner.ipynb #24aa6901
 #| code-fold: true
 import inspect
 from contextlib import contextmanager, nullcontext
@@ -22,7 +22,7 @@ from .checkpoint import join_path_file, save_atomic, save_model, load_model
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric', # where fastai has them
          'join_path_file','save_atomic','save_model','load_model']
 
-# %% ../nbs/06_learner.ipynb #464b7890
+# %% ../nbs/06_learner.ipynb #9699523c
 #| code-fold: true
 class Learner(GuardedLoop):
     "A model, data and a loss function, and the loop that trains them"
@@ -46,7 +46,7 @@ class Learner(GuardedLoop):
         self.add_cbs([o() for o in defaults.callbacks] if default_cbs else []).add_cbs(cbs)
         self('after_create')
 
-# %% ../nbs/06_learner.ipynb #5b00e5de
+# %% ../nbs/06_learner.ipynb #d743a299
 @patch
 def fit(self:Learner, n_epoch, # Epochs
         lr=None, wd=None, # Learning rate, `slice` for one for each group; weight decay; default: the learner's

@@ -18,7 +18,7 @@ from ..metrics import _scalar
 class _Cancel(Exception): # What a callback raises to skip the rest of a `level` of the loop
     level = None
 
-# %% ../../nbs/06_learner.ipynb #f4433663
+# %% ../../nbs/06_learner.ipynb #1fffd911
 #| code-fold: true
 _events = ('after_create before_fit before_epoch before_train before_batch after_pred after_loss '
     'before_backward after_cancel_backward after_backward before_step after_cancel_step after_step '
@@ -28,7 +28,7 @@ _inner = {o for o in _events if o.endswith(('batch','pred','loss','backward','st
 
 event = types.SimpleNamespace(**{o:o for o in _events}) # All events, as attributes: `event.after_loss`
 
-# %% ../../nbs/06_learner.ipynb #d4db5ecc
+# %% ../../nbs/06_learner.ipynb #41f4ddfe
 class Callback:
     "Reads from its learner, and may change it, at any event that it has a method for"
     order,learn,run,run_train,run_valid = 0,None,True,True,True
@@ -45,7 +45,7 @@ class Callback:
         return getattr(self, ev) if ev in self.__dict__ or hasattr(type(self), ev) else None
     def __repr__(self): return type(self).__name__
 
-# %% ../../nbs/06_learner.ipynb #38962789
+# %% ../../nbs/06_learner.ipynb #458d4239
 def _ask_learner(self, k):
     if k.startswith('__') or k in _events: raise AttributeError(k)
     me,learn = type(self).__name__,self.__dict__.get('learn')
@@ -54,7 +54,7 @@ def _ask_learner(self, k):
     except AttributeError: raise AttributeError(f'Neither `{me}` nor its learner has an attribute `{k}`') from None
 Callback.__getattr__ = _ask_learner
 
-# %% ../../nbs/06_learner.ipynb #fe1f9f27
+# %% ../../nbs/06_learner.ipynb #ba588f45
 def _warn_hiding(self, k, v):
     new = k not in self.__dict__ and not hasattr(type(self), k)
     if new and self.learn is not None and hasattr(self.learn, k):
@@ -63,7 +63,7 @@ def _warn_hiding(self, k, v):
     object.__setattr__(self, k, v)
 Callback.__setattr__ = _warn_hiding
 
-# %% ../../nbs/06_learner.ipynb #09314ec7
+# %% ../../nbs/06_learner.ipynb #617f3487
 class CancelFitException(_Cancel):      "Stop training now";                     level = 'fit'
 class CancelEpochException(_Cancel):    "Go to the next epoch";                  level = 'epoch'
 class CancelTrainException(_Cancel):    "Skip the rest of this epoch's training"; level = 'train'
@@ -72,7 +72,7 @@ class CancelBatchException(_Cancel):    "Go to the next batch";                 
 class CancelBackwardException(_Cancel): "Skip the backward pass";                level = 'backward'
 class CancelStepException(_Cancel):     "Skip the optimizer's step";             level = 'step'
 
-# %% ../../nbs/06_learner.ipynb #f5a9ab29
+# %% ../../nbs/06_learner.ipynb #edbe97d3
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
     order,run_valid = -10,False
@@ -144,20 +144,20 @@ def after_batch(self:GatherPredsCallback):
     if self.with_input:   self.inputs.append(_one(to_detach(self.batch[:len(self.xb)])))
     if len(self.yb):      self.targets.append(_one(to_detach(self.yb)))
 
-# %% ../../nbs/library/callback_recorder.ipynb #6fd37723
+# %% ../../nbs/library/callback_recorder.ipynb #1c92c46e
 def format_time(t):
     "Seconds as `mm:ss`, or `h:mm:ss`"
     h,m,s = int(t)//3600,int(t)//60%60,int(t)%60
     return f'{h}:{m:02d}:{s:02d}' if h else f'{m:02d}:{s:02d}'
 
-# %% ../../nbs/library/callback_recorder.ipynb #9b853db4
+# %% ../../nbs/library/callback_recorder.ipynb #853805da
 def _nan_message(epoch, batch, good, lr): # `good`: are the weights still numbers?
     return (f'The training loss is not a number (nan or inf) in epoch {epoch}, batch {batch}: training stops. '
             + ('The weights are still good. ' if good else 'The weights are no numbers any more: go back to a saved model, or make a new learner. ')
             + f'The usual remedies: a lower learning rate (it was {lr:.2g}; `learn.lr_find()` suggests one), '
               'normalized inputs without nan, targets that suit the loss.')
 
-# %% ../../nbs/library/callback_recorder.ipynb #dac3b850
+# %% ../../nbs/library/callback_recorder.ipynb #d74b48bb
 def _value(m): # What the metric `m` says
     try: v = m.value
     except Exception as e:
@@ -167,7 +167,7 @@ def _value(m): # What the metric `m` says
         raise
     return v.item() if isinstance(v, Tensor) and not v.dim() else v
 
-# %% ../../nbs/library/callback_recorder.ipynb #9a98b7f8
+# %% ../../nbs/library/callback_recorder.ipynb #cdf342a7
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
     order = 50
@@ -184,9 +184,10 @@ class Recorder(Callback):
     def after_cancel_train(self):    self.cancel_train = True
     def after_cancel_validate(self): self.cancel_valid = True
 
-# %% ../../nbs/library/callback_recorder.ipynb #f96f4edf
+# %% ../../nbs/library/callback_recorder.ipynb #aab35cd0
 @patch
 def before_fit(self:Recorder):
+    self._nan_told = False
     if self.only_validate: return
     self.lrs,self.iters,self.values,self.hps = [],[],[],{}
     self.smooth_loss.reset()
@@ -199,7 +200,7 @@ def before_epoch(self:Recorder):
     self.cancel_train,self.cancel_valid,self.start_time = False,False,time.time()
     self.log = L([self.epoch])
 
-# %% ../../nbs/library/callback_recorder.ipynb #3741af48
+# %% ../../nbs/library/callback_recorder.ipynb #a126197c
 @patch
 def before_train(self:Recorder):
     self._mets = list(self._train_mets)
@@ -215,7 +216,7 @@ def after_batch(self:Recorder):
     for m in self._mets: m.accumulate(learn)
     if learn.training: self.lrs.append(learn.opt.hypers[-1]['lr'])
 
-# %% ../../nbs/library/callback_recorder.ipynb #8d2cbc90
+# %% ../../nbs/library/callback_recorder.ipynb #25ed41c6
 @patch
 def after_train(self:Recorder):
     self.check_losses(); self.iters.append(self.smooth_loss.count)
@@ -223,8 +224,9 @@ def after_train(self:Recorder):
 @patch
 def after_validate(self:Recorder):
     vals = L(_value(m) for m in self._valid_mets); self.log += vals
-    if self._mets and vals and isinstance(vals[0], float) and not math.isfinite(vals[0]):
-        warnings.warn('The validation loss is not a number (nan or inf), the training loss is: look for nan in the validation data', stacklevel=2)
+    if self._mets and not self._nan_told and vals and isinstance(vals[0], float) and not math.isfinite(vals[0]):
+        self._nan_told = True                                                       # once in a training
+        warnings.warn(f'The validation loss is not a number (nan or inf){"" if self.only_validate else f" in epoch {self.epoch}, the training loss is"}: look for nan in the validation data', stacklevel=2)
 @patch
 def after_epoch(self:Recorder):
     self.learn.final_record = self.log[1:].copy()
@@ -236,7 +238,7 @@ def after_epoch(self:Recorder):
         self.log.append(format_time(time.time()-self.start_time))
     self.logger(self.log)
 
-# %% ../../nbs/library/callback_recorder.ipynb #694ef8f3
+# %% ../../nbs/library/callback_recorder.ipynb #6e7a8727
 @patch
 def after_loss(self:Recorder):
     learn = self.learn
@@ -248,7 +250,7 @@ def check_losses(self:Recorder):
     for i,v in enumerate(self.smooth_loss.raw[new:]):
         if not math.isfinite(v): self._not_a_number(self.iter-(self.smooth_loss.count-new-i-1))
 
-# %% ../../nbs/library/callback_recorder.ipynb #d9c84e95
+# %% ../../nbs/library/callback_recorder.ipynb #437a2d0b
 @patch
 def _not_a_number(self:Recorder, i):
     if not hasattr(self.learn, 'lr_finder'):
@@ -256,7 +258,7 @@ def _not_a_number(self:Recorder, i):
         warnings.warn(_nan_message(self.epoch, i, good, self.opt.hypers[-1]['lr']), RuntimeWarning, stacklevel=2)
     raise CancelFitException()
 
-# %% ../../nbs/library/callback_recorder.ipynb #0e193b65
+# %% ../../nbs/library/callback_recorder.ipynb #49c72376
 @patch
 def plot_loss(self:Recorder, skip_start=5, with_valid=True, log=False, show_epochs=False, ax=None):
     "Draw the smoothed training loss of each batch, from batch `skip_start` on, and the validation loss of each epoch"
@@ -276,12 +278,12 @@ def _plot_valid(self:Recorder, ax): # One dot for each epoch, at its last batch
     pts = [(i-1,o[ix]) for i,o in zip(self.iters, self.values) if len(o)>ix and o[ix] is not None]     # an epoch that was cancelled has none
     if pts: ax.plot(*zip(*pts), 'o-', color='#D55E00', label='validation')
 
-# %% ../../nbs/library/callback_recorder.ipynb #507e2bda
+# %% ../../nbs/library/callback_recorder.ipynb #78abe204
 @patch
 def __repr__(self:Recorder):
     if not self.values: return f'{type(self).__name__}: nothing yet'
     last = ', '.join(f'{k} {v:.4f}' if isinstance(v, float) else f'{k} {v}' for k,v in zip(self.metric_names[1:], self.values[-1]))
     return f'{type(self).__name__}: {len(self.values)} epochs, {self.smooth_loss.count} batches; {last}'
 
-# %% ../../nbs/library/callback_recorder.ipynb #490cf2a8
+# %% ../../nbs/library/callback_recorder.ipynb #4638a584
 if not hasattr(defaults, 'callbacks'): defaults.callbacks = [TrainEvalCallback, Recorder] # What every learner begins with

@@ -124,7 +124,7 @@ def fine_tune(self:Learner,
     base_lr /= 2; self.unfreeze()
     self.fit_one_cycle(epochs, slice(base_lr/lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
 
-# %% ../../nbs/library/callback_schedule.ipynb #861a0f83
+# %% ../../nbs/library/callback_schedule.ipynb #a98f9f47
 import warnings
 from collections import namedtuple
 from contextlib import nullcontext
@@ -134,7 +134,7 @@ from ..loop import _n_batches
 
 _all_ = ['keep_rng', 'untouched']
 
-# %% ../../nbs/library/callback_schedule.ipynb #7c811dee
+# %% ../../nbs/library/callback_schedule.ipynb #0446cdc8
 def _lrs(learn, lr): # The rate of each group, as an array
     _check_lr(lr)
     if _n_batches(learn.get_dl(0)) is None: warnings.warn(
@@ -143,13 +143,13 @@ def _lrs(learn, lr): # The rate of each group, as an array
     learn.opt.set_hyper('lr', learn.lr if lr is None else lr)
     return np.array([h['lr'] for h in learn.opt.hypers])
 
-# %% ../../nbs/library/callback_schedule.ipynb #33a2da8c
+# %% ../../nbs/library/callback_schedule.ipynb #45293e5d
 def _check_cycle(div, div_final, moms): # Are these what `fit_one_cycle` can divide by, and three momenta?
     for k,v in dict(div=div, div_final=div_final).items():
         if not v>0: raise ValueError(f'`{k}` divides the highest rate, so it must be above 0, not {v!r}')
     if not hasattr(moms,'__len__') or len(moms)!=3: raise ValueError(f'`moms` are three numbers: momentum at the start, at the highest rate and at the end, not {moms!r}')
 
-# %% ../../nbs/library/callback_schedule.ipynb #e1726c51
+# %% ../../nbs/library/callback_schedule.ipynb #e04aecb9
 class LRFinder(ParamScheduler):
     "Raises the rate from batch to batch until the loss is 4 times its best or no number, then puts the weights back"
     def __init__(self, start_lr=1e-7, end_lr=10, # First and last rate; lists with one for each group, too
@@ -165,7 +165,7 @@ class LRFinder(ParamScheduler):
         self.kept.__enter__()
     def before_batch(self): self._update_val(self.train_iter/self.num_it)
 
-# %% ../../nbs/library/callback_schedule.ipynb #9bf9aaf1
+# %% ../../nbs/library/callback_schedule.ipynb #38c6577f
 @patch
 def after_batch(self:LRFinder):
     if len(self.recorder.losses)==len(self.hps['lr']): return      # another callback skipped this batch: there is no loss
@@ -182,10 +182,13 @@ def after_fit(self:LRFinder):
     r.lr_find_lrs,r.lr_find_losses,r.lr_find_raw = self.hps['lr'][:n],r.losses[:n],r.smooth_loss.raw[:n]
     self.kept.__exit__(None, None, None)
 
-# %% ../../nbs/library/callback_schedule.ipynb #14c59b6e
+# %% ../../nbs/library/callback_schedule.ipynb #ee195a58
 def _loss_at(lr, lrs, losses): return float(np.interp(np.log10(lr), np.log10(to_np(lrs)), to_np(losses))) # On the curve, between its points
 
-def valley(lrs, losses, num_it): # Rates and losses, tensors of equal length; batches asked for
+def valley(lrs, # Rates that rise, a tensor
+           losses, # The smoothed loss at each rate, as many
+           num_it, # Batches that were asked for (not needed here)
+          ): # The rate, and the point to mark: rate and loss
     "The middle of the longest falling stretch (a subsequence: single bumps are forgiven)"
     ls = losses.tolist(); length = [1]*len(ls)
     for i,l in enumerate(ls): length[i] += max((length[j] for j in range(i) if ls[j]>l), default=0)
@@ -193,18 +196,19 @@ def valley(lrs, losses, num_it): # Rates and losses, tensors of equal length; ba
     i = max(0, end-n+int(n/3)+int(n/3/2)) if n>1 else 0
     return float(lrs[i]),(float(lrs[i]),ls[i])
 
-def steep(lrs, losses, num_it): # As for `valley`; so for the others
+def steep(lrs, losses, num_it): # As for `valley`; at least two points, else `IndexError`
     "Where the loss falls fastest over the logarithm of the rate"
     i = (losses.diff()/lrs.log().diff()).argmin().item()
     return lrs[i].item(),(lrs[i].item(),losses[i].item())
 
-def minimum(lrs, losses, num_it):
+def minimum(lrs, losses, num_it): # As for `valley`
     "A tenth of the rate with the lowest loss"
     lr = lrs[losses.argmin()].item()/10
     return lr,(lr,_loss_at(lr, lrs, losses))
 
-# %% ../../nbs/library/callback_schedule.ipynb #9c8cacbe
-def slide(lrs, losses, num_it, lr_diff=15, # Distance of the two points
+# %% ../../nbs/library/callback_schedule.ipynb #7d597564
+def slide(lrs, losses, num_it, # As for `valley`
+          lr_diff=15, # Distance of the two points
           thresh=.005, adjust_value=1.): # Slopes as near as this are alike; factor of the suggestion
     "Two points slide down from the right end until the slopes at both are alike; the left one. Raises `ValueError` for too few points"
     n = len(losses)
@@ -214,7 +218,7 @@ def slide(lrs, losses, num_it, lr_diff=15, # Distance of the two points
     lr = float(lrs[n-lr_diff-max(k,1)])*adjust_value
     return lr,(lr,_loss_at(lr, lrs, losses))
 
-# %% ../../nbs/library/callback_schedule.ipynb #0f581257
+# %% ../../nbs/library/callback_schedule.ipynb #95bc6569
 @patch
 def lr_find(self:Learner,
             start_lr=1e-7, end_lr=10, # First and last rate
@@ -234,7 +238,7 @@ def lr_find(self:Learner,
     if show_plot: self.recorder.plot_lr_find(suggestions=pts, nms=names)
     return res
 
-# %% ../../nbs/library/callback_schedule.ipynb #483f466a
+# %% ../../nbs/library/callback_schedule.ipynb #84da6deb
 def _suggest(funcs, lrs, losses, num_it): # Names, named tuple of rates, points; the noisy start and the last five batches do not count
     if not funcs: return [],None,[]
     if bad := [f for f in funcs if not callable(f)]: raise TypeError(f'`suggest_funcs` are functions such as `valley`, not {bad[0]!r}')
@@ -246,7 +250,7 @@ def _suggest(funcs, lrs, losses, num_it): # Names, named tuple of rates, points;
     res = [f(ls, ys, num_it) for f in funcs]
     return names,namedtuple('SuggestedLRs', names)(*(lr for lr,_ in res)),[p for _,p in res]
 
-# %% ../../nbs/library/callback_schedule.ipynb #adc1c587
+# %% ../../nbs/library/callback_schedule.ipynb #fac05b98
 @patch
 def plot_lr_find(self:Recorder, skip_end=5, # So many batches at the end are left out
                  suggestions=None, nms=None, # Points to mark, and their names
@@ -267,7 +271,7 @@ def plot_lr_find(self:Recorder, skip_end=5, # So many batches at the end are lef
     if suggestions: ax.legend(frameon=False)
     return ax
 
-# %% ../../nbs/library/callback_schedule.ipynb #7a44745c
+# %% ../../nbs/library/callback_schedule.ipynb #7e8b8512
 @patch
 def fit_flat_cos(self:Learner,
                  n_epoch, # Epochs
@@ -280,7 +284,7 @@ def fit_flat_cos(self:Learner,
     lr = _lrs(self, lr)
     self.fit(n_epoch, cbs=L([ParamScheduler({'lr':combined_cos(pct_start, lr, lr, lr/div_final)})])+L(cbs), wd=wd, start_epoch=start_epoch)
 
-# %% ../../nbs/library/callback_schedule.ipynb #b4d721d6
+# %% ../../nbs/library/callback_schedule.ipynb #43066d16
 @patch
 def fit_sgdr(self:Learner,
              n_cycles, # Cycles
@@ -296,7 +300,7 @@ def fit_sgdr(self:Learner,
     sched = combine_scheds([o/n_epoch for o in lens], [SchedCos(lr, lr*0) for _ in lens])
     self.fit(n_epoch, cbs=L([ParamScheduler({'lr':sched})])+L(cbs), wd=wd, start_epoch=start_epoch)
 
-# %% ../../nbs/library/callback_schedule.ipynb #1e663390
+# %% ../../nbs/library/callback_schedule.ipynb #78d955bc
 class SuggestionMethod:
     "The ways to suggest a rate, for `lr_find`"
     Valley,Slide,Minimum,Steep = map(staticmethod, (valley,slide,minimum,steep))
