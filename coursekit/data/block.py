@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['TransformBlock', 'CategoryBlock', 'DataBlock', 'MultiCategoryBlock', 'EncodedMultiCategorize', 'RegressionBlock']
 
-# %% ../../nbs/10_data_block.ipynb #28b65ce3
+# %% ../../nbs/10_data_block.ipynb #3e7c993b
 import torch
 from fastcore.basics import *
 from fastcore.foundation import L
@@ -16,7 +16,7 @@ from .transforms import *
 from .recipe import *
 from .recipe import _Recipe, _type_tfms
 
-# %% ../../nbs/10_data_block.ipynb #205f1ef8
+# %% ../../nbs/10_data_block.ipynb #b28aa678
 class TransformBlock:
     "What one kind of data needs: transforms for the type, for items, for batches, and options for the loader"
     def __init__(self, type_tfms=None, # From an item to this element
@@ -31,7 +31,7 @@ def CategoryBlock(vocab=None, # All class names; `None`: collected from the trai
     "One class out of several"
     return TransformBlock(type_tfms=Categorize(vocab=vocab, sort=sort, add_na=add_na))
 
-# %% ../../nbs/10_data_block.ipynb #24cb1007
+# %% ../../nbs/10_data_block.ipynb #1f37dd00
 class DataBlock(_Recipe):
     "The recipe from a source to loaders: kinds of data, and the five answers"
     def __init__(self, blocks=None, # Kinds of data, e.g. `(ImageBlock, CategoryBlock)`
@@ -45,9 +45,9 @@ class DataBlock(_Recipe):
         self._blocks(blocks, TransformBlock, n_inp, dl_type)
         self.get_items,self.splitter = get_items,splitter or RandomSplitter()
         self.getters = self._getters(getters, get_x, get_y)         # one for each block; `noop` where you gave none
-        self.new(item_tfms, batch_tfms)                             # yours, after the blocks'
+        self.new(item_tfms, batch_tfms)                             # yours with the blocks', sorted by `order`
 
-# %% ../../nbs/10_data_block.ipynb #4be39b9c
+# %% ../../nbs/10_data_block.ipynb #80e74c7d
 @patch
 def datasets(self:DataBlock, source, verbose=False):
     "Find, split and label the items of `source`"
@@ -57,7 +57,7 @@ def datasets(self:DataBlock, source, verbose=False):
     tfms = [_type_tfms(g, b.type_tfms) for g,b in zip(self.getters, self.blocks)]    # 2. `get_y`, then its block's
     return Datasets(items, tfms, n_inp=self.n_inp, splits=splits, dl_type=self.dl_type)
 
-# %% ../../nbs/10_data_block.ipynb #fc2f641b
+# %% ../../nbs/10_data_block.ipynb #a9ebf3ea
 @patch
 def dataloaders(self:DataBlock, source, # What `get_items` takes, e.g. a folder
                 path='.', # Folder for models and the like
