@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GuardedLoop']
 
-# %% ../nbs/library/guarded.ipynb #cd0cb422
+# %% ../nbs/library/guarded.ipynb #3a1ca151
 import warnings
 from functools import partial
 import torch
@@ -19,7 +19,7 @@ from .callback.core import _Cancel
 from .loop import *
 from .loop import _explain, _n_batches, _surely
 
-# %% ../nbs/library/guarded.ipynb #bd558fa0
+# %% ../nbs/library/guarded.ipynb #357e350b
 def _shapes(b): return ', '.join(f'{list(o.shape)} {str(o.dtype)[6:]}' if isinstance(o, Tensor) else type(o).__name__ for o in b)
 
 def _is_oom(e): return isinstance(e, (MemoryError,torch.OutOfMemoryError)) or "can't allocate memory" in str(e) or 'out of memory' in str(e)
@@ -31,7 +31,7 @@ def _explain_batch(loop, e): # Say where in the training `e` happened, and what 
     _explain(e, f'(in {where}) There is not enough memory for batches of {bs} items. Try `bs={max(1,bs//2)}`'
                 + (', smaller images or a smaller model.' if bs>1 else ' is not possible: try smaller images or a smaller model.'))
 
-# %% ../nbs/library/guarded.ipynb #f4a0b298
+# %% ../nbs/library/guarded.ipynb #f638a2e6
 def _name(f): return getattr(f, '__name__', None) or type(f).__name__
 
 def _loss_hint(f, pred, yb): # What is usually wrong
@@ -46,11 +46,11 @@ def _loss_hint(f, pred, yb): # What is usually wrong
     if pred.shape!=y.shape and pred.numel()==y.numel(): return f'{msg} They hold equally many numbers in different shapes: use a loss that flattens, such as `MSELossFlat()`, or `targets.view_as(preds)`.'
     return msg
 
-# %% ../nbs/library/guarded.ipynb #f4b12a41
+# %% ../nbs/library/guarded.ipynb #d96e159c
 _no_grad_hint = ('The loss does not depend on any parameter that trains, or only through a step without gradient, such as `argmax` or a comparison: '
                  'are all parameters frozen, or is the loss a metric such as `accuracy`?')
 
-# %% ../nbs/library/guarded.ipynb #5160ffc5
+# %% ../nbs/library/guarded.ipynb #229c6a29
 class GuardedLoop(TrainingLoop):
     "`TrainingLoop`, which says what went wrong and leaves everything in order"
     def __init__(self, dls, model, loss_func): # As for `TrainingLoop`
@@ -78,7 +78,7 @@ class GuardedLoop(TrainingLoop):
         except _Cancel: raise
         except Exception as e: self._told = e; _explain_batch(self, e); raise
 
-# %% ../nbs/library/guarded.ipynb #26ca2720
+# %% ../nbs/library/guarded.ipynb #88d7f9a4
 @patch
 def all_batches(self:GuardedLoop):
     "Go once through `dl`. Raises `ValueError` if it gives no batch, warns if it gives fewer or more than it promised"
@@ -93,29 +93,31 @@ def all_batches(self:GuardedLoop):
     if not n: raise ValueError(f'The {what} data gave no batch: is the dataset empty, smaller than a batch while `drop_last` is on, or a generator that is used up?')
     if self.n_iter not in (None,n): warnings.warn(f'The data loader {"ended early" if n<self.n_iter else "went on"}: it promised {self.n_iter} batches and gave {n}')
 
-# %% ../nbs/library/guarded.ipynb #1ee4b0d1
+# %% ../nbs/library/guarded.ipynb #34acea43
 @patch
 def _do_grad_opt(self:GuardedLoop):
     try: super(GuardedLoop,self)._do_grad_opt()
     except CancelBatchException: raise
     except _Cancel: self.opt.zero_grad(); raise
 
-# %% ../nbs/library/guarded.ipynb #a73d3dc8
+# %% ../nbs/library/guarded.ipynb #9a2f3c5b
 @patch
 def _run(self:GuardedLoop, f):
-    grad = torch.is_grad_enabled(); err,self.stopped_by,self._busy,started = None,None,True,[]
-    try:
-        try: self._before_fit(started); f()
-        except CancelFitException: self('after_cancel_fit')
-    except BaseException as e: err,self.stopped_by = e,type(e)
-    if isinstance(err, KeyboardInterrupt): self._interrupted()
-    with _surely(lambda: self._tidy(grad)): err = self._after_fit(started, err)
+    grad = torch.is_grad_enabled(); err,self.stopped_by,started = None,None,[]
+    with _surely(lambda: self._tidy(grad)):
+        self._busy = True
+        try:
+            try: self._before_fit(started); f()
+            except CancelFitException: self('after_cancel_fit')
+        except BaseException as e: err,self.stopped_by = e,type(e)
+        if isinstance(err, KeyboardInterrupt): self._interrupted()
+        err = self._after_fit(started, err)
     if err is None: return
     if self.opt is not None: self.opt.zero_grad()
     if _is_oom(err) and torch.cuda.is_available(): torch.cuda.empty_cache()
     raise err
 
-# %% ../nbs/library/guarded.ipynb #6b3b2c27
+# %% ../nbs/library/guarded.ipynb #76f6c661
 @patch
 def _tidy(self:GuardedLoop, grad=True): # As it was before; `grad`: were gradients computed? (Ctrl-C may come while they are turned off)
     torch.set_grad_enabled(grad)
@@ -128,23 +130,24 @@ def _before_fit(self:GuardedLoop, started): # `started`: a list that gets the ca
 
 @patch
 def _after_fit(self:GuardedLoop, started, err): # The first error, if any
-    crashed = err is not None
-    for o in (self._calls or self._listen())['after_fit']:
-        opened = any(o[0] is c for c in started)
-        if not opened and (crashed or o[0].handler('before_fit') is not None): continue
-        try: self._call(*o)
+    crashed,left = err is not None,list((self._calls or self._listen())['after_fit'])
+    while left:
+        try:                                                     # around the loop: Ctrl-C may come between two callbacks
+            while left:
+                o = left.pop(0); opened = any(o[0] is c for c in started)
+                if opened or not (crashed or o[0].handler('before_fit') is not None): self._call(*o)
         except _Cancel: pass
         except BaseException as e: err = err or e
     return err
 
-# %% ../nbs/library/guarded.ipynb #935de88e
+# %% ../nbs/library/guarded.ipynb #003dd24d
 @patch
 def _interrupted(self:GuardedLoop):
     if self.only_validate or hasattr(self,'lr_finder'): return
     print(f'Interrupted in epoch {self.epoch}, batch {self.iter}{f" of {self.n_iter}" if self.n_iter else ""}. '
           f'The model keeps what it has learned; `start_epoch={self.epoch}` goes on from this epoch.')
 
-# %% ../nbs/library/guarded.ipynb #c76ecca6
+# %% ../nbs/library/guarded.ipynb #62aca408
 def _mark_norms(opt, model, wd_bn_bias, train_bn):
     if not isinstance(opt, Optimizer): return
     if not wd_bn_bias:
