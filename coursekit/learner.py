@@ -63,7 +63,7 @@ def fit(self:Learner, n_epoch, # Epochs
         self.n_epoch,self.start_epoch = n_epoch,start_epoch
         self._run(self._do_fit)
 
-# %% ../nbs/library/learner_more.ipynb #b57d2961
+# %% ../nbs/library/learner_more.ipynb #b574f641
 def _loss_for(dls, loss_func): # The one that was passed, or the data's
     if loss_func is None: loss_func = getattr(dls,'loss_func',None) or getattr(getattr(dls,'train_ds',None),'loss_func',None)
     if isinstance(loss_func, type) and issubclass(loss_func, nn.Module): raise TypeError(f'`loss_func` is the class `{loss_func.__name__}`: it needs brackets, `{loss_func.__name__}()`')
@@ -80,7 +80,7 @@ def _remember(learn, opt_func, lr, splitter, metrics, path, model_dir, wd, wd_bn
     learn.wd,learn.wd_bn_bias,learn.train_bn,learn.moms = wd,wd_bn_bias,train_bn,moms
     learn.logger,learn.metrics = print,metrics
 
-# %% ../nbs/library/learner_more.ipynb #6c93b794
+# %% ../nbs/library/learner_more.ipynb #02c146f3
 @patch
 def freeze_to(self:Learner, n):
     "Train only the parameter groups from `n` on; negative: counted from the end. The optimizer keeps its memories (fastai's forgets them here; for that, call `learn.opt.clear_state()`)"
@@ -88,14 +88,14 @@ def freeze_to(self:Learner, n):
     self.opt.freeze_to(n)
 @patch
 def freeze(self:Learner):
-    "Train only the last parameter group"
+    "Train only the last parameter group; where there is only one, all of it trains (as in fastai)"
     self.freeze_to(-1)
 @patch
 def unfreeze(self:Learner):
     "Train all parameter groups"
     self.freeze_to(0)
 
-# %% ../nbs/library/learner_more.ipynb #ae96b190
+# %% ../nbs/library/learner_more.ipynb #4615ffc2
 @contextmanager
 def _replaced(o, nm, v): # `o.nm` is `v` for the time of a `with`
     old = getattr(o, nm); setattr(o, nm, v)
@@ -108,7 +108,7 @@ def _items_loss(f): # A function with `reduction` is asked; any other is called 
     if 'reduction' in ps: return partial(f, reduction='none')
     return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
 
-# %% ../nbs/library/learner_more.ipynb #33427c33
+# %% ../nbs/library/learner_more.ipynb #2954356b
 @patch
 @contextmanager
 def loss_not_reduced(self:Learner):
@@ -116,7 +116,7 @@ def loss_not_reduced(self:Learner):
     f = self.loss_func
     with _replaced(f, 'reduction', 'none') if hasattr(f, 'reduction') else _replaced(self, 'loss_func', _items_loss(f)): yield self
 
-# %% ../nbs/library/learner_more.ipynb #ef3a4282
+# %% ../nbs/library/learner_more.ipynb #2f0b0a90
 @patch
 @contextmanager
 def no_logging(self:Learner):
@@ -126,7 +126,7 @@ def no_logging(self:Learner):
 @patch(as_prop=True)
 def smooth_loss(self:Learner): return self.recorder.smooth_loss.value
 
-# %% ../nbs/library/learner_more.ipynb #9ec5583c
+# %% ../nbs/library/learner_more.ipynb #a74ac9fb
 def _names(fs): # Of functions, partial functions and instances
     def one(f):
         while isinstance(f, partial): f = f.func
@@ -149,7 +149,7 @@ def __repr__(self:Learner):
                 loss=_names([self.loss_func]), optimizer=opt, metrics=_names(self.metrics) or 'none', callbacks=_classes(self.cbs))
     return f'{type(self).__name__}\n' + '\n'.join(f'  {k+":":<11}{v}' for k,v in rows.items())
 
-# %% ../nbs/library/learner_more.ipynb #ace5f50e
+# %% ../nbs/library/learner_more.ipynb #a9c4cd74
 def _check_fit(n_epoch, lr):
     if not isinstance(n_epoch, (int,np.integer)) or n_epoch<0: raise ValueError(f'`n_epoch`, the number of epochs, is a whole number from 0 on, not {n_epoch!r}')
     _check_lr(lr)
@@ -162,12 +162,12 @@ def _check_lr(lr, name='lr', one=False): # What was given as `name`; must it be 
         if not isinstance(o, (int,float,np.number,Tensor)): raise TypeError(f'`{name}`, the learning rate, is {kind}, not {lr!r}')
         if not 0<=o<np.inf: raise ValueError(f'`{name}`, the learning rate, is {kind}, not {lr!r}')
 
-# %% ../nbs/library/learner_more.ipynb #b0ca2dd4
+# %% ../nbs/library/learner_more.ipynb #c6898179
 def _single(xs): return None if len(xs)==0 else xs[0] if len(xs)==1 else xs
 Learner.x = property(lambda self: _single(self.xb), doc='The input in `xb` if there is one, else all of them')
 Learner.y = property(lambda self: _single(self.yb), doc='The target in `yb` if there is one, else all of them')
 
-# %% ../nbs/library/learner_more.ipynb #57eb06af
+# %% ../nbs/library/learner_more.ipynb #b7a2a6a7
 @contextmanager
 def _paused(learn): # What runs in `learn` goes on after the `with` as if nothing had happened
     objs = [learn, *learn.cbs, *learn.metrics] + ([learn.recorder.loss] if hasattr(learn,'recorder') else [])
@@ -197,7 +197,7 @@ def _look(self:Learner, dl, cbs, result): # The same while a training is going o
         if hasattr(self, 'recorder'): self.final_record = self.recorder.log[1:].copy()
         return result(self)
 
-# %% ../nbs/library/learner_more.ipynb #3e36eb3f
+# %% ../nbs/library/learner_more.ipynb #952b728b
 def _measured(learn): # What a validation found
     rec,r = learn.final_record,getattr(learn, 'recorder', None)
     asked = r is not None and r._mets and not r.cancel_valid
@@ -211,7 +211,7 @@ def validate(self:Learner, ds_idx=1, dl=None, cbs=None):
     if dl is None: raise ValueError('There is no validation data: pass `dl`')
     return self._infer(dl, cbs, _measured)
 
-# %% ../nbs/library/learner_more.ipynb #15f807fe
+# %% ../nbs/library/learner_more.ipynb #1a6f4080
 @patch
 @contextmanager
 def validation_context(self:Learner, cbs=None, # Callbacks for its time
@@ -230,7 +230,7 @@ def to_detach(self:Learner, b, cpu=True, gather=True): # Tensors, nested at will
     "`b` without what would be needed for gradients"
     return to_detach(b, cpu=cpu)
 
-# %% ../nbs/library/learner_more.ipynb #87ef3520
+# %% ../nbs/library/learner_more.ipynb #b67f3072
 def _in_order(dl): # A loader for all items of `dl`, in order
     if isinstance(dl, torch.utils.data.DataLoader):
         shuffles = isinstance(dl.sampler, torch.utils.data.RandomSampler) and dl.sampler._num_samples is None                # another sampler chooses the items: it stays
@@ -240,7 +240,7 @@ def _in_order(dl): # A loader for all items of `dl`, in order
     if not (getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)): return dl
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
-# %% ../nbs/library/learner_more.ipynb #cb3b1980
+# %% ../nbs/library/learner_more.ipynb #1958f071
 def _decodes(f, preds): # What outputs mean, as the loss `f` says; for the plain cross-entropies of torch the largest
     if hasattr(f, 'decodes'): return f.decodes(preds)
     while isinstance(f, partial): f = f.func
@@ -256,7 +256,7 @@ def _decoding(f): # Where the data cannot read what came out: perhaps the loss `
         raise TypeError(f'The outputs cannot be read as labels ({e}). The loss function `{name}` has no `decodes`, which says what outputs mean. Give it one, such as '
                         f'`{name}.decodes = lambda preds: preds.argmax(1)`, or use a loss that has it, such as `CrossEntropyLossFlat()`. `learn.get_preds()` gives the outputs as they are') from e
 
-# %% ../nbs/library/learner_more.ipynb #ba91b3bf
+# %% ../nbs/library/learner_more.ipynb #adc712c5
 @patch
 def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a data loader, for example `dls.test_dl(files)`
               with_input=False, with_decoded=False, with_loss=False, # Return the inputs too, first? The decoded predictions? The loss of each item, last?
@@ -274,7 +274,7 @@ def get_preds(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a dat
     if with_decoded: res.insert(i+2, _decodes(self.loss_func, res[i]))
     return tuple(res)
 
-# %% ../nbs/library/learner_more.ipynb #0c3965e9
+# %% ../nbs/library/learner_more.ipynb #f7e6b278
 class _Inputs(list): # A loader of one batch with one item, whose parts are all inputs
     def __init__(self, item):
         parts = item if isinstance(item, tuple) else (item,)
@@ -292,7 +292,7 @@ def predict(self:Learner, item, # What the data was made from, such as a file; f
     res = _one(full[len(inp):]),dec[0],preds[0]
     return (_one(full[:len(inp)]),)+res if with_input else res
 
-# %% ../nbs/library/learner_more.ipynb #695085e3
+# %% ../nbs/library/learner_more.ipynb #49be6706
 @patch
 def show_results(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a data loader
                  max_n=9, # At most so many items
@@ -309,7 +309,7 @@ def show_results(self:Learner, ds_idx=1, dl=None, # Which loader of `dls`; or a 
     _,_,preds = self.get_preds(dl=[b], with_decoded=True)
     with _decoding(self.loss_func): return dl.show_results(b, preds, max_n=max_n, **kwargs)
 
-# %% ../nbs/library/learner_more.ipynb #d27b30fd
+# %% ../nbs/library/learner_more.ipynb #8dff90c9
 @patch
 def save(self:Learner, file, with_opt=True):
     "Save weights (and optimizer state) as `path/model_dir/file.pth` and return that path"
@@ -324,7 +324,7 @@ def load(self:Learner, file, device=None, with_opt=True, strict=True):
     load_model(join_path_file(file, self.path/self.model_dir, ext='.pth'), self.model, self.opt, with_opt=with_opt, device=device or self.device, strict=strict)
     return self
 
-# %% ../nbs/library/learner_more.ipynb #d398c016
+# %% ../nbs/library/learner_more.ipynb #6b0954fb
 @patch
 def to(self:Learner, device):
     "Move model, data and optimizer state to `device`"
@@ -334,7 +334,7 @@ def to(self:Learner, device):
     if self.opt is not None: self.opt.load_state_dict(self.opt.state_dict())
     return self
 
-# %% ../nbs/library/learner_more.ipynb #6434cc91
+# %% ../nbs/library/learner_more.ipynb #93317788
 @patch
 def show_training_loop(self:Learner):
     "Print the events in order, with the callbacks that listen to each"

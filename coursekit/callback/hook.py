@@ -6,7 +6,7 @@
 __all__ = ['HookCallback', 'ActivationStats', 'Hook', 'Hooks', 'hook_output', 'hook_outputs', 'dummy_eval', 'model_sizes',
            'num_features_model', 'has_params', 'total_params', 'layer_info', 'module_summary']
 
-# %% ../../nbs/library/callback_hook.ipynb #ede16bfa
+# %% ../../nbs/library/callback_hook.ipynb #8ecbeacf
 from fastcore.basics import PrettyString
 from ..core import *
 from ..hooks import *
@@ -17,7 +17,7 @@ from .schedule import keep_rng
 
 _all_ = ['Hook','Hooks','hook_output','hook_outputs','dummy_eval','model_sizes','num_features_model','has_params','total_params','layer_info','module_summary'] # where fastai has them
 
-# %% ../../nbs/library/callback_hook.ipynb #d47ed752
+# %% ../../nbs/library/callback_hook.ipynb #32fd5efa
 class HookCallback(Callback):
     "Hooks on `modules` for the time of a training: the method `hook(m, i, o)` says what they keep"
     order = -20 # its `after_batch` counts batches as its `before_batch` does: ahead of `TrainEvalCallback`
@@ -35,7 +35,7 @@ class HookCallback(Callback):
         if hook is not None: self.hook = hook
     def hook(self, m, i, o): return None
 
-# %% ../../nbs/library/callback_hook.ipynb #a38a529f
+# %% ../../nbs/library/callback_hook.ipynb #7a883ca5
 @patch
 def before_fit(self:HookCallback):
     "Choose the modules and, unless `every` is set, listen"
@@ -49,7 +49,7 @@ def before_batch(self:HookCallback):
 def after_batch(self:HookCallback):
     if self.every: self.remove()
 
-# %% ../../nbs/library/callback_hook.ipynb #fcdd0579
+# %% ../../nbs/library/callback_hook.ipynb #69399e4d
 @patch
 def after_fit(self:HookCallback):
     if self.remove_end: self.remove()
@@ -62,7 +62,7 @@ def remove(self:HookCallback):
     "Take the hooks off"
     if self.hooks is not None: self.hooks.remove()
 
-# %% ../../nbs/library/callback_hook.ipynb #9ba11f66
+# %% ../../nbs/library/callback_hook.ipynb #9dc0f879
 class ActivationStats(HookCallback):
     "Records mean, standard deviation and share near zero of the activations of each layer, in each batch of the training"
     order = -20
@@ -77,7 +77,7 @@ class ActivationStats(HookCallback):
         mean,std,zero = torch.stack([o.mean(), o.std(), (o<=0.05).float().mean()]).tolist()
         return {'mean':mean, 'std':std, 'near_zero':zero, **({'hist':o.histc(40,0,10).cpu()} if self.with_hist else {})}
 
-# %% ../../nbs/library/callback_hook.ipynb #15b43b24
+# %% ../../nbs/library/callback_hook.ipynb #7cf350b4
 @patch
 def before_fit(self:ActivationStats):
     "Start anew; validating and `lr_find` leave what is recorded alone"
@@ -90,7 +90,7 @@ def after_batch(self:ActivationStats):
     if self.training and (self.every is None or self.train_iter%self.every==0): self.stats.append(self.hooks.stored)
     super(ActivationStats, self).after_batch()
 
-# %% ../../nbs/library/callback_hook.ipynb #51ba546a
+# %% ../../nbs/library/callback_hook.ipynb #6b817a58
 @patch
 def layer_stats(self:ActivationStats, idx): # Number of the layer, among those with a hook
     "Means, standard deviations and shares near zero of a layer, a number for each batch"
@@ -102,7 +102,7 @@ def hist(self:ActivationStats, idx): # As in `layer_stats`
     if not self.with_hist: raise ValueError('There are no histograms: make the callback with `ActivationStats(with_hist=True)`')
     return torch.stack(list(self.stats.itemgot(idx).itemgot('hist'))).t().float().log1p()
 
-# %% ../../nbs/library/callback_hook.ipynb #2e688a8b
+# %% ../../nbs/library/callback_hook.ipynb #7ae02a8c
 @patch
 def color_dim(self:ActivationStats, idx, figsize=(6,3), ax=None):
     "Draw the histograms of a layer side by side: batches to the right, activations upwards, the brighter the more there are"
@@ -112,7 +112,7 @@ def color_dim(self:ActivationStats, idx, figsize=(6,3), ax=None):
     ax.set(xlabel='batch' if self.every in (None,1) else f'batch / {self.every}', ylabel='activation', title=f'layer {idx}: how many activations of which size')
     return ax
 
-# %% ../../nbs/library/callback_hook.ipynb #984c1aec
+# %% ../../nbs/library/callback_hook.ipynb #abfd8274
 @patch
 def plot_layer_stats(self:ActivationStats, idx):
     "Draw mean, standard deviation and share near zero of a layer over the batches"
@@ -122,7 +122,7 @@ def plot_layer_stats(self:ActivationStats, idx):
     fig.suptitle(f'layer {idx}')
     return axs
 
-# %% ../../nbs/library/callback_hook.ipynb #9f9413b2
+# %% ../../nbs/library/callback_hook.ipynb #45084487
 def _name(o): return getattr(o, '__name__', None) or repr(o)
 
 @patch
@@ -133,4 +133,4 @@ def summary(self:Learner):
     n = getattr(dl,'n_inp',None) or getattr(self.dls,'n_inp',None) or max(len(b)-1, 1)
     res = [module_summary(self, *((b,) if isinstance(b, Tensor) else b[:n])), f'Optimizer used: {_name(self.opt_func)}', f'Loss function: {_name(self.loss_func)}', '']
     if self.opt is not None: res += ['Model unfrozen' if self.opt.frozen_idx==0 else f'Model frozen up to parameter group #{self.opt.frozen_idx}', '']
-    return PrettyString('\n'.join(res + ['Callbacks:'] + [f'  - {o}' for o in sorted(self.cbs, key=lambda o: o.order)]))
+    return PrettyString('\n'.join(res + ['Callbacks:'] + [f'  - {type(o).__name__}' for o in sorted(self.cbs, key=lambda o: o.order)]))

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SchedLin', 'SchedCos', 'SchedNo', 'SchedExp', 'annealer', 'sched_lin', 'sched_cos', 'sched_no', 'sched_exp', 'combine_scheds', 'SchedPoly', 'combined_cos', 'ParamScheduler', 'LRFinder', 'valley', 'steep', 'minimum', 'slide', 'SuggestionMethod', 'keep_rng', 'untouched']
 
-# %% ../../nbs/07_schedules.ipynb #74bbe574
+# %% ../../nbs/07_schedules.ipynb #85a120c0
 import functools, math
 from ..core import *
 from .core import *
@@ -11,7 +11,7 @@ from ..learner import *
 from ..learner import _check_lr
 from ..data.errors import check_names, names_of
 
-# %% ../../nbs/07_schedules.ipynb #dc5131e9
+# %% ../../nbs/07_schedules.ipynb #773f65cb
 class _Annealer:
     def __init__(self, f, start, end): self.f,self.start,self.end = f,start,end
     def __call__(self, pos): return self.f(self.start, self.end, pos)
@@ -23,7 +23,7 @@ def annealer(f): # A function of `start`, `end` and `pos`
     def _inner(start, end): return _Annealer(f, start, end)
     return _inner
 
-# %% ../../nbs/07_schedules.ipynb #47c0c52d
+# %% ../../nbs/07_schedules.ipynb #4256f226
 def sched_lin(start, end, pos): "A straight line";       return start + pos*(end-start)
 def sched_cos(start, end, pos): "Gentle at both ends";   return start + (1-math.cos(math.pi*pos))*(end-start)/2
 def sched_no (start, end, pos): "Stays at `start`";      return start
@@ -31,7 +31,7 @@ def sched_exp(start, end, pos): "By equal factors";      return start*(end/start
 
 SchedLin,SchedCos,SchedNo,SchedExp = map(annealer, (sched_lin,sched_cos,sched_no,sched_exp))
 
-# %% ../../nbs/07_schedules.ipynb #8b992076
+# %% ../../nbs/07_schedules.ipynb #0c815d63
 def combine_scheds(pcts, # Share of each schedule, adding up to 1
                    scheds): # Schedules, as many
     "A schedule that runs `scheds` one after the other. Raises `ValueError` for shares that do not fit"
@@ -46,7 +46,7 @@ def combine_scheds(pcts, # Share of each schedule, adding up to 1
         return scheds[i](min(max((pos-ends[i])/share, 0.), 1.) if share else 1.)
     return _inner
 
-# %% ../../nbs/07_schedules.ipynb #d9a36400
+# %% ../../nbs/07_schedules.ipynb #2a20ed00
 def SchedPoly(start, end, power): # Numbers; from `start` to `end` along `pos**power`
     "A power of the position: above 1 it starts slowly, below 1 fast"
     return lambda pos: start + (end-start)*pos**power
@@ -55,7 +55,7 @@ def combined_cos(pct, start, middle, end): # Share of the way up, and three valu
     "Half a cosine from `start` to `middle` for the share `pct`, then one to `end`"
     return combine_scheds([pct,1-pct], [SchedCos(start,middle), SchedCos(middle,end)])
 
-# %% ../../nbs/07_schedules.ipynb #00876f20
+# %% ../../nbs/07_schedules.ipynb #99e1458d
 class ParamScheduler(Callback):
     "Sets hyper-parameters before each batch. Raises `ValueError` for a name that the optimizer has not"
     order,run_valid = 60,False
@@ -72,7 +72,7 @@ class ParamScheduler(Callback):
     def after_fit(self):
         if hasattr(self.learn,'recorder') and hasattr(self,'hps'): self.recorder.hps = self.hps
 
-# %% ../../nbs/07_schedules.ipynb #1e9fb831
+# %% ../../nbs/07_schedules.ipynb #012fdf71
 #| code-fold: true
 @patch
 def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: all that had a schedule
@@ -85,7 +85,7 @@ def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: a
     for k,ax in zip(keys, axs[0]): ax.plot(self.hps[k], color='#0072B2', lw=2); ax.set(xlabel='batch', ylabel={'lr':'learning rate','mom':'momentum'}.get(k,k))
     fig.tight_layout()
 
-# %% ../../nbs/07_schedules.ipynb #b903e362
+# %% ../../nbs/07_schedules.ipynb #ec2e8f02
 #| code-fold: true
 @patch
 def fit_one_cycle(self:Learner,
@@ -107,7 +107,7 @@ def fit_one_cycle(self:Learner,
     if 'mom' not in self.opt.hypers[-1]: del scheds['mom']
     self.fit(n_epoch, cbs=L([ParamScheduler(scheds)])+L(cbs), wd=wd, start_epoch=start_epoch)
 
-# %% ../../nbs/07_schedules.ipynb #7202c6ff
+# %% ../../nbs/07_schedules.ipynb #7c551962
 @patch
 def fine_tune(self:Learner,
               epochs, # Epochs with all layers
@@ -116,7 +116,7 @@ def fine_tune(self:Learner,
               lr_mult=100, # The first group learns so many times slower than the last
               pct_start=.3, div=5., # As in `fit_one_cycle`, for the second part
               **kwargs): # Passed to `fit_one_cycle`, both times
-    "Train the last group alone, then everything. Raises `ValueError` where there is only one group to freeze"
+    "Train the last group alone, then everything. Where there is only one group, it trains in both parts"
     _check_lr(base_lr, 'base_lr', one=True)
     check_names(kwargs, names_of(self.fine_tune, self.fit_one_cycle), 'fine_tune')
     if freeze_epochs:
