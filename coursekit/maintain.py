@@ -6,7 +6,7 @@
 __all__ = ['CELLS', 'regenerate', 'files_of', 'home', 'problems', 'stale', 'chosen', 'clean', 'execute', 'readme', 'stream',
            'test_cells', 'test', 'lab', 'main']
 
-# %% ../nbs/library/maintain.ipynb #c18b7ae3
+# %% ../nbs/library/maintain.ipynb #2e12f4ee
 import argparse, json, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 from .course import *
 from .terms import *
 
-# %% ../nbs/library/maintain.ipynb #fb27d5ce
+# %% ../nbs/library/maintain.ipynb #4f812d54
 def regenerate(root, dest): # Notebooks that could not be exported, with the error
     "Copy the notebooks of `root` to `dest`, export them there to an empty package, then clean them"
     nbdev = {m: need(f'nbdev.{m}') for m in ('config', 'export', 'clean')}; get_config = nbdev['config'].get_config
@@ -95,7 +95,7 @@ def readme(root): # Text
             if out: res.append(f'```text\n{out}\n```')
     return '\n\n'.join(res) + '\n'
 
-# %% ../nbs/library/maintain.ipynb #a1e79aa6
+# %% ../nbs/library/maintain.ipynb #374e9e01
 def stream(cmd, cwd, env=None, timeout=None): # (exit code, last line printed)
     "Run `cmd`, hand its output on as it comes, and end it with all it started after `timeout` seconds"
     last = ''
@@ -110,7 +110,7 @@ def stream(cmd, cwd, env=None, timeout=None): # (exit code, last line printed)
 
 CELLS = "import sys; from pathlib import Path; from nbdev.test import test_nb; from nbdev.config import get_config as c; sys.exit(not test_nb(Path(sys.argv[1]), c().tst_flags.split())[0])"
 
-def test_cells(root, nbs=None, n=2, timeout:int=600): # (number that failed, sentence)
+def test_cells(root, nbs=None, n=2, timeout:int=1800): # (number that failed, sentence)
     "Run the cells of notebooks (default: all) as tests with nbdev's runner, `n` at a time, and print what failed in full"
     root,t0 = Path(root),time.time(); nbs = [Path(p) for p in nbs or notebooks(root/'nbs')]
     env = os.environ | dict(PYTHONPATH=str(root), PYTHONWARNINGS='ignore') | {k:'1' for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
