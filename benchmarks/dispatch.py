@@ -1,4 +1,4 @@
-"""What dispatch costs: a call by type, a pipeline over an item, an operation on a semantic tensor; each library's own (lesson 09)."""
+"""What dispatch costs: a call by type, a pipeline over an item, an operation on a semantic tensor; each library's own (lesson 11)."""
 import torch
 from .harness import Topic
 

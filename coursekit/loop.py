@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from .core import *
+from .state import always_undo
 from .layers import one_param
 from .callback.core import *
 from .callback.core import _inner, _Cancel
@@ -139,14 +140,14 @@ def _to_device(self:_Announcer, o):
     if isinstance(o, Tensor): return o if o.device==self._device else o.to(self._device, non_blocking=True)
     return to_device(o, self._device)
 
-# %% ../nbs/06_learner.ipynb #637f66ac
+# %% ../nbs/08_learner.ipynb #637f66ac
 @patch
 def _with_events(self:_Announcer, f, name, ex):
     try: self(f'before_{name}'); f()
     except ex: self(f'after_cancel_{name}')
     self(f'after_{name}')
 
-# %% ../nbs/06_learner.ipynb #e1f0651c
+# %% ../nbs/08_learner.ipynb #e1f0651c
 class TrainingLoop(_Announcer):
     "Fit, epoch, training, validation, batch, step: each with an event before it and one after"
     def __init__(self, dls, model, loss_func): # Loaders `train` and `valid`, or a pair; an `nn.Module`; a function
@@ -157,7 +158,7 @@ class TrainingLoop(_Announcer):
     def _backward(self): self.loss_grad.backward()
     def _step(self):     self.opt.step()
 
-# %% ../nbs/06_learner.ipynb #3c338b9c
+# %% ../nbs/08_learner.ipynb #3c338b9c
 @patch
 def _do_one_batch(self:TrainingLoop):
     self.pred = self.model(*self.xb);                  self('after_pred')
@@ -171,7 +172,7 @@ def _do_grad_opt(self:TrainingLoop):
     self._with_events(self._step,     'step',     CancelStepException)
     self.opt.zero_grad()
 
-# %% ../nbs/06_learner.ipynb #89f1ab8f
+# %% ../nbs/08_learner.ipynb #89f1ab8f
 @patch
 def one_batch(self:TrainingLoop, i, b):
     self.iter = i; self._split(b)
@@ -185,7 +186,7 @@ def _do_epoch_train(self:TrainingLoop):
     self.dl = self.get_dl(0)
     self._with_events(self.all_batches, 'train', CancelTrainException)
 
-# %% ../nbs/06_learner.ipynb #991f979c
+# %% ../nbs/08_learner.ipynb #991f979c
 @patch
 def _do_epoch_validate(self:TrainingLoop, ds_idx=1, dl=None):
     self.dl = self.get_dl(ds_idx) if dl is None else dl

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import class2attr
 from .core import *
-from .data.errors import check_names, names_of
+from .errors import check_names, names_of
 
 # %% ../nbs/library/00_metrics.ipynb #1d6bf26b
 def find_bs(b): # A batch: a tensor, or tensors nested at will
@@ -37,7 +37,7 @@ def _func_name(f): # Of a function, a partial function or an instance
     while hasattr(f, 'func') and not hasattr(f, '__name__'): f = f.func
     return getattr(f, '__name__', type(f).__name__)
 
-# %% ../nbs/06_learner.ipynb #c55de0aa
+# %% ../nbs/08_learner.ipynb #c55de0aa
 class Metric:
     "What every metric has: `reset`, `accumulate(learn)` after each batch, and `value`"
     def reset(self): pass
@@ -53,7 +53,7 @@ class _Mean(Metric): # Over all items; `add` takes in the mean over `n` of them
     count = property(lambda self: sum(self.ns))
     value = property(lambda self: sum(v*n for v,n in zip(_read(self.vals), self.ns))/self.count if self.ns else None)
 
-# %% ../nbs/06_learner.ipynb #1d6c1481
+# %% ../nbs/08_learner.ipynb #1d6c1481
 class AvgMetric(_Mean):
     "The mean over all items of `func(preds, targets)`, which gives the mean over a batch"
     def __init__(self, func): self.func = func; self.reset()

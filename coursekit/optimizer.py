@@ -167,7 +167,7 @@ def unfreeze(self:Optimizer):
     self.freeze_to(0)
 
 # %% ../nbs/library/optimizer_more.ipynb #fbd68d5e
-_keep = 'do_wd','force_train'                            # marks that a `Learner` (lesson 06) sets on parameters: no decay; never frozen. They are no memories
+_keep = 'do_wd','force_train'                            # marks that a `Learner` (lesson 08) sets on parameters: no decay; never frozen. They are no memories
 
 @patch
 def clear_state(self:Optimizer):

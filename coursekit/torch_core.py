@@ -15,7 +15,7 @@ from fastcore.foundation import L
 from .core import *
 from .transform import *
 
-# %% ../nbs/09_dispatch.ipynb #631afff6
+# %% ../nbs/11_dispatch.ipynb #631afff6
 class TensorBase(Tensor):
     "A tensor that keeps its type, and the attributes it was given, through operations"
     def __new__(cls, x, # Tensor, array, image, (nested) list or number
@@ -30,7 +30,7 @@ class TensorBase(Tensor):
         t = None if func in _nowrap else cls if len(types)==1 else _meaning(func, types, args)
         return res if t is None else _typed(res, t, args)
 
-# %% ../nbs/09_dispatch.ipynb #fc0da4e5
+# %% ../nbs/11_dispatch.ipynb #fc0da4e5
 #| code-fold: true
 _nowrap,_plain = get_default_nowrap_functions(),torch._C.DisableTorchFunctionSubclass
 
@@ -46,7 +46,7 @@ def _attributes(args):
         if isinstance(a, (list,tuple)) and a: a = a[0]
         if isinstance(a, TensorBase): return a.__dict__
 
-# %% ../nbs/09_dispatch.ipynb #11b1a8fd
+# %% ../nbs/11_dispatch.ipynb #11b1a8fd
 #| code-fold: true
 def _meaning(func, types, args): # The type of the result; `None`: plain
     if func is Tensor.__getitem__: return type(args[0]) if isinstance(args[0], TensorBase) else None
@@ -60,7 +60,7 @@ def _common(types):
         ts = [t for t in ts if not issubclass(t, TensorMask)] or ts
     return ts[0] if len(ts)==1 else None
 
-# %% ../nbs/09_dispatch.ipynb #73f8e4eb
+# %% ../nbs/11_dispatch.ipynb #73f8e4eb
 class TensorImageBase(TensorBase):
     "Pixels: float in 0…1 or uint8 in 0…255, (channels, height, width) or a batch of these"
     _show_args = {}
@@ -72,7 +72,7 @@ class TensorMask(TensorImageBase):
     "A class number per pixel, integer, (height, width): never interpolate it"
     _show_args = {'alpha':0.5, 'cmap':'tab20', 'interpolation':'nearest'}
 
-# %% ../nbs/09_dispatch.ipynb #f03e43bc
+# %% ../nbs/11_dispatch.ipynb #f03e43bc
 class TensorPoint(TensorBase):
     "Points (x, y), float, (number of points, 2); the attribute `img_size` is (width, height) of their picture"
     _show_args = dict(s=40, marker='o', c='white', edgecolors='black')
@@ -85,7 +85,7 @@ class TensorPoint(TensorBase):
         ax.scatter(x[:,0], x[:,1], **{**self._show_args, **{k:v for k,v in kwargs.items() if k!='figsize'}})
         return ax
 
-# %% ../nbs/09_dispatch.ipynb #43dd20ad
+# %% ../nbs/11_dispatch.ipynb #43dd20ad
 #| code-fold: true
 class TensorImageBW(TensorImage):
     "A grey picture, one channel"
@@ -93,7 +93,7 @@ class TensorImageBW(TensorImage):
 class TensorCategory(TensorBase):           "The number of a class, int64"
 class TensorMultiCategory(TensorCategory):  "Which classes are present: their numbers, or 0 and 1 for each class"
 
-# %% ../nbs/09_dispatch.ipynb #9bf3709a
+# %% ../nbs/11_dispatch.ipynb #9bf3709a
 #| code-fold: true
 class TensorBBox(TensorPoint):
     "Boxes (left, top, right, bottom), float, (number of boxes, 4)"
@@ -108,7 +108,7 @@ class TensorBBox(TensorPoint):
             if text is not None: ax.text(l, t, text, va='bottom', color=color, weight='bold')
         return ax
 
-# %% ../nbs/09_dispatch.ipynb #edccbedb
+# %% ../nbs/11_dispatch.ipynb #edccbedb
 #| code-fold: true
 class LabeledBBox(L):
     "A pair of boxes and their names; shows each box with its name, but for the name '#na#'"

@@ -215,7 +215,7 @@ class _Row:
         raise AttributeError(f"no transform of this pipeline has {k!r}: {self.fs}")
 def _showable(x): return hasattr(x, 'show') or is_tuple(x) and all(hasattr(o, 'show') for o in x)
 
-# %% ../nbs/09_dispatch.ipynb #b447ecfb
+# %% ../nbs/11_dispatch.ipynb #b447ecfb
 class Transform(_Tables):
     "`encodes` and `decodes` (and `setups`), which dispatch on type and visit each element of a tuple"
     def __init__(self,
@@ -225,7 +225,7 @@ class Transform(_Tables):
                  order:int=None): # Place in a `Pipeline`, small first; default: `enc.order`, or the class's
         self._keep(enc, dec, split_idx, order)
 
-# %% ../nbs/09_dispatch.ipynb #968ff60c
+# %% ../nbs/11_dispatch.ipynb #968ff60c
 #| code-fold: true
 @patch
 def __call__(self:Transform, x, *args, split_idx=None, **kwargs): return self._call('encodes', x, *args, split_idx=split_idx, **kwargs)
@@ -236,14 +236,14 @@ def _call(self:Transform, which, x, *args, split_idx=None, **kwargs):
     other_set = split_idx is not None and self.split_idx is not None and split_idx!=self.split_idx
     return x if other_set else self._do(which, x, *args, **kwargs)
 
-# %% ../nbs/09_dispatch.ipynb #4b0f4578
+# %% ../nbs/11_dispatch.ipynb #4b0f4578
 @patch                                                     # adds a method to a finished class
 def _do(self:Transform, which, x, *args, **kwargs):        # `which`: 'encodes' or 'decodes'
     if is_tuple(x): return rebuild(x, [self._do(which, o, *args, **kwargs) for o in x])
     f,ret = self._find(which, x)
     return x if f is None else retain_type(f(self, x, *args, **kwargs), x, ret)
 
-# %% ../nbs/09_dispatch.ipynb #1c6925a2
+# %% ../nbs/11_dispatch.ipynb #1c6925a2
 #| code-fold: true
 def mk_transform(f):
     "`f` as a `Transform`: a class is instantiated, a function wrapped, a `Transform` kept"
@@ -255,7 +255,7 @@ def _flat(fs): # Transforms of transforms and functions; `None`s left out, pipel
         if isinstance(f, Pipeline): yield from f.fs
         elif f is not None: yield mk_transform(f)
 
-# %% ../nbs/09_dispatch.ipynb #7feee1a0
+# %% ../nbs/11_dispatch.ipynb #7feee1a0
 class Pipeline(_Row):
     "Transforms, sorted by `order`; `decode` walks back"
     def __init__(self,
@@ -271,7 +271,7 @@ class Pipeline(_Row):
             x = f.decode(x, split_idx=self.split_idx)
         return x
 
-# %% ../nbs/09_dispatch.ipynb #9c95204c
+# %% ../nbs/11_dispatch.ipynb #9c95204c
 #| code-fold: true
 @patch
 def setup(self:Pipeline, items=None, train_setup=False):
@@ -286,7 +286,7 @@ def add(self:Pipeline, fs, items=None, train_setup=False):
     self.fs = L(sorted([*self.fs, *new], key=lambda f: f.order))
     return self
 
-# %% ../nbs/09_dispatch.ipynb #1bc5df31
+# %% ../nbs/11_dispatch.ipynb #1bc5df31
 @patch
 def show(self:Pipeline, x, # What the pipeline made
          ctx=None, # Where to: an axis, a table row; default: each type's own choice

@@ -5,7 +5,7 @@ import importlib, inspect, os, re, shutil, signal, socket, subprocess, sys, text
 from pathlib import Path
 import pytest
 ROOT = Path(__file__).resolve().parents[1]
-LESSON,EXERCISES = '02_gradients','coursekit.exercises.gradients'
+LESSON,EXERCISES = '02_gradients','coursekit.course.exercises.gradients'
 
 def free_port():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
@@ -19,7 +19,7 @@ def lab(tmp_path_factory, browser):
     url,log = f'http://127.0.0.1:{free_port()}',open(tmp/'lab.log', 'w+')
     env = {k:v for k,v in os.environ.items() if not k.startswith(('JUPYTER','IPYTHON','XDG_'))}
     env |= dict(HOME=str(tmp/'home'), PYTHONPATH=str(ROOT), PYTHONUTF8='1', OMP_NUM_THREADS='1')
-    cmd = [sys.executable, '-c', 'import sys; from coursekit.maintain import main; sys.exit(main())', '--nbs', str(tmp/'nbs'), 'lab', '--no-browser', '--IdentityProvider.token=',
+    cmd = [sys.executable, '-c', 'import sys; from coursekit.course.maintain import main; sys.exit(main())', '--nbs', str(tmp/'nbs'), 'lab', '--no-browser', '--IdentityProvider.token=',
            f'--ServerApp.port={url.split(":")[-1]}', '--ServerApp.port_retries=0', '--LabApp.expose_app_in_browser=True', '--LabApp.news_url=none', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
     p = subprocess.Popen(cmd, cwd=tmp, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=hasattr(os, 'setsid'))
     try:

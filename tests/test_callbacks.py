@@ -13,7 +13,7 @@ from coursekit.callback.schedule import *
 from coursekit.callback.tracker import *
 from coursekit.callback.training import *
 from coursekit.callback.hook import *
-from coursekit.callback.checkpoint import *
+from coursekit.callback.resume import *
 from coursekit.data.load import DataLoader, TensorDataset
 from coursekit.metrics import accuracy
 from coursekit.optimizer import OptimWrapper

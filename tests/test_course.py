@@ -15,7 +15,7 @@ BAD = nb('md:# What goes wrong?', 'x = {"a": 1}', 'y = x["b"]  # the culprit', '
 
 def cli(tmp, *args, **env):
     "Run the command in a folder with its own home; returns the finished process"
-    return subprocess.run([sys.executable, '-c', 'import sys; from coursekit.maintain import main; sys.exit(main())', *args], cwd=tmp, text=True, encoding='utf-8',
+    return subprocess.run([sys.executable, '-c', 'import sys; from coursekit.course.maintain import main; sys.exit(main())', *args], cwd=tmp, text=True, encoding='utf-8',
                           capture_output=True, env=os.environ | dict(PYTHONPATH=str(ROOT), HOME=str(tmp/'home'), PYTHONUTF8='1') | env)
 
 @pytest.fixture(scope='module')
@@ -60,7 +60,7 @@ def test_outside_a_checkout(tmp_path):
 def test_progress_on_a_terminal(ran):
     "On a pseudo-terminal the progress is one line, rewritten"
     pty = pytest.importorskip('pty'); import io
-    from coursekit.course import Ticker
+    from coursekit.course.run import Ticker
     import time
     class Tty(io.StringIO):
         def isatty(self): return True

@@ -1,4 +1,4 @@
-"Lesson 09: dispatch, transforms and semantic tensors, where a cell of the lesson cannot look"
+"Lesson 11: dispatch, transforms and semantic tensors, where a cell of the lesson cannot look"
 import copy, multiprocessing, pickle, threading, timeit
 from collections import namedtuple
 import pytest, torch

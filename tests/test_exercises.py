@@ -2,15 +2,15 @@
 import ast, importlib, inspect, json, pkgutil, re, textwrap
 from pathlib import Path
 import pytest
-import coursekit.exercises
-from coursekit.exercise import is_stub
+import coursekit.course.exercises
+from coursekit.course.exercise import is_stub
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(m.name for m in pkgutil.iter_modules(coursekit.exercises.__path__))
+MODULES = sorted(m.name for m in pkgutil.iter_modules(coursekit.course.exercises.__path__))
 
 def lesson(check): return json.loads((ROOT/'nbs'/f'{check.lesson}.ipynb').read_text(encoding='utf-8'))
 def code(nb): return [''.join(c['source']) for c in nb['cells'] if c['cell_type']=='code']
-def load(mod): return importlib.import_module(f'coursekit.exercises.{mod}').check
+def load(mod): return importlib.import_module(f'coursekit.course.exercises.{mod}').check
 
 def test_there_are_exercises(): assert len(MODULES) >= 5, MODULES
 

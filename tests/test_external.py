@@ -7,11 +7,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from servers import FaultServer,check_of,linked,tgz
 from coursekit.data import archive,cache,download,external
-from coursekit.data.archive import ArchiveError,UnsafeArchiveError
-from coursekit.data.cache import DataError,StorageError
-from coursekit.data.download import DownloadError,NoNetworkError,WrongFileError
+from coursekit.fetch.archive import ArchiveError,UnsafeArchiveError
+from coursekit.fetch.cache import DataError,StorageError
+from coursekit.fetch.download import DownloadError,NoNetworkError,WrongFileError
 from coursekit.data.external import CHECKS,URLs,untar_data
-from coursekit.data.sketch import SKETCHES,Sketch
+from coursekit.sketch.registry import SKETCHES,Sketch
 
 NOISE = os.urandom(300_000)                       # does not compress: sizes below are those on the wire
 GOOD = tgz({'3/a.png':b'three', '7/b.png':b'seven', 'noise':NOISE}, root='set/')

@@ -16,7 +16,7 @@ from coursekit.data.core import DataLoaders
 from coursekit.data.load import DataLoader
 from coursekit.learner import *
 from coursekit.metrics import *
-from coursekit.checkpoint import save_atomic
+from coursekit.saving import save_atomic
 
 torch.manual_seed(3); X = torch.randn(256,6); Y = X[:,:3].argmax(1)
 
@@ -122,7 +122,7 @@ def test_ctrl_c_while_gradients_are_off_or_callbacks_go(op):
         with pytest.raises(KeyboardInterrupt): getattr(learn, op)(**{'fit':dict(n_epoch=1)}.get(op, {}), cbs=[cb])
         assert torch.is_grad_enabled() and [o.name for o in learn.cbs]==names and all(o.run for o in learn.cbs) and learn.logger is noop
 
-killed = '''import os, sys; from coursekit.checkpoint import save_atomic
+killed = '''import os, sys; from coursekit.saving import save_atomic
 class Killed:
     def __reduce__(self): os.kill(os.getpid(), 9)
 save_atomic(Killed(), sys.argv[1])'''

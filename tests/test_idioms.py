@@ -5,7 +5,7 @@ import contextlib, io
 import matplotlib; matplotlib.use('Agg')
 import pytest, torch
 from torchvision.models import ResNet34_Weights, ResNet18_Weights
-from coursekit.data.sketch_pets import draw_pets
+from coursekit.sketch.pets import draw_pets
 import coursekit.vision.all as V
 from servers import FaultServer as Server
 

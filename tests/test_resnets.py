@@ -1,4 +1,4 @@
-"Lesson 08's networks where a notebook cell cannot: weights from disk, no network, copies, and the names of torchvision"
+"Lesson 10's networks where a notebook cell cannot: weights from disk, no network, copies, and the names of torchvision"
 import copy, pickle
 from urllib.error import URLError
 import pytest, torch, torchvision

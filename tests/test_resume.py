@@ -14,7 +14,7 @@ from coursekit.callback.progress import *
 from coursekit.callback.schedule import *
 from coursekit.callback.tracker import *
 from coursekit.callback.training import *
-from coursekit.callback.checkpoint import *
+from coursekit.callback.resume import *
 from coursekit.data.load import DataLoader, TensorDataset
 from coursekit.metrics import *
 from coursekit.optimizer import SGD, Adam

@@ -3,7 +3,7 @@ import os, numpy as np, pytest, torch
 from pathlib import Path
 from torch import nn
 from torch.nn import functional as F
-from coursekit.data.sketch_digits import MNIST_COUNTS, draw_mnist_sample, sketch_digits
+from coursekit.sketch.digits import MNIST_COUNTS, draw_mnist_sample, sketch_digits
 
 @pytest.fixture(scope='module', autouse=True)
 def one_thread():

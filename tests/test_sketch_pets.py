@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coursekit.data.sketch_breeds import BREEDS
-from coursekit.data.sketch_pets import draw_pet, draw_pets
+from coursekit.sketch.breeds import BREEDS
+from coursekit.sketch.pets import draw_pet, draw_pets
 
 FEW = ('Abyssinian','Bombay','Sphynx','american_bulldog','basset_hound','pomeranian','scottish_terrier','yorkshire_terrier')
 
@@ -70,7 +70,7 @@ def test_one_process_same_bytes(pets, tmp_path):
 
 def test_other_hash_seed_same_picture():
     "A picture may not depend on the process: Python's string hash differs in each."
-    code = "from coursekit.data.sketch_pets import draw_pet; import hashlib; print(hashlib.sha256(draw_pet('Bengal',4,size=120)[0].tobytes()).hexdigest())"
+    code = "from coursekit.sketch.pets import draw_pet; import hashlib; print(hashlib.sha256(draw_pet('Bengal',4,size=120)[0].tobytes()).hexdigest())"
     run = lambda s: subprocess.run([sys.executable,'-c',code],env=os.environ|{'PYTHONHASHSEED':s},capture_output=True,text=True,check=True).stdout
     assert run('1')==run('2')!=''
 

@@ -18,7 +18,7 @@ from ..metrics import _scalar
 class _Cancel(Exception): # What a callback raises to skip the rest of a `level` of the loop
     level = None
 
-# %% ../../nbs/06_learner.ipynb #1fffd911
+# %% ../../nbs/08_learner.ipynb #1fffd911
 #| code-fold: true
 _events = ('after_create before_fit before_epoch before_train before_batch after_pred after_loss '
     'before_backward after_cancel_backward after_backward before_step after_cancel_step after_step '
@@ -28,7 +28,7 @@ _inner = {o for o in _events if o.endswith(('batch','pred','loss','backward','st
 
 event = types.SimpleNamespace(**{o:o for o in _events}) # All events, as attributes: `event.after_loss`
 
-# %% ../../nbs/06_learner.ipynb #41f4ddfe
+# %% ../../nbs/08_learner.ipynb #41f4ddfe
 class Callback:
     "Reads from its learner, and may change it, at any event that it has a method for"
     order,learn,run,run_train,run_valid = 0,None,True,True,True
@@ -45,7 +45,7 @@ class Callback:
         return getattr(self, ev) if ev in self.__dict__ or hasattr(type(self), ev) else None
     def __repr__(self): return type(self).__name__
 
-# %% ../../nbs/06_learner.ipynb #458d4239
+# %% ../../nbs/08_learner.ipynb #458d4239
 def _ask_learner(self, k):
     if k.startswith('__') or k in _events: raise AttributeError(k)
     me,learn = type(self).__name__,self.__dict__.get('learn')
@@ -54,7 +54,7 @@ def _ask_learner(self, k):
     except AttributeError: raise AttributeError(f'Neither `{me}` nor its learner has an attribute `{k}`') from None
 Callback.__getattr__ = _ask_learner
 
-# %% ../../nbs/06_learner.ipynb #ba588f45
+# %% ../../nbs/08_learner.ipynb #ba588f45
 def _warn_hiding(self, k, v):
     new = k not in self.__dict__ and not hasattr(type(self), k)
     if new and self.learn is not None and hasattr(self.learn, k):
@@ -63,7 +63,7 @@ def _warn_hiding(self, k, v):
     object.__setattr__(self, k, v)
 Callback.__setattr__ = _warn_hiding
 
-# %% ../../nbs/06_learner.ipynb #617f3487
+# %% ../../nbs/08_learner.ipynb #617f3487
 class CancelFitException(_Cancel):      "Stop training now";                     level = 'fit'
 class CancelEpochException(_Cancel):    "Go to the next epoch";                  level = 'epoch'
 class CancelTrainException(_Cancel):    "Skip the rest of this epoch's training"; level = 'train'
@@ -72,7 +72,7 @@ class CancelBatchException(_Cancel):    "Go to the next batch";                 
 class CancelBackwardException(_Cancel): "Skip the backward pass";                level = 'backward'
 class CancelStepException(_Cancel):     "Skip the optimizer's step";             level = 'step'
 
-# %% ../../nbs/06_learner.ipynb #edbe97d3
+# %% ../../nbs/08_learner.ipynb #edbe97d3
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
     order,run_valid = -10,False

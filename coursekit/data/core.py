@@ -12,7 +12,7 @@ from fastcore.basics import *
 from fastcore.foundation import L
 from ..core import *
 from .load import *
-from .errors import *
+from ..errors import *
 from ..transform import *
 from ..torch_core import *
 from .lists import *
@@ -148,7 +148,7 @@ class _Makers: # Class methods of `DataLoaders`
         "Loaders by the recipe `dblock`"
         return dblock.dataloaders(source, path=path, bs=bs, val_bs=val_bs, shuffle=shuffle, device=device, num_workers=num_workers, n=n, **kwargs)
 
-# %% ../../nbs/10_data_block.ipynb #d68d0e0d
+# %% ../../nbs/12_data_block.ipynb #d68d0e0d
 #| code-fold: true
 class TfmdLists(_Lists):
     "Items seen through a `Pipeline` of transforms"
@@ -166,7 +166,7 @@ class TfmdLists(_Lists):
         if dl_type: self._dl_type = dl_type
         if do_setup: self.setup(train_setup)
 
-# %% ../../nbs/10_data_block.ipynb #91d77fb9
+# %% ../../nbs/12_data_block.ipynb #91d77fb9
 @patch
 def __len__(self:TfmdLists): return len(self.items)
 
@@ -178,7 +178,7 @@ def __getitem__(self:TfmdLists, i):
 @patch
 def subset(self:TfmdLists, i): return self._sub(self.splits[i], i)                # fewer items, the same transforms
 
-# %% ../../nbs/10_data_block.ipynb #12c8fa7b
+# %% ../../nbs/12_data_block.ipynb #12c8fa7b
 @patch
 def setup(self:TfmdLists, train_setup=True):
     "Each transform may look at the training items, as the transforms before it leave them. Errors name the item."
@@ -189,7 +189,7 @@ def setup(self:TfmdLists, train_setup=True):
         except Exception as e: _name(e, train)                                    # say which item it was
         self.tfms.fs.append(f)
 
-# %% ../../nbs/10_data_block.ipynb #32fb60b5
+# %% ../../nbs/12_data_block.ipynb #32fb60b5
 #| code-fold: true
 class Datasets(_Sets):
     "Tuples from one list of items: one pipeline for each element"
@@ -205,7 +205,7 @@ class Datasets(_Sets):
         if dl_type: self._dl_type = dl_type
         if do_setup and splits: self._check_labels()
 
-# %% ../../nbs/10_data_block.ipynb #2d42dfa5
+# %% ../../nbs/12_data_block.ipynb #2d42dfa5
 @patch
 def __getitem__(self:Datasets, i):
     if hasattr(i, '__index__'): return tuple(tl[i] for tl in self.tls)
@@ -217,7 +217,7 @@ def subset(self:Datasets, i): return self._new(tl.subset(i) for tl in self.tls) 
 @patch
 def decode(self:Datasets, o): return tuple(tl.decode(x) for x,tl in zip(o, self.tls))
 
-# %% ../../nbs/10_data_block.ipynb #42e1615e
+# %% ../../nbs/12_data_block.ipynb #42e1615e
 #| code-fold: true
 class TfmdDL(_Showing):
     "A `DataLoader` whose items and batches pass through transforms, and that can decode and show what it makes"
@@ -234,7 +234,7 @@ class TfmdDL(_Showing):
             getattr(self, nm).split_idx = getattr(dataset, 'split_idx', None)
         for nm in pipes if do_setup else (): self._setup(getattr(self, nm))
 
-# %% ../../nbs/10_data_block.ipynb #9c097564
+# %% ../../nbs/12_data_block.ipynb #9c097564
 @patch
 def decode_batch(self:TfmdDL, b, max_n=9):
     "A list of at most `max_n` decoded items of batch `b`"
@@ -242,7 +242,7 @@ def decode_batch(self:TfmdDL, b, max_n=9):
     items = self._unstack(b, max_n)                                                # the first items, single again
     return L(map(self._decode_item, items))                                        # back through the two lanes
 
-# %% ../../nbs/10_data_block.ipynb #a00d8fa1
+# %% ../../nbs/12_data_block.ipynb #a00d8fa1
 class DataLoaders(_Loaders, _Makers):
     "Loaders for training, validation, …, and what they share"
     def __init__(self, *loaders, path='.', device=None):

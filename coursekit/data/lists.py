@@ -11,7 +11,7 @@ from pathlib import Path
 from fastcore.basics import *
 from fastcore.foundation import L
 from ..core import *
-from .errors import *
+from ..errors import *
 from ..transform import *
 
 # %% ../../nbs/library/data_lists.ipynb #586d18ca

@@ -14,7 +14,7 @@ from fastcore.foundation import L
 from ..core import *
 from ..transform import *
 from ..torch_core import *
-from .errors import *
+from ..errors import *
 from .core import *
 from .lists import _take
 from .transforms import *

@@ -10,7 +10,7 @@ from fastcore.basics import *
 from fastcore.foundation import L
 from ..core import *
 from .load import *
-from .errors import *
+from ..errors import *
 from ..transform import *
 from ..torch_core import *
 

@@ -15,7 +15,7 @@ from ..core import *
 from ..transform import *
 from ..torch_core import *
 from .load import *
-from .errors import *
+from ..errors import *
 from .getters import *
 from .splitters import *
 
@@ -77,7 +77,7 @@ def _row(items, i): # What to call item `i` of `items`
     try: return f'Item {i}, {raw[i]},'
     except Exception: return f'Item {i}'
 
-# %% ../../nbs/10_data_block.ipynb #938a4529
+# %% ../../nbs/12_data_block.ipynb #938a4529
 def get_image_files(path, # Folder to search
                     recurse:bool=True, # Look in folders below?
                     folders=None # Only look into these folders just below `path`
@@ -85,12 +85,12 @@ def get_image_files(path, # Folder to search
     "Find picture files below `path`, by their ending. Raises `FileNotFoundError` if there is no such folder."
     return get_files(path, image_extensions, recurse, folders)
 
-# %% ../../nbs/10_data_block.ipynb #27b54868
+# %% ../../nbs/12_data_block.ipynb #27b54868
 def parent_label(o): # A path
     "The name of the folder a file is in"
     return Path(o).parent.name
 
-# %% ../../nbs/10_data_block.ipynb #c791a30a
+# %% ../../nbs/12_data_block.ipynb #c791a30a
 class RegexLabeller:
     "Label by the first group of a regular expression, searched in the text of the item"
     def __init__(self, pat:str, # Must have one group, e.g. `r'(.+)_\d+\.jpg$'`
@@ -106,14 +106,14 @@ class RegexLabeller:
             "pattern, text)` on it; for paths, `using_attr(RegexLabeller(pat), 'name')` looks at the name alone.")
     def __repr__(self): return f'RegexLabeller({self.pat.pattern!r})'
 
-# %% ../../nbs/10_data_block.ipynb #7b73ca5e
+# %% ../../nbs/12_data_block.ipynb #7b73ca5e
 class using_attr:
     "`f` applied to the attribute `attr` of its argument: `using_attr(len, 'name')(Path('a/bcd'))` is 3"
     def __init__(self, f, attr): self.f,self.attr = f,attr
     def __call__(self, o): return self.f(getattr(o, self.attr))
     def __repr__(self): return f'using_attr({self.f!r}, {self.attr!r})'
 
-# %% ../../nbs/10_data_block.ipynb #18def263
+# %% ../../nbs/12_data_block.ipynb #18def263
 def RandomSplitter(valid_pct:float=0.2, # Share of the items kept for validation, 0…1
                    seed:int=None): # Same seed, same split
     "Split at random: `items -> (train positions, validation positions)`. Raises `ValueError` for a share above 1."
@@ -125,7 +125,7 @@ def RandomSplitter(valid_pct:float=0.2, # Share of the items kept for validation
         return idx[cut:],idx[:cut]
     return _inner
 
-# %% ../../nbs/10_data_block.ipynb #cd33f018
+# %% ../../nbs/12_data_block.ipynb #cd33f018
 def GrandparentSplitter(train_name='train', # Name(s) of the folder with training items
                         valid_name='valid'): # Name(s) of the folder with validation items
     "Split by the folder above the folder: `train/3/x.png`, `valid/3/y.png`. Raises `ValueError` where one is empty."
@@ -138,7 +138,7 @@ def GrandparentSplitter(train_name='train', # Name(s) of the folder with trainin
         return res
     return _inner
 
-# %% ../../nbs/10_data_block.ipynb #78da9e71
+# %% ../../nbs/12_data_block.ipynb #78da9e71
 #| code-fold: true
 class Categorize(DisplayedTransform):
     "Class name ↔ `TensorCategory`. Raises `ValueError` for no label, `UnknownLabelError` for one not in `vocab`."
@@ -150,7 +150,7 @@ class Categorize(DisplayedTransform):
         self.vocab = None if vocab is None else CategoryMap(vocab, sort=sort, add_na=add_na, strict=True)
     def __repr__(self): return f"{self.name} -- {len(self.vocab or [])} classes"
 
-# %% ../../nbs/10_data_block.ipynb #77779065
+# %% ../../nbs/12_data_block.ipynb #77779065
 @Categorize
 def setups(self, items):
     if self.vocab is None and items is not None:
@@ -160,7 +160,7 @@ def setups(self, items):
             "Is the labelling function right?")
     self.c = len(self.vocab)
 
-# %% ../../nbs/10_data_block.ipynb #9ab3b6bb
+# %% ../../nbs/12_data_block.ipynb #9ab3b6bb
 @Categorize
 def encodes(self, o):
     if isinstance(o, TensorCategory): return o

@@ -18,7 +18,7 @@ from .core import *
 from .crop import *
 from .crop import _first,_check,_wh,_np_pad
 
-# %% ../../nbs/11_augmentation.ipynb #bd5c7001
+# %% ../../nbs/13_augmentation.ipynb #bd5c7001
 def _size2(size): # (height, width), or None
     return None if size is None else _wh(size)[::-1]
 
@@ -39,7 +39,7 @@ def _band(numel): # How many pictures, as floats, fit into a processor's cache t
     t = torch.get_num_threads()
     return max(1, round(1_000_000/max(1, numel)/t))*t
 
-# %% ../../nbs/11_augmentation.ipynb #1c603f9e
+# %% ../../nbs/13_augmentation.ipynb #1c603f9e
 class AffineCoordTfm(RandTransform):
     """Moves pixels. Each transform is one 3×3 matrix per picture, from places in the result to places in the source (both in -1…1);
     several transforms multiply into one matrix, so that the picture is resampled once"""
@@ -80,7 +80,7 @@ class AffineCoordTfm(RandTransform):
         if isinstance(x, TensorMask): t = t[:,0]
         return t if t.ndim==lead else t[0]
 
-# %% ../../nbs/11_augmentation.ipynb #ae3a885b
+# %% ../../nbs/13_augmentation.ipynb #ae3a885b
 class Flip(AffineCoordTfm):
     "Mirror left and right with probability `p`"
     def __init__(self, p=0.5, draw=None, # 1: mirror, 0: do not; numbers, or a function of the batch
@@ -129,7 +129,7 @@ class Zoom(AffineCoordTfm):
         cx,cy = ((1-s)*(2*_numbers(x, 0, 1, 1, 0, d, self.batch)-1) for d in (self.draw_x, self.draw_y))
         return _mat3(s,0,cx, 0,s,cy),h,w
 
-# %% ../../nbs/11_augmentation.ipynb #c9b8fc41
+# %% ../../nbs/13_augmentation.ipynb #c9b8fc41
 class Warp(AffineCoordTfm):
     "Look from another side: a perspective that moves the corners by up to `magnitude` of half a side, with probability `p`"
     def __init__(self, magnitude=0.2, p=0.5, draw_x=None, draw_y=None, # Amounts to the side and upwards, in -`magnitude`…`magnitude`
@@ -151,7 +151,7 @@ def homography(src, # (n, 4, 2) points x,y
     h = torch.linalg.solve(A, torch.cat([u,v], 1))
     return torch.cat([h, torch.ones_like(h[:,:1])], 1).view(-1,3,3).float()
 
-# %% ../../nbs/11_augmentation.ipynb #b32babd9
+# %% ../../nbs/13_augmentation.ipynb #b32babd9
 class RandomResizedCropGPU(AffineCoordTfm):
     "`RandomResizedCrop` for a batch, on its device; in validation, the largest box in the middle that `ratio` allows"
     def __init__(self, size, # Pixels of the result: a side, or (height, width)
@@ -179,7 +179,7 @@ class RandomResizedCropGPU(AffineCoordTfm):
         m = _mat3((cw-k)/fw,0,(2*l+cw-k)/fw-1, 0,(ch-k)/fh,(2*t+ch-k)/fh-1)
         return m.expand(len(x),3,3),ch.expand(len(x)),cw.expand(len(x))
 
-# %% ../../nbs/11_augmentation.ipynb #dc3c441a
+# %% ../../nbs/13_augmentation.ipynb #dc3c441a
 class _Buffers(dict):
     "Memory that is used again from band to band: asking the system for new memory costs more than filling it"
     def __call__(self, name, *shape, **kwargs):

@@ -12,7 +12,7 @@ from ..basics import *
 from ..callback.tracker import *
 from ..callback.training import *
 from ..callback.hook import *
-from ..callback.checkpoint import *
+from ..callback.resume import *
 import PIL
 from PIL import Image
 from .models import *

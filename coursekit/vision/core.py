@@ -22,7 +22,7 @@ from ..data.transforms import *
 
 _all_ = ['Image','PIL']
 
-# %% ../../nbs/11_augmentation.ipynb #b1b2f508
+# %% ../../nbs/13_augmentation.ipynb #b1b2f508
 imagenet_stats = ([0.485,0.456,0.406], [0.229,0.224,0.225])   # mean and standard deviation of red, green, blue in ImageNet …
 cifar_stats    = ([0.491,0.482,0.447], [0.247,0.243,0.261])   # … in CIFAR-10 …
 mnist_stats    = ([0.131], [0.308])                           # … and of MNIST's grey
@@ -63,7 +63,7 @@ def _to_mask(im, mode): # Class numbers: of a palette the places, not the colour
     if a.max(initial=0)>255: raise ValueError(f"a mask holds class numbers 0…255, this one goes up to {a.max()}")
     return Image.fromarray(a.astype(np.uint8))
 
-# %% ../../nbs/11_augmentation.ipynb #ee323396
+# %% ../../nbs/13_augmentation.ipynb #ee323396
 class _File:
     "The bytes of a picture file. Its size is known at once; its pixels are decoded when they are needed, only as finely as needed."
     def __init__(self, raw, name, mode, to_mode):
@@ -108,7 +108,7 @@ def _cut_hwc(im, box, size, resample): # Box → size in one antialiased resampl
     if x.shape[-2:]!=size[::-1]: x = F.interpolate(x, size[::-1], mode=_interp[resample], antialias=True)
     return x[0].permute(1,2,0)
 
-# %% ../../nbs/11_augmentation.ipynb #6bf6a1f4
+# %% ../../nbs/13_augmentation.ipynb #6bf6a1f4
 class PILBase(Image.Image):
     "A PIL image that knows how to open, show and become a tensor. A file is decoded when its pixels are first needed."
     _mode_,_show_args,_tensor_cls,_to_mode,_retain = 'RGB',{},TensorImage,staticmethod(_to_mode),True
@@ -212,7 +212,7 @@ class PILMask(PILBase):
     "A class number per pixel"
     _mode_,_show_args,_tensor_cls,_to_mode = 'L',{'alpha':0.5, 'cmap':'tab20', 'interpolation':'nearest'},TensorMask,staticmethod(_to_mask)
 
-# %% ../../nbs/11_augmentation.ipynb #9003730f
+# %% ../../nbs/13_augmentation.ipynb #9003730f
 def load_image(fn, # File name or bytes
                mode:str=None): # PIL mode to convert to; default: the file's own
     "The picture in file `fn` as a decoded, upright PIL image. Raises `ImageError` where it is none or broken."

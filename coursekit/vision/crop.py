@@ -12,10 +12,10 @@ from PIL import Image
 from ..core import *
 from ..transform import *
 from ..torch_core import *
-from ..data.errors import check_names, names_of
+from ..errors import check_names, names_of
 from .core import *
 
-# %% ../../nbs/11_augmentation.ipynb #0632b703
+# %% ../../nbs/13_augmentation.ipynb #0632b703
 class RandTransform(DisplayedTransform):
     "A transform that is done with probability `p`; `before_call` draws what is random, once for all elements of a tuple"
     do,nm,split_idx,p = True,None,0,1.
@@ -42,7 +42,7 @@ def _rand(lo=0., hi=1.): return lo + (hi-lo)*torch.rand(()).item()
 def _randint(lo, hi): return torch.randint(lo, hi+1, ()).item() if hi>lo else lo    # both ends included
 def _first(b): return _first(b[0]) if isinstance(b, tuple) else b
 
-# %% ../../nbs/11_augmentation.ipynb #4f498d69
+# %% ../../nbs/13_augmentation.ipynb #4f498d69
 class ResizeMethod:
     "What to do with a picture of another shape than the target"
     Squish,Crop,Pad = 'squish','crop','pad'
@@ -118,7 +118,7 @@ class Resize(_Crop):
         m = (max if self.method=='pad' else min)(w/tw, h/th)           # source pixels per target pixel
         return self._place(w, h, max(1,int(m*tw+1e-6)), max(1,int(m*th+1e-6)), split_idx or self.method=='pad')
 
-# %% ../../nbs/11_augmentation.ipynb #168cc405
+# %% ../../nbs/13_augmentation.ipynb #168cc405
 class CropPad(_Crop):
     "Cut the middle out, or pad to the size, without resampling"
     def __init__(self, size, # Pixels: a side, or (height, width)

@@ -20,14 +20,14 @@ from ..core import *
 from ..transform import *
 from ..torch_core import *
 from ..data.core import *
-from ..data.errors import check_names, names_of
+from ..errors import check_names, names_of
 from ..data.transforms import *
 from ..data.block import *
 from .core import *
 from .augment import *
 from .points import *
 
-# %% ../../nbs/11_augmentation.ipynb #05a1c87b
+# %% ../../nbs/13_augmentation.ipynb #05a1c87b
 _threads = {}                                                # process → pool: a process that was forked gets threads of its own
 
 def prefetch(samples): # Items, before they become tensors
@@ -62,7 +62,7 @@ def _part(pipe, fs): # The same pipeline with some of its transforms
     res = Pipeline(fs); res.split_idx = pipe.split_idx
     return res
 
-# %% ../../nbs/11_augmentation.ipynb #63e21d67
+# %% ../../nbs/13_augmentation.ipynb #63e21d67
 class _AddCodes(Transform):
     "Gives masks the names of their classes"
     def __init__(self, codes=None): super().__init__(); self.codes = codes; self.vocab,self.c = codes,None if codes is None else len(codes)
@@ -78,7 +78,7 @@ def MaskBlock(codes=None): # Names of the classes, in the order of their numbers
     "A class number for each pixel"
     return TransformBlock(type_tfms=PILMask.create, item_tfms=None if codes is None else _AddCodes(codes), batch_tfms=IntToFloatTensor)
 
-# %% ../../nbs/11_augmentation.ipynb #a6637e40
+# %% ../../nbs/13_augmentation.ipynb #a6637e40
 _picture = TensorImageBase,PILBase
 
 def _show_on(s, ctx, **kwargs): # Every element of a sample on one axis: pictures drawn over each other, the rest as title
@@ -118,7 +118,7 @@ def show_results(x:TensorImage, y:TensorMask, samples, outs, ctxs=None, max_n=6,
     if ctxs is None: ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Target / prediction')
     for s,out,left,right in zip(samples[:n], outs, ctxs[::2], ctxs[1::2]): _show_on(s, left, **kwargs); _show_on((s[0],out[0]), right, **kwargs)
 
-# %% ../../nbs/11_augmentation.ipynb #e61a899b
+# %% ../../nbs/13_augmentation.ipynb #e61a899b
 class _Column(ItemTransform):
     "Element `i` of a row"
     def __init__(self, i): super().__init__(); self.i = i
