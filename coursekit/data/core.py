@@ -18,7 +18,7 @@ from ..transform import *
 from ..torch_core import *
 from .load import *
 
-# %% ../../nbs/library/data_core.ipynb #7e3dac7d
+# %% ../../nbs/library/data_core.ipynb #68d59974
 def item_at(items, # Anything with a length and positions, or a pandas table
             i): # Position
     "Item `i`: of a table, row `i`"
@@ -34,7 +34,7 @@ def culprit(tl, # Items behind a pipeline
             return f'in {kind}{item_name(tl.items, i)}'
     return ''
 
-# %% ../../nbs/library/data_core.ipynb #4a74bfa6
+# %% ../../nbs/library/data_core.ipynb #1f8b3042
 _block_args = dict.fromkeys('blocks item_tfms batch_tfms get_items get_x get_y splitter valid_pct'.split(),
                             'DataBlock (and the methods of ImageDataLoaders)')
 
@@ -64,7 +64,7 @@ class FilteredBase:
                     **kwargs): # Further arguments of `TfmdDL`
         "Loaders for all subsets. Raises `TypeError` for an argument that nobody knows."
         dl_type = dl_type or self._dl_type or TfmdDL
-        known = names_of(dl_type, FilteredBase.dataloaders) | {*DataLoader._hooks}
+        known = names_of(dl_type, FilteredBase.dataloaders) | {*DataLoader.hook_names}
         check_names(kwargs, known-{'dataset'}, 'dataloaders', _block_args)
         if shuffle is None: shuffle = True
         own,train = dl_kwargs or [{}]*self.n_subsets,self.subset(0)
@@ -75,7 +75,7 @@ class FilteredBase:
         others = [dl.new(self.subset(i), **rest | own[i]) for i in range(1, self.n_subsets)]
         return DataLoaders(dl, *others, path=path, device=device)
 
-# %% ../../nbs/library/data_core.ipynb #fe2e9e7a
+# %% ../../nbs/library/data_core.ipynb #026b3192
 def _is_row(t):  return issubclass(t, (tuple,list,dict,L)) or hasattr(t, 'iloc')
 def _is_path(t): return issubclass(t, (str,Path))
 def _is_unopened(ts): return any(_is_row(t) or _is_path(t) for t in ts)
@@ -167,7 +167,7 @@ class TfmdLists(FilteredBase):
         opened = next((i for i,ts in enumerate(steps) if not _is_unopened(ts)), len(steps))
         return opened-1 if 0<opened<=len(self.tfms.fs) else 0
 
-# %% ../../nbs/library/data_core.ipynb #9290d5cd
+# %% ../../nbs/library/data_core.ipynb #6f2fc9dd
 class Datasets(FilteredBase):
     "Tuples from one list of items: one pipeline for each element"
     def __init__(self, items=None, # Anything with a length and positions: paths, rows of a table, …
@@ -321,7 +321,7 @@ def _none_one_or_many(xs): return xs if len(xs)>1 else xs[0] if len(xs) else Non
 def _size_of(b): return _size_of(b[0]) if is_tuple(b) else len(b)
 def _item_of(b, i): return rebuild(b, [_item_of(o, i) for o in b]) if is_tuple(b) else b[i]
 
-# %% ../../nbs/library/data_core.ipynb #42215c55
+# %% ../../nbs/library/data_core.ipynb #f58066c3
 class TfmdDL(DataLoader):
     "A `DataLoader` whose items and batches pass through transforms, and that can decode and show what it makes"
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=None,
