@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['file_lock', 'remove_leftovers', 'atomic_write']
 
-# %% ../nbs/library/files.ipynb #6006b7d7
+# %% ../nbs/library/files.ipynb #18584b7a
 import os, secrets, sys
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from filelock import FileLock, Timeout
 
-# %% ../nbs/library/files.ipynb #72604f10
+# %% ../nbs/library/files.ipynb #cb92c6dc
 def _lock_file(path): return path.with_name(f'.{path.name}.lock')
 
 @contextmanager
@@ -33,7 +33,7 @@ def file_lock(path, # The file or folder to guard, a `Path` or its name
         with suppress(OSError): _lock_file(path).unlink() # while it is ours; on Windows `release` does it
         lock.release()
 
-# %% ../nbs/library/files.ipynb #f6a852c8
+# %% ../nbs/library/files.ipynb #7e3ff493
 _mark = '.tmp_coursekit_'
 
 def remove_leftovers(folder): # A folder, a `Path` or its name
@@ -45,7 +45,7 @@ def remove_leftovers(folder): # A folder, a `Path` or its name
 @contextmanager
 def atomic_write(path, # The file to write, a `Path` or its name; missing folders are made
                 ):
-    "An open binary file. It becomes `path` when the `with` ends well, else it goes. An `OSError` names `path`"
+    "An open binary file that becomes `path` when the `with` ends well, else goes. An `OSError` names `path`"
     path = Path(path)
     new = path.with_name(f'{_mark}{secrets.token_hex(6)}{path.suffix}')
     try:
