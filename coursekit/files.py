@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['file_lock', 'remove_leftovers', 'atomic_write']
 
-# %% ../nbs/library/files.ipynb #18584b7a
+# %% ../nbs/library/files.ipynb #49421317
 import os, secrets, sys
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from filelock import FileLock, Timeout
 
-# %% ../nbs/library/files.ipynb #cb92c6dc
+# %% ../nbs/library/files.ipynb #bd5cc6d7
 def _lock_file(path): return path.with_name(f'.{path.name}.lock')
 
 @contextmanager
@@ -23,17 +23,19 @@ def file_lock(path, # The file or folder to guard, a `Path` or its name
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(_lock_file(path))
-    try: lock.acquire(timeout=2 if wait else 0, poll_interval=poll)
+    try:
+        lock.acquire(timeout=2 if wait else 0, poll_interval=poll)
     except Timeout:
         if not wait: raise
         print(f'Waiting for another process that is preparing {path.name} …', file=sys.stderr, flush=True)
         lock.acquire(poll_interval=poll)
-    try: yield
+    try:
+        yield
     finally:
         with suppress(OSError): _lock_file(path).unlink() # while it is ours; on Windows `release` does it
         lock.release()
 
-# %% ../nbs/library/files.ipynb #7e3ff493
+# %% ../nbs/library/files.ipynb #15682252
 _mark = '.tmp_coursekit_'
 
 def remove_leftovers(folder): # A folder, a `Path` or its name

@@ -25,18 +25,18 @@ def join_path_file(file, # A name, a `Path` or an open file
     return Path(path)/(file if str(file).endswith(known) else f'{file}{ext}')
 
 # %% ../nbs/library/saving.ipynb #8112bfd6
-def _opened(file): return nullcontext(file) if hasattr(file, 'write') else atomic_write(file)
+def _open_to_write(file): return nullcontext(file) if hasattr(file, 'write') else atomic_write(file)
 
 def save_atomic(obj, # Anything that `torch.save` takes
                 file, # Name of a file, or an open file
                 pickle_protocol=2): # As in `torch.save`
     "`torch.save`, so that `file` is the whole new one or what it was. An `OSError` (disk full …) names it"
-    with _opened(file) as f:
+    with _open_to_write(file) as f:
         data = io.BytesIO()
         torch.save(obj, data, pickle_protocol=pickle_protocol)
         f.write(data.getbuffer())
 
-# %% ../nbs/library/saving.ipynb #9a79a17c
+# %% ../nbs/library/saving.ipynb #a5a34bd2
 def _pack(o, name, tensors): # `o` as JSON can hold it; the tensors in it go into `tensors`
     if isinstance(o, Tensor):
         tensors[name] = o
@@ -57,8 +57,8 @@ def _unpack(o, tensors): # The reverse of `_pack`
     if kind=='dict': return {k:_unpack(x, tensors) for k,x in v}
     return tuple(_unpack(v, tensors))
 
-# %% ../nbs/library/saving.ipynb #40d64485
-def _apart(tensors): # Contiguous ones that share no memory; and other names of theirs
+# %% ../nbs/library/saving.ipynb #8d06d5a7
+def _unshared(tensors): # Contiguous ones that share no memory; and other names of theirs
     res,same,places,storages = {},{},{},set()
     for k,t in tensors.items():
         place = t.device,t.data_ptr(),t.shape,t.stride(),t.dtype
@@ -80,7 +80,7 @@ def _to_safetensors(weights, opt_state): # The content of a file, as bytes
     note = {'extra':_pack({k:v for k,v in weights.items() if k not in tensors}, 'extra', tensors),
             'opt':_pack(opt_state, 'optimizer', tensors),
             'channels_last':[k for k,t in tensors.items() if _is_channels_last(t)]}
-    tensors,note['same'] = _apart(tensors)
+    tensors,note['same'] = _unshared(tensors)
     return safetensors.torch.save(tensors, {'format':'pt', 'coursekit':json.dumps(note)})
 
 def _read_safetensors(file): # The weights, and the optimizer's state or None
@@ -112,7 +112,7 @@ def save_model(file, # Its name, or an open file. `.pth` or `.pt` at the end ask
         return save_atomic(both, file, pickle_protocol)
     with explained("PyTorch's own format can hold more: give the file a name that ends in `.pth`"):
         content = _to_safetensors(weights, opt_state)
-    with _opened(file) as f: f.write(content)
+    with _open_to_write(file) as f: f.write(content)
 
 # %% ../nbs/library/saving.ipynb #833f054d
 def check_weights(model, # An `nn.Module`
@@ -131,7 +131,7 @@ def check_weights(model, # An `nn.Module`
     if not msg: return
     raise RuntimeError(f'`{file}` was saved from another model than this one, which is unchanged. {msg}.')
 
-def _find(file): # The `Path`, or the file beside it that has the other ending
+def _existing_file(file): # The `Path`, or the file beside it that has the other ending
     names = [file]
     if file.suffix in _endings: names += [file.with_suffix(o) for o in _endings[:2] if o!=file.suffix]
     for o in names:
@@ -140,7 +140,7 @@ def _find(file): # The `Path`, or the file beside it that has the other ending
     lacks = ' or '.join(f'`{o}`' for o in names)
     raise FileNotFoundError(f'There is no {lacks}. Saved there: {saved or "nothing"}')
 
-def _read(file): # The weights, and the optimizer's state or None
+def _read_weights(file): # The weights, and the optimizer's state or None
     with nullcontext(file) if hasattr(file, 'read') else open(file, 'rb') as f:
         start = f.read(9)
         f.seek(-len(start), 1)
@@ -157,14 +157,17 @@ def load_model(file, # Its name, or an open file. Without `x.safetensors`, `x.pt
                strict=True): # Must all names be the same?
     """Load what `save_model` wrote, or a `.pth` of coursekit, fastai or PyTorch. Raises `FileNotFoundError`,
     or `RuntimeError` if it does not fit, and then leaves `model` as it was"""
-    if not hasattr(file, 'read'): file = _find(Path(file))
-    try: weights,opt_state = _read(file)
+    if not hasattr(file, 'read'): file = _existing_file(Path(file))
+    try:
+        weights,opt_state = _read_weights(file)
     except Exception as e:
         why = ': '.join([type(e).__name__, *str(e).splitlines()[:1]])[:200]
         raise RuntimeError(f'`{file}` cannot be read as saved weights: it is damaged, or holds more than '
-                           f'tensors and numbers, which is not opened because it could run code ({why})') from e
+                           f'tensors and numbers, which is not opened: it could run code ({why})') from e
     if strict: check_weights(model, weights, file)
     model.load_state_dict(weights, strict=strict)
     if not with_opt or opt is None or opt_state is None: return
-    try: opt.load_state_dict(opt_state)
-    except Exception as e: warnings.warn(f'The weights are loaded, the state of the optimizer is not: {e}')
+    try:
+        opt.load_state_dict(opt_state)
+    except Exception as e:
+        warnings.warn(f'The weights are loaded, the state of the optimizer is not: {e}')
