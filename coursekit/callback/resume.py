@@ -116,7 +116,7 @@ class CheckpointCallback(Callback):
         except Exception as e:
             raise RuntimeError(f'`{self.file}` cannot be read as a checkpoint: it is damaged, or holds more '
                                'than tensors, numbers and texts. Delete it, or start anew with '
-                               f'`resume=False`. (For what `learn.save` wrote use `learn.load`; {type(e).__name__})') from e
+                               f'`resume=False`; for what `learn.save` wrote use `learn.load` ({e!r})') from e
         return state
 
     def before_fit(self):
