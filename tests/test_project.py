@@ -26,7 +26,6 @@ optimizer
 layers
 metrics
 losses
-hooks
 callback.core
 callback.preds
 loop saving
