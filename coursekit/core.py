@@ -15,7 +15,7 @@ from fastcore.all import L, Path, patch, noop, listify, is_listy, store_attr
 
 _all_ = ['np', 'torch', 'nn', 'F', 'plt', 'Image', 'Tensor', 'L', 'Path', 'patch',
          'noop', 'listify', 'is_listy', 'store_attr']
-defaults = SimpleNamespace() # settings that lessons share; not fastcore's, which fastai fills with its own
+defaults = SimpleNamespace(activation=nn.ReLU) # settings that lessons share; not fastcore's, which fastai fills
 
 # %% ../nbs/01_pixels.ipynb #4f5f3c0e
 def tensor(x, # Array, PIL image, (nested) list, pandas column, tensor or number
