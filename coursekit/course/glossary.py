@@ -76,7 +76,7 @@ def _changed(nb, path): # Write `nb` if it differs from what is there, and say w
     return True
 
 def write_terms(nbs): # Files that changed
-    "Link the bold terms of all lessons, sort the glossary, and say under each entry which lesson introduces it"
+    "Link the bold terms of all lessons, sort the glossary, say under each entry which lesson introduces it"
     path = Path(nbs)/'glossary.ipynb'
     gloss,changed = read_nb(path),[]
     have = entries(gloss)
@@ -100,7 +100,7 @@ def write_terms(nbs): # Files that changed
     return changed + ([path] if _changed(gloss, path) else [])
 
 def term_problems(nbs): # Sentences
-    "Say which bold terms lack an entry or a link, which links lead nowhere, and which entries no lesson introduces"
+    "Say which terms lack an entry or a link, which links lead nowhere, which entries no lesson introduces"
     have,res = entries(read_nb(Path(nbs)/'glossary.ipynb')),[]
     for p in lessons(nbs):
         for term,a in (o for c in markdown_cells(read_nb(p)) for o in bold_terms(source(c))):

@@ -7,11 +7,11 @@ __all__ = ['WIDGET', 'NO_PICTURE', 'need', 'find_nbs', 'lessons', 'notebooks', '
            'code_cells', 'markdown_cells', 'outputs', 'errors', 'directive', 'headline', 'neutral', 'fold', 'code_hash',
            'shown', 'stamp', 'why_stale']
 
-# %% ../../nbs/library/course_notebooks.ipynb #91a683fd
+# %% ../../nbs/library/course_notebooks.ipynb #f78cb455
 import hashlib, importlib, json, re
 from pathlib import Path
 
-# %% ../../nbs/library/course_notebooks.ipynb #02a0bd0a
+# %% ../../nbs/library/course_notebooks.ipynb #f06ce7c4
 def need(name:str): # The module
     "Import module `name`, or say which extra brings it. Raises `SystemExit`"
     try: return importlib.import_module(name)
@@ -30,7 +30,7 @@ def find_nbs(path=None): # The folder of the lessons
 def lessons(nbs, # Folder of the lessons
             only=(), # Starts of names
            ): # Paths in reading order
-    "List the lessons, or those whose names start with one of `only`. Raises `SystemExit` for a start that matches none"
+    "List the lessons, or those whose names start with one of `only`. Raises `SystemExit` where none does"
     every = sorted(Path(nbs).glob('[0-9][0-9]_*.ipynb'))
     for o in only or ():
         if not any(p.stem.startswith(o) for p in every):
@@ -42,7 +42,7 @@ def notebooks(nbs): # Paths sorted by file name
     hidden = lambda p: any(part.startswith(('.', '_')) for part in p.relative_to(nbs).parts)
     return sorted((p for p in Path(nbs).rglob('*.ipynb') if not hidden(p)), key=lambda p: p.name)
 
-# %% ../../nbs/library/course_notebooks.ipynb #d922ef2e
+# %% ../../nbs/library/course_notebooks.ipynb #e88ac924
 def make_nb(*cells): # Sources of code cells; or pairs of a source and what it printed; or 'md:' and Markdown
     "Make a notebook, for tests"
     def cell(i, src, printed=''):
@@ -73,7 +73,7 @@ def headline(nb): # The text after the arrow; '' if there is none
     printed = ''.join(''.join(o['text']) for o in outputs(nb) if o.get('name')=='stdout')
     return (re.findall(r'^→ (.+)$', printed, re.M) or [''])[-1].strip()
 
-# %% ../../nbs/library/course_notebooks.ipynb #245d8453
+# %% ../../nbs/library/course_notebooks.ipynb #70b4d05a
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 NO_PICTURE = '<p><em>A widget stands here: run the lesson to use it.</em></p>'
 
@@ -85,7 +85,8 @@ def _without_widget(data): # The data of an output
 def neutral(nb): # The same notebook
     "Make the outputs of `nb` fit for any machine: `~` for the home folder, and widgets as their pictures"
     home = re.compile(re.escape(str(Path.home())) + r'(?=[/\\])')
-    def at_home(text): return [home.sub('~', t) for t in text] if isinstance(text, list) else home.sub('~', text)
+    def at_home(text):
+        return [home.sub('~', t) for t in text] if isinstance(text, list) else home.sub('~', text)
     nb['metadata'].pop('widgets', None)
     for o in outputs(nb):
         if 'text' in o: o['text'] = at_home(o['text'])
@@ -101,7 +102,7 @@ def fold(nb): # The same notebook
         else: c['metadata'].pop('jupyter', None)
     return nb
 
-# %% ../../nbs/library/course_notebooks.ipynb #4951b2f0
+# %% ../../nbs/library/course_notebooks.ipynb #9c070d40
 def code_hash(nb): # sha256, hexadecimal
     "Digest the code cells of `nb`"
     return hashlib.sha256('\0'.join(source(c).strip() for c in code_cells(nb)).encode()).hexdigest()
@@ -109,7 +110,7 @@ def code_hash(nb): # sha256, hexadecimal
 def shown(nb): return sum(bool(c.get('outputs')) for c in code_cells(nb))
 
 def stamp(nb): # The same notebook
-    "Note in the metadata of `nb` which code its outputs came from, and how many cells have some; make them `neutral`"
+    "Note in the metadata of `nb` which code its outputs came from, how many cells have some, `neutral` ones"
     fold(neutral(nb))
     nb['metadata']['coursekit'] = {'executed': code_hash(nb), 'outputs': shown(nb)}
     return nb

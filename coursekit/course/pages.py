@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAGE', 'INDEX', 'ROW', 'as_mathml', 'markdown_to_html', 'write_page', 'write_index']
 
-# %% ../../nbs/library/course_pages.ipynb #3cf84e07
+# %% ../../nbs/library/course_pages.ipynb #a2f0cc0e
 import re
 from copy import deepcopy
 from html import escape
@@ -16,7 +16,7 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from .notebooks import *
 
-# %% ../../nbs/library/course_pages.ipynb #47fea32f
+# %% ../../nbs/library/course_pages.ipynb #4cee7647
 def as_mathml(tex:str, # Without the dollars
               display='inline', # 'inline' or 'block'
              )->str:
@@ -27,11 +27,12 @@ def as_mathml(tex:str, # Without the dollars
 class _Renderer(IPythonRenderer): # Markdown as JupyterLab understands it, formulas as MathML
     def inline_math(self, body): return as_mathml(body)
     def block_math(self, body): return as_mathml(body, 'block')
-    def latex_environment(self, name, body): return as_mathml(rf'\begin{{{name}}}{body}\end{{{name}}}', 'block')
+    def latex_environment(self, name, body):
+        return as_mathml(rf'\begin{{{name}}}{body}\end{{{name}}}', 'block')
 
 def markdown_to_html(text): return MarkdownWithMath(renderer=_Renderer(escape=False)).render(text)
 
-# %% ../../nbs/library/course_pages.ipynb #2662a7ab
+# %% ../../nbs/library/course_pages.ipynb #b7a5bbc5
 PAGE = """
 {% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}
@@ -92,7 +93,7 @@ def write_page(nb, # Executed notebook
     html,_ = exporter.from_notebook_node(nb, resources=resources)
     Path(dest).write_text(_to_pages(html), encoding='utf-8')
 
-# %% ../../nbs/library/course_pages.ipynb #418f02e1
+# %% ../../nbs/library/course_pages.ipynb #741826a3
 INDEX = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -102,7 +103,8 @@ INDEX = """<!DOCTYPE html>
   :root {{ color-scheme: light dark }}
   body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 50rem; margin: 3rem auto; padding: 0 1rem }}
   table {{ border-collapse: collapse }}
-  td, th {{ padding: .3rem 1rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #8884 }}
+  td, th {{ padding: .3rem 1rem .3rem 0; text-align: left; vertical-align: top }}
+  td, th {{ border-bottom: 1px solid #8884 }}
   td:nth-child(2) {{ text-align: right }}
   .failed {{ color: #d55e00 }}
 </style>
@@ -123,6 +125,7 @@ def write_index(rows, # (lesson, seconds or None, result, failure) of each lesso
     def row(name, t, result, failure):
         seconds = '–' if t is None else f'{t:.0f}'
         text = f'FAILED in {failure.splitlines()[0]}' if failure else result
-        return ROW.format(css=' class=failed' if failure else '', name=escape(name), seconds=seconds, result=escape(text))
+        css = ' class=failed' if failure else ''
+        return ROW.format(css=css, name=escape(name), seconds=seconds, result=escape(text))
     html = INDEX.format(rows='\n'.join(row(*r) for r in rows))
     (Path(dest)/'index.html').write_text(html, encoding='utf-8')

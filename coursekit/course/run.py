@@ -25,14 +25,15 @@ def cores(): # At least 1
     except (OSError, ValueError): return n
 
 def kernel_env(root, scratch):
-    "Environment of a lesson's kernel: the checkout's package, else the one that runs this; nothing of the user's Jupyter"
-    env = {k:v for k,v in os.environ.items() if not k.startswith(('JUPYTER_', 'IPYTHON')) and k not in NOT_OURS}
+    "Environment of a lesson's kernel: the checkout's package, else the one that runs this; no user's Jupyter"
+    foreign = [k for k in os.environ if k.startswith(('JUPYTER_', 'IPYTHON')) or k in NOT_OURS]
+    env = {k:v for k,v in os.environ.items() if k not in foreign}
     installed = Path(need('coursekit').__file__).parents[1]
     path = [str(Path(sys.executable).parent), os.environ.get('PATH', '')]
     return dict.fromkeys(THREADS, str(cores())) | env | dict(
         PYTHONPATH=f'{root}{os.pathsep}{installed}', PATH=os.pathsep.join(path), IPYTHONDIR=str(scratch))
 
-# %% ../../nbs/library/course_run.ipynb #85005403
+# %% ../../nbs/library/course_run.ipynb #2395d852
 def _manager(): # Starts kernels of this Python: among no installed kernels, jupyter_client falls back on it
     need('ipykernel')
     specs = need('jupyter_client.kernelspec').KernelSpecManager(kernel_dirs=[])
@@ -58,8 +59,9 @@ def run_nb(nb, # Notebook read by `nbformat`; its outputs are replaced
         if not any(cell is c for c in cells): return
         at += 1
         if on_cell: on_cell(at, len(cells))
-    client = need('nbclient').NotebookClient(nb, timeout=timeout, on_cell_start=start, extra_arguments=['--log-level=50'],
-                                             resources={'metadata':{'path':str(cwd)}})
+    resources = {'metadata':{'path':str(cwd)}}
+    client = need('nbclient').NotebookClient(nb, timeout=timeout, on_cell_start=start, resources=resources,
+                                             extra_arguments=['--log-level=50'])
     client.km,failed = _manager(),''
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         try: client.execute(env=kernel_env(root or Path(cwd).parent, scratch))
@@ -85,9 +87,9 @@ def failure(e, # What nbclient raised
     head = f'code cell {i} of {len(cells)}: {_what_happened(e, cells[i-1], timeout)}'
     return '\n'.join([head, *(f'    {l}' for l in lines)])
 
-# %% ../../nbs/library/course_run.ipynb #637b1306
+# %% ../../nbs/library/course_run.ipynb #4b25183d
 class Ticker:
-    "One line that follows a run: rewritten every half second on a terminal; elsewhere a line at the start of each lesson"
+    "One line that follows a run, rewritten on a terminal; elsewhere a line at the start of each lesson"
     def __init__(self, out=None):
         self.out = out or sys.stdout
         self.tty = self.out.isatty()
@@ -152,7 +154,8 @@ def course(only:Param('only lessons whose names start so', nargs='+')=None,
           ): # 0 if every lesson ran, else 1
     "Run every lesson, write pages to read, print a table of results"
     nbs = find_nbs(nbs)
-    return _course(nbs, dest, lessons(nbs, only), lambda nb,tick: run_nb(nb, nbs, timeout=timeout, on_cell=tick.cell))
+    def run(nb, tick): return run_nb(nb, nbs, timeout=timeout, on_cell=tick.cell)
+    return _course(nbs, dest, lessons(nbs, only), run)
 
 def site(nbs:str=None, # Folder of the lessons (default: nbs, here or in a folder above)
         ): # 0
@@ -161,12 +164,15 @@ def site(nbs:str=None, # Folder of the lessons (default: nbs, here or in a folde
     return _course(nbs, None, lessons(nbs), None)
 
 def _course(nbs, dest, todo, run): # `run`: from a notebook and a `Ticker` to its failure, or None
-    write_page,write_index = (getattr(need('coursekit.course.pages'), o) for o in ('write_page','write_index'))
+    pages = need('coursekit.course.pages')
     read,every,rows,tick = need('nbformat').read,lessons(nbs),[],Ticker()
     dest = Path(dest or nbs.parent/'_course')
     dest.mkdir(parents=True, exist_ok=True)
 
-    def write(p, nb): write_page(nb, dest/f'{p.stem}.html', _links(p, every) if p in every else '[all lessons](index.html)')
+    def write(p, nb):
+        links = _links(p, every) if p in every else '[all lessons](index.html)'
+        pages.write_page(nb, dest/f'{p.stem}.html', links)
+
     try:
         for i,p in enumerate(todo, 1):
             nb,t,failed = read(p, as_version=4),None,''
@@ -183,8 +189,9 @@ def _course(nbs, dest, todo, run): # `run`: from a notebook and a `Ticker` to it
         if p.stem in done or p.name=='index.ipynb': continue
         kept = _is_current(dest/f'{p.stem}.html', p)
         if not kept: write(p, read(p, as_version=4))
-        if p in every: others.append((p.stem, None, 'from an earlier run' if kept else 'not run; the committed outputs', ''))
-    write_index(sorted(rows+others), dest)
+        result = 'from an earlier run' if kept else 'not run; the committed outputs'
+        if p in every: others.append((p.stem, None, result, ''))
+    pages.write_index(sorted(rows+others), dest)
 
     for n,*_,failed in rows:
         if failed: print(f'\nFAILED: {n}, {failed}')
