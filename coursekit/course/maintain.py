@@ -77,7 +77,7 @@ def out_of_step(root): # Sentences, each naming a file and the remedy
             res.append(f'{rel.as_posix()} is not clean: coursekit clean {p.stem}')
     return res
 
-# %% ../../nbs/library/course_maintain.ipynb #01d81f9e
+# %% ../../nbs/library/course_maintain.ipynb #4f363dd8
 FROM_INDEX = '<!-- Written from nbs/index.ipynb by `make readme`: edit the notebook. -->'
 
 def _readme_cell(c): # Markdown of one cell: code fenced, its output beneath it
@@ -108,7 +108,7 @@ def problems(nbs): # Sentences, each naming a file and the remedy
         res.append('README.md differs from nbs/index.ipynb: make readme')
     return res
 
-# %% ../../nbs/library/course_maintain.ipynb #aefad071
+# %% ../../nbs/library/course_maintain.ipynb #3918ff3b
 NBS = 'Folder of the lessons (default: nbs, here or in a folder above)'
 Names = Param('notebooks, by the start of their names (default: all)', nargs='*')
 
@@ -248,7 +248,7 @@ class Progress:
 
     def slowest(self, n=5): return sorted(self.took.items(), key=lambda o: -o[1])[:n]
 
-# %% ../../nbs/library/course_maintain.ipynb #d747b7bb
+# %% ../../nbs/library/course_maintain.ipynb #aeb42ad9
 def _ruff(root, timeout):
     progress,cmd = Progress(0),[sys.executable, '-m', 'ruff', 'check', '--output-format', 'concise']
     return stream(cmd, root, progress.show, timeout), progress
@@ -288,7 +288,7 @@ def test(timeout:int=1800, # Seconds that one step may take
     print('\n'.join(['', 'The slowest notebooks and tests:', *slow, '', *rows]), flush=True)
     return int(any(r.startswith('FAILED') for r in rows))
 
-# %% ../../nbs/library/course_maintain.ipynb #538e93b7
+# %% ../../nbs/library/course_maintain.ipynb #123129b0
 FUNCTIONS = course, site, lab, test, check, stale, execute, clean, export, glossary, readme
 COMMANDS  = {f.__name__: f for f in FUNCTIONS}
 
@@ -312,3 +312,6 @@ def main(argv=None): # Exit code
     if rest: kwargs['args'] = rest
     command = COMMANDS[kwargs.pop('command')]
     return command(**{k:v for k,v in kwargs.items() if k not in ('pdb','xtra')}) # options that fastcore adds
+
+# %% ../../nbs/library/course_maintain.ipynb #a15dfa30
+if __name__=='__main__' and '__file__' in globals(): sys.exit(main())
