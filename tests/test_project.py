@@ -29,8 +29,7 @@ losses
 hooks
 callback.core
 callback.preds
-loop saving
-guarded
+saving
 learner
 callback.progress
 callback.schedule
