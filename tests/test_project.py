@@ -7,7 +7,7 @@ from coursekit.course import maintain, run as course
 ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from lines above its own, or from its own line.
-ORDER = """core errors
+ORDER = """core errors files
 state
 course.exercise course.widgets course.graph
 sketch.digits sketch.draw
@@ -19,7 +19,7 @@ fetch.cache
 fetch.archive fetch.download
 data.external
 autograd
-data.columns data.workers
+data.sources data.workers
 data.load
 steppers
 optimizer
