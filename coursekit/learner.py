@@ -6,7 +6,7 @@
 __all__ = ['check_lr', 'n_batches', 'as_plain_tensor', 'Learner', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss',
            'ValueMetric', 'mk_metric', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
-# %% ../nbs/08_learner.ipynb #7670a454
+# %% ../nbs/08_learner.ipynb #e5d806a5
 #| code-fold: true
 import inspect, warnings
 from contextlib import contextmanager, nullcontext
@@ -18,9 +18,7 @@ from .state import always_undo, replaced, keep_attrs, keep_modes
 from .layers import trainable_params, norm_bias_params, one_param
 from .optimizer import Adam, Optimizer, OptimWrapper
 from .metrics import *
-from .metrics import _func_name
 from .callback.core import *
-from .callback.core import _inner, _Cancel
 from .saving import *
 
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric',
@@ -65,14 +63,14 @@ def _chosen_loss(dls, loss_func): # What was passed, or what the data says
         raise TypeError(f'`loss_func` is the class `{name}`: it needs brackets, `{name}()`')
     return loss_func
 
-# %% ../nbs/08_learner.ipynb #fc8f6c05
+# %% ../nbs/08_learner.ipynb #bd708181
 #| code-fold: true
 def _shapes(ts): # Shape and type of each
     def text(o): return f'{list(o.shape)} {str(o.dtype)[6:]}' if isinstance(o, Tensor) else type(o).__name__
     return ', '.join(map(text, ts))
 
 def _loss_hint(f, pred, yb): # What is usually wrong when the loss function `f` fails
-    y,name = yb[0],_func_name(f)
+    y,name = yb[0],func_name(f)
     got = f'The loss function `{name}` got predictions {_shapes([pred])} and targets {_shapes(yb)}.'
     if not (isinstance(pred, Tensor) and isinstance(y, Tensor)): return got
     if pred.dim() and y.dim() and len(pred)!=len(y):
@@ -106,7 +104,7 @@ def _oom_hint(bs): # What helps if the memory is too small for `bs` items
     attempt = f'Try `bs={bs//2}`, smaller images' if bs>1 else '`bs=1` is the least: try smaller images'
     return f'There is not enough memory for batches of {bs} items. {attempt} or a smaller model.'
 
-# %% ../nbs/08_learner.ipynb #ef0c9958
+# %% ../nbs/08_learner.ipynb #12986eeb
 #| code-fold: true
 def _loss_of_items(f): # A function with `reduction` is asked; any other is called item by item
     try:
@@ -129,13 +127,13 @@ def _in_order(dl): # A loader for all items of `dl`, in their order
 
 def _decoded(f, preds): # What outputs mean, as the loss `f` says
     if hasattr(f, 'decodes'): return f.decodes(preds)
-    name = _func_name(f).lower().replace('_','').removesuffix('loss')
+    name = func_name(f).lower().replace('_','').removesuffix('loss')
     plain_ce = name in ('crossentropy','nll') # of torch: it says nothing, and means the largest
     return preds.argmax(1) if plain_ce and preds.dim()>1 else preds
 
 def _decodes_hint(f): # If the data cannot read outputs: has the loss `f` not said what they mean?
     if hasattr(f, 'decodes'): return ''
-    name = _func_name(f)
+    name = func_name(f)
     return (f'The outputs cannot be read as labels. The loss function `{name}` has no `decodes`, which says '
             f'what outputs mean. Give it one, such as `{name}.decodes = lambda preds: preds.argmax(1)`, '
             'or use one that has it, such as `CrossEntropyLossFlat()`. '
@@ -147,7 +145,7 @@ class _OneItem(list): # A loader of one batch with one item, whose parts are all
         super().__init__([tuple(tensor(o)[None] for o in parts)])
         self.n_inp = len(parts)
 
-# %% ../nbs/08_learner.ipynb #f544ad69
+# %% ../nbs/08_learner.ipynb #ac13b396
 #| code-fold: true
 class Learner:
     "A model, data and a loss function, and the loop that trains them and calls out at every step"
@@ -249,11 +247,12 @@ class Learner:
 
     def _call(self, listener):
         cb,f,ev = listener
-        if not cb.run or (ev in _inner and not (cb.run_train if self.training else cb.run_valid)): return
+        runs = cb.run_train if self.training else cb.run_valid
+        if not cb.run or (ev in batch_events and not runs): return
         outer,self._calling = self._calling,listener # an error leaves it, for `_error_note`
         try:
             f()
-        except _Cancel as e:
+        except CancelException as e:
             self._calling = outer
             if ev in (f'after_{e.level}',f'after_cancel_{e.level}'): return # nothing is left to skip
             if not e.args: e.args = (f'callback `{type(cb).__name__}` raised `{type(e).__name__}` at `{ev}`, '
@@ -284,7 +283,7 @@ class Learner:
         try:
             self._with_events(self._backward, 'backward', CancelBackwardException)
             self._with_events(self._step, 'step', CancelStepException)
-        except _Cancel as e: # who skips only this batch may want to keep its gradient
+        except CancelException as e: # who skips only this batch may want to keep its gradient
             if not isinstance(e, CancelBatchException): self.opt.zero_grad()
             raise
         self.opt.zero_grad()
@@ -295,7 +294,7 @@ class Learner:
         if not len(self.yb): return # no targets: only predictions are wanted
         self.loss_grad = self.loss_func(self.pred, *self.yb)
         if not isinstance(self.loss_grad, Tensor):
-            raise TypeError(f'A loss function gives a tensor of one number, `{_func_name(self.loss_func)}` '
+            raise TypeError(f'A loss function gives a tensor of one number, `{func_name(self.loss_func)}` '
                             f'gave a {type(self.loss_grad).__name__}')
         self.loss = self.loss_grad.detach().clone()
         self('after_loss')
@@ -398,7 +397,7 @@ class Learner:
                     wanted = o[0] in opened or not (crashed or o[0].handler('before_fit'))
                     with explained(self._error_note):
                         if wanted: self._call(o)
-            except _Cancel: pass
+            except CancelException: pass
             except BaseException as e: err = err or e
         return err
 
@@ -419,12 +418,12 @@ class Learner:
     def _phase(self): return 'training' if self.training else 'validation'
 
     def _error_note(self, e): # Where `e` happened, and what usually helps
-        if isinstance(e, _Cancel): return ''
+        if isinstance(e, CancelException): return ''
         notes,stage = [],self._stage
         if self._calling:
             cb,_,ev = self._calling
             notes.append(f'(in callback `{type(cb).__name__}`, event `{ev}`)')
-            stage = 'batch' if ev in _inner else None
+            stage = 'batch' if ev in batch_events else None
         elif stage=='batch': notes.append(self._loss_note(e))
         epoch,what,n = f'epoch {self.epoch}',self._phase,self._n_begun
         if stage=='data': notes.append(f'(while the {what} data was asked for batch {n}, in {epoch})')
@@ -658,9 +657,9 @@ class Learner:
         dls = [(what,self.get_dl(i)) for i,what in enumerate(('training','validation'))]
         data = ', '.join(f'{n_batches(dl) or "?"} {what} batches' for what,dl in dls if dl is not None)
         if hasattr(self.dls, 'loaders'): data = repr(self.dls)
-        opt = f'{_func_name(self.opt_func)}, lr {self.lr}'
+        opt = f'{func_name(self.opt_func)}, lr {self.lr}'
         if self.opt is not None: opt += f', parameter groups: {len(self.opt.param_lists)}'
-        rows = dict(model=model, data=data, loss=_func_name(self.loss_func), optimizer=opt,
+        rows = dict(model=model, data=data, loss=func_name(self.loss_func), optimizer=opt,
                     metrics=', '.join(m.name for m in self.metrics) or 'none',
                     callbacks=', '.join(type(cb).__name__ for cb in self.cbs))
         return '\n'.join([type(self).__name__, *(f'  {k+":":<11}{v}' for k,v in rows.items())])
