@@ -94,6 +94,18 @@ def plot_top_losses(x:TensorImage, y, samples, outs, raws, losses, **kwargs):
     says,title = _said(y, samples, outs, raws, losses)
     for ax,s,o in zip(get_grid(len(samples), title=title, **kwargs), samples, says): s[0].show(ctx=ax); ax.set_title(o, fontsize=9)
 
+# %% ../nbs/15_interpretation.ipynb #42683090
+@typedispatch
+def plot_top_losses(x:TensorImage, y:TensorPoint, samples, outs, raws, losses, **kwargs):
+    "Pictures with the points, or boxes, as they are and as predicted"
+    check_names(kwargs, _looks, 'plot_top_losses')
+    colour = 'color' if isinstance(y, TensorBBox) else 'c'
+    axs = get_grid(len(samples), title='actual (white), predicted (orange), loss', **kwargs)
+    for ax,s,o,l in zip(axs, samples, outs, losses):
+        for part in s: part.show(ctx=ax)
+        o.show(ctx=ax, **{colour:'#E69F00'})
+        ax.set_title(f'{l:.2g}', fontsize=9)
+
 # %% ../nbs/15_interpretation.ipynb #3ff37482
 class ClassificationInterpretation(Interpretation):
     "Interpretation of a classifier with one class per item"

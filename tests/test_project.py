@@ -45,7 +45,6 @@ data.core data.transforms
 data.recipe data.summary
 data.block
 vision.core
-vision.crop vision.affine
 vision.augment
 vision.points
 vision.data

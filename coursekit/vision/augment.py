@@ -31,7 +31,7 @@ def random_numbers(x, # Batch of pictures
                    lo, hi, # Uniform in `lo`…`hi` …
                    p=1., # … with this probability …
                    neutral=0., # … else this number, which changes nothing
-                   draw=None, # What to take instead: a number, one for each picture, or a function of the batch
+                   draw=None, # Instead of chance: a number, one for each picture, or a function of the batch
                    batch=False): # One number for the whole batch?
     "One number for each picture of `x`, on the CPU"
     n = 1 if batch else len(x)
@@ -55,14 +55,15 @@ class _Buffers(dict):
     "Memory that is used again from band to band: asking the system for new memory costs more than filling it"
     def __call__(self, name, *shape, **kwargs):
         b = self.get(name)
-        if b is None or b.shape[1:]!=shape[1:] or len(b)<shape[0]: b = self[name] = torch.empty(*shape, **kwargs)
+        fits = b is not None and b.shape[1:]==shape[1:] and len(b)>=shape[0]
+        if not fits: b = self[name] = torch.empty(*shape, **kwargs)
         return b[:shape[0]]
 
 def _n_in_cache(numel): # How many pictures of `numel` floats fit into a processor's cache together
     t = torch.get_num_threads()
     return max(1, round(1_000_000/max(1, numel)/t))*t
 
-def _sampling_grid(m, h, w, align_corners, buf): # (n, h, w, 2): where each pixel of the result lies in the source
+def _sampling_grid(m, h, w, align_corners, buf): # (n, h, w, 2): where each pixel comes from
     n,dev = len(m),m.device
     def ticks(n):
         t = torch.linspace(-1, 1, n, device=dev) if n>1 else torch.zeros(1, device=dev)
@@ -75,7 +76,7 @@ def _sampling_grid(m, h, w, align_corners, buf): # (n, h, w, 2): where each pixe
         torch.div(x, z, out=grid[...,i])
     return grid
 
-def _only_lays_down(m, size, new_size): # Do matrices only mirror, and swap rows and columns of square pictures?
+def _only_lays_down(m, size, new_size): # Do they only mirror, and swap rows and columns of squares?
     if size!=new_size: return False
     square = size[0]==size[1]
     simple = ((m==0)|(m.abs()==1)).all() and (m[:,:2,2:]==0).all()
@@ -89,7 +90,7 @@ def _laid_down(t, m): # Pictures after such matrices: exact, bytes stay bytes
         res[i] = dihedral(t[i], k)
     return res
 
-def _averaged(t, k, buf): # Means of k × k pixels, as floats; what is left over at the right and below falls away
+def _averaged(t, k, buf): # Means of k × k pixels, as floats; a rest at the right and below falls away
     (n,c,h,w),dev = t.shape,t.device
     if k==1: return t.float()
     if dev.type!='cpu': return F.avg_pool2d(t.float(), k)
@@ -116,11 +117,11 @@ def _bands(ks, size): # (k, which pictures): at most `size` pictures with the sa
     return [(k, i) for k in sorted(set(ks.tolist())) for i in (ks==k).nonzero().flatten().split(size)]
 
 def warp_batch(t, # (n, channels, height, width), float, or `uint8` in 0…255
-               m, # (n, 3, 3) on the CPU: places in the result → places in the source, in -1…1; `None`: the identity
+               m, # (n, 3, 3) on the CPU: places in the result → in the source, both in -1…1; `None`: the same
                size, # (height, width) of the result
                mode='bilinear', pad_mode='reflection', align_corners=True): # As for `F.grid_sample`
-    """Resample a batch once. A source with 1.5 or more pixels per pixel of the result is averaged first, so that fine
-    patterns do not flicker. Bytes that must be interpolated come out as floats in 0…1, converted a few pictures at a time."""
+    """Resample a batch once. A source with 1.5 or more pixels per pixel of the result is averaged first, so
+    that fine patterns do not flicker. Bytes that must be interpolated come out as floats in 0…1."""
     (n,c,h,w),(oh,ow),dev = t.shape,size,t.device
     if m is None:
         if (h,w)==(oh,ow): return t
@@ -146,12 +147,12 @@ def warp_batch(t, # (n, channels, height, width), float, or `uint8` in 0…255
 # %% ../../nbs/13_augmentation.ipynb #1c603f9e
 #| code-fold: true
 class AffineCoordTfm(RandTransform):
-    """Moves pixels. Each transform is one 3×3 matrix per picture, from places in the result to places in the source
-    (both in -1…1); several transforms multiply into one matrix, so that the picture is resampled once"""
+    """Moves pixels. Each transform is one 3×3 matrix per picture, from places in the result to places in the
+    source (both in -1…1); several multiply into one matrix, so that the picture is resampled once"""
     split_idx,order = None,30
     def __init__(self, tfms=None, # Others of this kind, in order of application
                  size=None, # Pixels of the result: a side, or (height, width); default: as the source
-                 mode:str='bilinear', # 'bilinear', 'nearest' or 'bicubic', for pictures; masks take the nearest
+                 mode:str='bilinear', # 'bilinear', 'nearest' or 'bicubic'; for masks always the nearest
                  pad_mode:str=PadMode.Reflection, # 'reflection', 'border' or 'zeros'
                  align_corners:bool=True, # Are -1 and 1 the middles of the outermost pixels? Else their edges
                  batch:bool=False, # One draw for the whole batch?
@@ -188,16 +189,13 @@ class AffineCoordTfm(RandTransform):
         k = int(self.align_corners)
         return (h-k)/(w-k).clamp(min=1)
 
-    def encodes(self, x:TensorImage):
-        t = x.as_subclass(Tensor)
-        return self._sample(t, self.mode) if t.ndim==4 else self._sample(t[None], self.mode)[0]
+    def encodes(self, x:TensorImage): return self._sample(x, (-1,*x.shape[-3:]), self.mode)
+    def encodes(self, x:TensorMask):  return self._sample(x, (-1,1,*x.shape[-2:]), 'nearest')
 
-    def encodes(self, x:TensorMask):
-        t = x.as_subclass(Tensor)
-        return self._sample(t[:,None], 'nearest')[:,0] if t.ndim==3 else self._sample(t[None,None], 'nearest')[0,0]
-
-    def _sample(self, t, mode):
-        return warp_batch(t, self.mats, self.size or t.shape[-2:], mode, self.pad_mode, self.align_corners)
+    def _sample(self, x, shape, mode): # `shape`: as a batch of pictures with channels
+        t = x.as_subclass(Tensor).reshape(shape)
+        t = warp_batch(t, self.mats, self.size or shape[-2:], mode, self.pad_mode, self.align_corners)
+        return t.reshape(*x.shape[:-2], *t.shape[-2:])
 
 # %% ../../nbs/13_augmentation.ipynb #ae3a885b
 #| code-fold: true
@@ -262,7 +260,7 @@ def homography(src, # (n, 4, 2) points x,y
     return torch.cat([h, torch.ones_like(h[:,:1])], 1).view(-1, 3, 3).float()
 
 class Warp(AffineCoordTfm):
-    "Look from another side: a perspective that moves the corners by up to `magnitude` of half a side, with probability `p`"
+    "A look from aside: moves the corners by up to `magnitude` of half a side, with probability `p`"
     @delegates(AffineCoordTfm, but=['tfms'])
     def __init__(self, magnitude=0.2, p=0.5,
                  draw_x=None, draw_y=None, # Amounts to the side and upwards, in -`magnitude`…`magnitude`
@@ -279,14 +277,15 @@ class Warp(AffineCoordTfm):
 # %% ../../nbs/13_augmentation.ipynb #b32babd9
 #| code-fold: true
 class RandomResizedCropGPU(AffineCoordTfm):
-    "`RandomResizedCrop` for a batch, on its device; in validation, the largest box in the middle that `ratio` allows"
+    "`RandomResizedCrop` for a batch; in validation, the largest box in the middle that `ratio` allows"
     def __init__(self, size, # Pixels of the result: a side, or (height, width)
                  min_scale=0.08, # Smallest share of the area
                  ratio=(3/4, 4/3), # Smallest and largest width by height
                  mode='bilinear', # As for `AffineCoordTfm`
                  valid_scale=1., # Validation: the box's share of each side
                  max_scale=1., # Largest share of the area
-                 pad_mode=PadMode.Reflection, align_corners=True, batch=False, **kwargs): # As for `AffineCoordTfm`
+                 pad_mode=PadMode.Reflection, align_corners=True, batch=False, # As for `AffineCoordTfm`
+                 **kwargs): # `split_idx`, `order`
         super().__init__(None, size, mode, pad_mode, align_corners, batch, **kwargs)
         self.min_scale,self.max_scale,self.ratio,self.valid_scale = min_scale,max_scale,ratio,valid_scale
 
@@ -310,7 +309,7 @@ class RandomResizedCropGPU(AffineCoordTfm):
         return ((w-cw)/2).floor(),((h-ch)/2).floor(),cw,ch
 
     def random_box(self, h, w):
-        "(left, top, width, height) of a box for each picture: of ten tries the first that fits, else the largest box"
+        "(left, top, width, height) of a box for each picture: of ten the first that fits, else the largest"
         n,(lo,hi),(cw,ch) = len(h),self.ratio,self.largest(h, w)
         area = h*w*torch.empty(10, n).uniform_(self.min_scale, self.max_scale)
         r = torch.empty(10, n).uniform_(math.log(lo), math.log(hi)).exp()
@@ -321,10 +320,10 @@ class RandomResizedCropGPU(AffineCoordTfm):
 
 # %% ../../nbs/13_augmentation.ipynb #fd1e55d4
 #| code-fold: true
-_grey = 0.299,0.587,0.114                                     # how bright red, green and blue seem (ITU-R BT.601)
+_grey = 0.299,0.587,0.114                             # how bright red, green and blue seem (ITU-R BT.601)
 
 class _LogitMap:
-    "sigmoid(`scale`·logit(x) + `shift`), with the colours' distance to grey times `saturation`: numbers for each picture, or none"
+    "sigmoid(`scale`·logit(x) + `shift`), the colours' distance to grey times `saturation`; or `None`"
     def __init__(self): self.scale,self.shift,self.saturation = None,None,None
 
     def then(self, kind, v, colour): # Follow it by a step, see `relight`
@@ -344,7 +343,7 @@ class _LogitMap:
         return x.sigmoid_()
 
 class _HueTurn:
-    "Turns the colour circle by `v` turns: hue, saturation, value and back, with the value and its range as they are"
+    "Turns the colour circle by `v` turns, with the value of a colour and its range as they are"
     def __init__(self, v): self.v = v
     def __call__(self, x, s): # As for `_LogitMap`
         hi,lo = x.amax(1, keepdim=True),x.amin(1, keepdim=True)
@@ -355,7 +354,7 @@ class _HueTurn:
         return hi - d*torch.minimum(k, 4-k).clamp(0, 1)
 
 def relight(t, # (n, channels, height, width) in 0…1
-            steps): # Pairs of what to do, 'b'rightness, 'c'ontrast, 's'aturation or 'h'ue, and how much, one number per picture
+            steps): # Pairs: 'b'rightness, 'c'ontrast, 's'aturation or 'h'ue, and a number for each picture
     "Apply the steps in one pass: adjacent ones that are linear in the logits as one map"
     (n,c),maps = t.shape[:2],[]
     for kind,v in steps:
@@ -373,11 +372,11 @@ def relight(t, # (n, channels, height, width) in 0…1
         out[s] = x
     return out
 
-# %% ../../nbs/13_augmentation.ipynb #c8433565
+# %% ../../nbs/13_augmentation.ipynb #a3401d5d
 #| code-fold: true
 class LightingTfm(RandTransform):
-    """Changes colours. Brightness, contrast and saturation are linear in the logits of the pixels, so that several of them
-    multiply into one map per picture; hue follows in the same pass"""
+    """Changes colours. Brightness, contrast and saturation are linear in the logits of the pixels, so that
+    several of them multiply into one map per picture; hue follows in the same pass"""
     order = 40
     def __init__(self, tfms=None, # Others of this kind
                  draw=None, # What to take instead of random numbers, see `random_numbers`
@@ -423,7 +422,7 @@ class Contrast(LightingTfm):
         return self.kind,random_numbers(x, -m, m, self.p, 0, batch=self.batch).exp()
 
 class Saturation(Contrast):
-    "Multiply the colours' distance to grey, in logits, by a number between 1-`max_lighting` and its inverse, with probability `p`"
+    "Multiply the colours' distance to grey, in logits, by such a number, with probability `p`"
     kind = 's'
 
 class Hue(LightingTfm):
@@ -432,13 +431,14 @@ class Hue(LightingTfm):
                  batch=False): # One draw for the whole batch?
         super().__init__(p=p, draw=draw, batch=batch)
         self.max_hue = float(max_hue)
-    def step(self, x): return 'h',random_numbers(x, -self.max_hue, self.max_hue, self.p, 0, self.draw, self.batch)
+    def step(self, x):
+        return 'h',random_numbers(x, -self.max_hue, self.max_hue, self.p, 0, self.draw, self.batch)
 
 # %% ../../nbs/13_augmentation.ipynb #628ef98e
 #| code-fold: true
 class RandomErasing(RandTransform):
-    """Put noise into random boxes, with probability `p` for each picture; after `Normalize`, where noise has the pictures'
-    spread. Source: Zhong et al. 2017"""
+    """Put noise into random boxes, with probability `p` for each picture; after `Normalize`, where noise has
+    the pictures' spread. Source: Zhong et al. 2017"""
     order = 100
     def __init__(self, p=0.5, sl=0., sh=0.3, # Smallest and largest share of the area
                  min_aspect=0.3, # Smallest width by height; the largest is its inverse
@@ -466,9 +466,11 @@ class RandomErasing(RandTransform):
     def encodes(self, x:TensorImage):
         res = x.as_subclass(Tensor).clone()
         pics = res[None] if res.ndim==3 else res
-        same = self.draw_boxes(*pics.shape[-2:]) if self.batch else None
+        h,w = pics.shape[-2:]
+        boxes = self.draw_boxes(h, w) if self.batch else []
         for o in pics:
-            for r,c in same if self.batch else self.draw_boxes(*o.shape[-2:]): o[:,r,c] = torch.randn(o[:,r,c].shape).to(o)
+            if not self.batch: boxes = self.draw_boxes(h, w)
+            for r,c in boxes: o[:,r,c] = torch.randn(o[:,r,c].shape).to(o)
         return res
 
 # %% ../../nbs/13_augmentation.ipynb #35404ecc
@@ -499,20 +501,20 @@ def aug_transforms(mult:float=1.0, # Multiplies `max_rotate`, `max_lighting` and
                    p_lighting:float=0.75, # Probability of each brightness and contrast
                    xtra_tfms=None, # More transforms
                    size=None, # Pixels of the result: a side, or (height, width)
-                   mode:str='bilinear', pad_mode:str=PadMode.Reflection, align_corners:bool=True, # As for `AffineCoordTfm`
+                   mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, # As for `AffineCoordTfm`
                    batch:bool=False, # The same for all pictures of a batch?
-                   min_scale:float=1.): # Below 1: cut out a random square of at least this share of the area (needs `size`)
+                   min_scale:float=1.): # Below 1: cut out a random square, at least this share of the area
     "A good choice of transforms for photos, each picture resampled once; in validation only `size` acts"
     if min_scale!=1. and size is None:
-        raise ValueError(f"aug_transforms(min_scale={min_scale}) cuts out areas of different size: say to which `size` "
-                         "they are brought")
-    kw = dict(size=size if min_scale==1. else None, mode=mode, pad_mode=pad_mode, batch=batch, align_corners=align_corners)
+        raise ValueError(f"aug_transforms(min_scale={min_scale}) cuts out areas of different size: say to "
+                         "which `size` they are brought")
+    kw,res = dict(mode=mode, pad_mode=pad_mode, batch=batch, align_corners=align_corners),[]
+    crop = [] if min_scale==1. else [RandomResizedCropGPU(size, min_scale, ratio=(1,1), **kw)]
+    if not crop: kw['size'] = size
     max_rotate,max_lighting,max_warp = (o*mult for o in (max_rotate, max_lighting, max_warp))
-    res = []
     if do_flip: res.append((Dihedral if flip_vert else Flip)(p=0.5, **kw))
     if max_warp: res.append(Warp(magnitude=max_warp, p=p_affine, **kw))
     if max_rotate: res.append(Rotate(max_deg=max_rotate, p=p_affine, **kw))
     if min_zoom<1 or max_zoom>1: res.append(Zoom(min_zoom=min_zoom, max_zoom=max_zoom, p=p_affine, **kw))
-    if max_lighting: res += [f(max_lighting=max_lighting, p=p_lighting, batch=batch) for f in (Brightness, Contrast)]
-    if min_scale!=1.: res.append(RandomResizedCropGPU(**{**kw, 'size':size}, min_scale=min_scale, ratio=(1,1)))
-    return setup_aug_tfms(res + list(L(xtra_tfms)))
+    if max_lighting: res += [f(max_lighting, p_lighting, batch=batch) for f in (Brightness, Contrast)]
+    return setup_aug_tfms([*res, *crop, *L(xtra_tfms)])

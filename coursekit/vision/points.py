@@ -11,7 +11,6 @@ import json
 import torch
 from pathlib import Path
 from torch import Tensor
-from fastcore.foundation import L
 from ..core import *
 from ..transform import *
 from ..torch_core import *
@@ -22,7 +21,7 @@ from .augment import *
 
 # %% ../../nbs/library/vision_points.ipynb #cf2c5f24
 class PointCreate(Transform):
-    "Pairs of numbers → `TensorPoint`, four numbers each → `TensorBBox`. Raises `ValueError` for other shapes."
+    "Pairs of numbers → `TensorPoint`, four numbers each → `TensorBBox`. Raises `ValueError` for other shapes"
     loss_func = RegressionSetup.loss_func
     def __init__(self, cls=TensorPoint): # Or `TensorBBox`
         super().__init__()
@@ -32,12 +31,12 @@ class PointCreate(Transform):
         return super()._do(which, list(x) if isinstance(x, tuple) else x, *args, **kwargs)
 
     def encodes(self, o, img_size=None): # (width, height) of the picture
-        kind,numbers = ('box','(left, top, right, bottom)') if self.n==4 else ('point','(x, y)')
-        if missing(o): raise ValueError(f"it has no {kind} ({o!r}). Drop such items, or fill them in.")
+        kinds,numbers = ('boxes','(left, top, right, bottom)') if self.n==4 else ('points','(x, y)')
+        if missing(o): raise ValueError(f"it has no {kinds[:-1]} ({o!r}). Drop such items, or fill them in.")
         t = tensor(o)
         if t.numel()%self.n or t.ndim>1 and t.shape[-1]!=self.n:
-            raise ValueError(f"a tensor of shape {tuple(t.shape)} is no list of {kind}{'es' if self.n==4 else 's'}: expected "
-                             f"{self.n} numbers {numbers} for each, in a shape like ({self.n},) or (how many, {self.n})")
+            raise ValueError(f"a tensor of shape {tuple(t.shape)} is no list of {kinds}: expected {self.n} "
+                             f"numbers {numbers} for each, in a shape like ({self.n},) or (many, {self.n})")
         return self.cls(t.float().view(-1, self.n), img_size=img_size)
     def decodes(self, o:Tensor): return o
 
@@ -46,7 +45,7 @@ TensorPoint.create,TensorBBox.create = PointCreate(),PointCreate(TensorBBox)
 
 # %% ../../nbs/library/vision_points.ipynb #d5e4dae6
 class PointScaler(Transform):
-    "Points in pixels of the picture in the same item ↔ points in −1…1. Raises `ValueError` for points that lie far outside the picture."
+    "Points in pixels of the picture in their item ↔ points in −1…1. Raises `ValueError` for such far outside"
     order = 1
     def __init__(self, do_scale=True, # Are the points in pixels? `False`: they are in −1…1 already
                  y_first=False): # Are they given as (y, x), that is (row, column)?
@@ -54,7 +53,7 @@ class PointScaler(Transform):
         self.do_scale,self.y_first,self.sz,self.c = do_scale,y_first,None,None
 
     def setups(self, dl:DataLoader): # `c`: how many numbers a network must put out
-        x = next((o for o in dl._do_item(0) if isinstance(o, TensorPoint)), None) if len(dl.dataset) else None
+        x = next((o for o in dl.do_item(0) if isinstance(o, TensorPoint)), None) if len(dl.dataset) else None
         self.c = None if x is None else x.numel()
 
     def _do(self, which, x, **kwargs): # Remember the size of the picture
@@ -65,8 +64,9 @@ class PointScaler(Transform):
     def encodes(self, x:TensorPoint):
         sz,t = self.size_for(x),x.as_subclass(Tensor).reshape(-1, 2)
         if self.c is not None and type(x) is TensorPoint and t.numel()!=self.c:
-            raise ValueError(f"it has {len(t)} point(s), but the first training item has {self.c//2}: every picture needs the "
-                             "same points in the same order. (Any number of boxes: `BBoxBlock`.)")
+            raise ValueError(f"it has {len(t)} point(s), but the first training item has {self.c//2}: every "
+                             "picture needs the same points in the same order. (Any number of boxes: "
+                             "`BBoxBlock`.)")
         if self.y_first: t = t.flip(1)
         res = t*2/t.new_tensor(sz)-1 if self.do_scale else t
         far = (res.abs()>3).any(1)
@@ -75,31 +75,32 @@ class PointScaler(Transform):
 
     def decodes(self, x:TensorPoint):
         sz,t = self.size_for(x),x.as_subclass(Tensor).reshape(-1, 2)
-        return type(x)(((t+1)*t.new_tensor(sz)/2).view(-1, 4 if isinstance(x, TensorBBox) else 2), img_size=sz)
+        t = (t+1)*t.new_tensor(sz)/2
+        return type(x)(t.view(-1, 4) if isinstance(x, TensorBBox) else t, img_size=sz)
 
     def size_for(self, x):
         "(width, height) of the picture of points `x`. Raises `ValueError` if it is not known"
         sz = self.sz or getattr(x, 'img_size', None)
-        if sz is None:
-            raise ValueError("PointScaler does not know the size of the picture: it must stand in the same item as its points, "
-                             "or `TensorPoint.create(points, img_size=(width, height))`")
-        return tuple(sz)
+        if sz is not None: return tuple(sz)
+        raise ValueError("PointScaler does not know the size of the picture: it must stand in the same item "
+                         "as its points, or `TensorPoint.create(points, img_size=(width, height))`")
 
     def advice(self, p, sz):
         "What to say of point `p` (x, y) far outside a picture of size `sz`"
         where = f"the point ({', '.join(f'{o:g}' for o in p)})"
         if not self.do_scale:
-            return (f"{where} cannot be in −1…1: with PointScaler(do_scale=False) points must be scaled already; "
-                    "leave do_scale=False out for points in pixels")
-        return (f"{where} lies far outside its picture, which is {sz[0]} wide and {sz[1]} high. Points are (x, y) in pixels of "
-                "the file itself, not of another size of it; if they are (row, column), say `PointBlock(y_first=True)`")
+            return (f"{where} cannot be in −1…1: with PointScaler(do_scale=False) points must be scaled "
+                    "already; leave do_scale=False out for points in pixels")
+        return (f"{where} lies far outside its picture, which is {sz[0]} wide and {sz[1]} high. Points are "
+                "(x, y) in pixels of the file itself, not of another size of it; if they are (row, column), "
+                "say `PointBlock(y_first=True)`")
 
 # %% ../../nbs/library/vision_points.ipynb #5afb9b72
 def move_points(x, # Points in −1…1 of the source: (n, 2), or (pictures, n, 2)
                 m): # Matrices from places in the result to places in the source: (3, 3), or (pictures, 3, 3)
     "The places of `x` in the result, by the inverse of `m`; a perspective's third coordinate is divided out"
     t,m = x.as_subclass(Tensor),m.as_subclass(Tensor)
-    inv = torch.linalg.inv(m.double()).to(t) # numbers that are exact in the matrix stay exact to a float's last digits
+    inv = torch.linalg.inv(m.double()).to(t)                  # what is exact in the matrix stays exact
     q = torch.cat([t, torch.ones_like(t[...,:1])], -1)@inv.transpose(-1,-2)
     return q[...,:2]/q[...,2:]
 
@@ -132,7 +133,8 @@ def encodes(self, x:TensorPoint): return moved(x, _box_matrix(self.box, self.src
 def encodes(self, x:TensorPoint): return moved(x, _dihedral_matrix(1), self.src)
 
 @DihedralItem
-def encodes(self, x:TensorPoint): return moved(x, _dihedral_matrix(self.k), self.src[::-1] if self.k&4 else self.src)
+def encodes(self, x:TensorPoint):
+    return moved(x, _dihedral_matrix(self.k), self.src[::-1] if self.k&4 else self.src)
 
 # %% ../../nbs/library/vision_points.ipynb #26478c6d
 def _to_middles(size): # From edges at ±1 to middles of the outermost pixels at ±1
@@ -182,7 +184,8 @@ class BBoxLabeler(Transform):
 # %% ../../nbs/library/vision_points.ipynb #4b0eb4e8
 def get_annotations(fname, # JSON file in COCO's format
                     prefix=None): # Text, or folder, to put before the names of the pictures
-    "(names of the pictures, for each a pair of boxes (left, top, right, bottom) and their labels). Pictures without boxes are left out"
+    """(names of the pictures, for each a pair of boxes (left, top, right, bottom) and their labels). Pictures
+    without boxes are left out"""
     d = json.loads(Path(fname).read_text(encoding='utf-8'))
     labels = {o['id']:o['name'] for o in d['categories']}
     found = {}                                                # number of a picture → (boxes, labels)
