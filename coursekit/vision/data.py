@@ -6,7 +6,7 @@
 __all__ = ['prefetch', 'ImageDL', 'AddMaskCodes', 'ImageBlock', 'MaskBlock', 'PointBlock', 'BBoxBlock', 'BBoxLblBlock',
            'show_batch', 'show_results', 'ImageDataLoaders', 'get_grid', 'clip_remove_empty', 'bb_pad']
 
-# %% ../../nbs/library/vision_data.ipynb #ff50a680
+# %% ../../nbs/library/vision_data.ipynb #71d850c4
 import os
 import torch, matplotlib.pyplot as plt
 from concurrent.futures import ThreadPoolExecutor
@@ -118,7 +118,7 @@ def show_batch(x:TensorImage, y:TensorBBox, samples, # See `show_batch` of `data
     axs = _axes_for(samples, ctxs, max_n, 'show_batch', kwargs, nrows=nrows, ncols=ncols, figsize=figsize)
     for s,ax in zip(samples, axs): _show_sample((s[0],s[-1]), ax, **kwargs)
 
-# %% ../../nbs/library/vision_data.ipynb #6cdc3157
+# %% ../../nbs/library/vision_data.ipynb #e025ad37
 def _as_text(o): return '; '.join(map(str, o)) if isinstance(o, (list,tuple,L)) else str(o)
 
 @typedispatch
