@@ -8,7 +8,6 @@ import functools, math
 from ..core import *
 from .core import *
 from ..learner import *
-from ..learner import _check_lr
 from ..errors import check_names, names_of
 
 # %% ../../nbs/09_schedules.ipynb #773f65cb
@@ -117,7 +116,7 @@ def fine_tune(self:Learner,
               pct_start=.3, div=5., # As in `fit_one_cycle`, for the second part
               **kwargs): # Passed to `fit_one_cycle`, both times
     "Train the last group alone, then everything. Where there is only one group, it trains in both parts"
-    _check_lr(base_lr, 'base_lr', one=True)
+    check_lr(base_lr, 'base_lr', one=True)
     check_names(kwargs, names_of(self.fine_tune, self.fit_one_cycle), 'fine_tune')
     if freeze_epochs:
         self.freeze(); self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
@@ -129,15 +128,13 @@ import warnings
 from collections import namedtuple
 from contextlib import nullcontext
 from ..state import keep_rng, untouched, keep_weights
-from ..learner import _check_lr
-from ..loop import _n_batches
 
 _all_ = ['keep_rng', 'untouched']
 
 # %% ../../nbs/library/callback_schedule.ipynb #0446cdc8
 def _lrs(learn, lr): # The rate of each group, as an array
-    _check_lr(lr)
-    if _n_batches(learn.get_dl(0)) is None: warnings.warn(
+    check_lr(lr)
+    if n_batches(learn.get_dl(0)) is None: warnings.warn(
         'The training data do not say how many batches they have, so a schedule can move on from epoch to epoch only: pass a data loader with a length')
     if learn.opt is None: learn.create_opt()
     learn.opt.set_hyper('lr', learn.lr if lr is None else lr)
@@ -228,7 +225,7 @@ def lr_find(self:Learner,
             suggest_funcs=valley): # One or several of `valley`, `steep`, `minimum`, `slide`; None for none
     "Try a rate per batch. Returns suggestions, a named tuple; learner, data order and random numbers stay as they were"
     cb,dl = LRFinder(start_lr, end_lr, num_it, stop_div),self.get_dl(0)
-    n = _n_batches(dl) or 1                             # unknown: as many epochs as it takes
+    n = n_batches(dl) or 1                             # unknown: as many epochs as it takes
     with untouched(self), self.no_logging():
         cb.keep = nullcontext                           # `untouched` keeps the weights already
         self.fit(-(-num_it//n), cbs=cb)
