@@ -45,13 +45,13 @@ def test_stop_anywhere_with_all_callbacks(ev, ex, order, tmp_path, capsys):
     assert all(p.grad is None for p in learn.model.parameters())
     if ev not in ('before_fit','after_fit'): # epoch 0 is on disk
         assert torch.load(tmp_path/'models'/'checkpoint.ckpt', weights_only=True)['epoch'] in (1,2)
-        assert len(learn.csv_logger.read_log()) in (1,2) and (tmp_path/'models'/'model.pth').exists()
+        assert len(learn.csv_logger.read_log()) in (1,2) and (tmp_path/'models'/'model.safetensors').exists()
     learn.fit(3)
     assert len(learn.recorder.values)==3 and learn.validate()[1]==max(o[2] for o in learn.recorder.values)>0.6
     assert len(learn.csv_logger.read_log())==3 and n_hooks(learn)==0
 
 full = '''
-import resource, signal, sys, torch
+import resource, safetensors.torch, signal, sys, torch
 sys.path.insert(0, sys.argv[2])
 from test_callbacks import *
 class Full(Callback):
@@ -61,8 +61,8 @@ class Full(Callback):
 learn = learner([Full(), SaveModelCallback('train_loss')], sys.argv[1])
 try: learn.fit(4)
 except OSError as e: print('stopped', *getattr(e,'__notes__',[]), e)
-f = learn.path/'models'/'model.pth'
-print('whole', sorted(torch.load(f, weights_only=True))==sorted(learn.model.state_dict()), [o.name for o in f.parent.iterdir()])
+f = learn.path/'models'/'model.safetensors'
+print('whole', sorted(safetensors.torch.load_file(f))==sorted(learn.model.state_dict()), [o.name for o in f.parent.iterdir()])
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)); learn.remove_cb(Full); learn.fit(2)
 print('again', len(learn.recorder.values))
 '''
@@ -71,7 +71,9 @@ def test_full_disk_while_saving_the_best(tmp_path):
     "Training stops and says where; the best model so far is whole on disk; with room again, training works"
     r = subprocess.run([sys.executable,'-c',full,str(tmp_path),str(Path(__file__).parent)], capture_output=True, text=True, timeout=90, env={**os.environ,'OMP_NUM_THREADS':'1'})
     out = r.stdout
-    assert 'stopped' in out and 'SaveModelCallback' in out and f"[Errno 27] File too large: '{tmp_path/'models'/'model.pth'}'" in out and "whole True ['model.pth']" in out and 'again 2' in out, out+r.stderr
+    file = tmp_path/'models'/'model.safetensors'
+    for o in ('stopped', 'SaveModelCallback', f"[Errno 27] File too large: '{file}'", f'whole True {[file.name]}', 'again 2'):
+        assert o in out, out+r.stderr
 
 def test_csv_logger_appends_after_a_resume(tmp_path):
     "A training in two parts leaves one file with one header"
