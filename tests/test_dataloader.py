@@ -63,12 +63,29 @@ def test_hanging_worker():
 
 @pytest.mark.parametrize('n', [0, 2])
 def test_failing_item_is_named_in_any_process(n):
-    with pytest.raises(RuntimeError, match='item 5 failed with ZeroDivisionError') as e: list(DataLoader(Trouble(16, lambda: 1/0), bs=2, num_workers=n))
-    assert type(e.value.__cause__) is ZeroDivisionError
+    with pytest.raises(ZeroDivisionError, match='item 5 failed with ZeroDivisionError') as e:
+        list(DataLoader(Trouble(16, lambda: 1/0), bs=2, num_workers=n))
+    assert len(e.value.__notes__)==1
+
+@pytest.mark.parametrize('n', [0, 2])
+def test_an_item_that_says_stop_does_not_end_the_epoch_in_silence(n):
+    with pytest.raises(RuntimeError, match='item 5 failed with StopIteration') as e:
+        list(DataLoader(Trouble(16, lambda: next(iter([]))), bs=2, num_workers=n))
+    assert type(e.value.__cause__) is StopIteration
+    with pytest.raises(RuntimeError): list(DataLoader(Items(8), bs=2, num_workers=n, create_batch=lambda b: next(iter([]))))
+
+def test_causes_travel():
+    def act():
+        try: 1/0
+        except ZeroDivisionError as e: raise ValueError('no share') from e
+    with pytest.raises(ValueError, match='no share\nDataLoader: item 5 failed') as e: list(DataLoader(Trouble(16, act), bs=2, num_workers=1))
+    first = e.value.__cause__
+    assert type(first) is ZeroDivisionError and 'in a worker process' in str(first.__cause__)
 
 def test_exception_that_cannot_travel():
-    with pytest.raises(RuntimeError, match='item 5 failed with Picky: 1 and 2') as e: list(DataLoader(Trouble(16, picky), bs=2, num_workers=1))
-    assert 'in picky' in str(e.value.__cause__.__cause__)           # the traceback arrives all the same
+    with pytest.raises(RuntimeError, match='Picky: 1 and 2\nDataLoader: item 5 failed with Picky') as e:
+        list(DataLoader(Trouble(16, picky), bs=2, num_workers=1))
+    assert 'in picky' in str(e.value.__cause__)                     # the traceback arrives all the same
 
 @pytest.mark.parametrize('n', [0, 2])
 def test_unequal_items_are_named_by_their_index(n):
@@ -155,8 +172,8 @@ def test_worker_init_hook():
 def test_spawned_workers(monkeypatch):
     "What macOS and Windows do: everything is pickled, and what cannot be is explained"
     dl = DataLoader(Items(8), bs=4, num_workers=1, seed=1, persistent_workers=False)
-    forked = list(dl.new()) if workers._fork else None
-    monkeypatch.setattr(workers, '_fork', False)
+    forked = list(dl.new()) if workers.can_fork else None
+    monkeypatch.setattr(workers, 'can_fork', False)
     spawned = list(dl)
     assert len(spawned)==2 and (forked is None or same(forked, spawned))
     with pytest.raises(RuntimeError, match='cannot start worker.*num_workers=0.*lambda'): list(DataLoader(Items(8), num_workers=1, after_item=lambda o: o))

@@ -19,7 +19,7 @@ fetch.cache
 fetch.archive fetch.download
 data.external
 autograd
-data.columns data.workers
+data.sources data.workers
 data.load
 steppers
 optimizer

@@ -51,7 +51,7 @@ def dataloaders(self:FilteredBase, bs:int=64, # Items a batch
         dls.append(dls[0].new(self.subset(i), **{**dict(bs=val_bs or bs, shuffle=False, drop_last=False, n=None), **dl_kwargs[i]}))
     return DataLoaders(*dls, path=path, device=device)
 
-_hook_names = DataLoader._hooks
+_hook_names = DataLoader.hook_names
 
 # %% ../../nbs/library/00_data_core.ipynb #a155ab0a
 def test_set(dsets, # `Datasets` or `TfmdLists`

@@ -34,11 +34,6 @@ class _Loading(DataLoader): # The part of `TfmdDL` that hands out batches
         if self._max_n is None: return super().__len__()
         n = min(self._max_n, self.n)
         return n//self.bs if self.drop_last else -(-n//self.bs)
-    def _do_item(self, i):
-        try: return super()._do_item(i)
-        except RuntimeError as e:
-            if not str(e).startswith('DataLoader: item') or not isinstance(e.__cause__, Exception) or isinstance(e.__cause__, StopIteration): raise
-            raise retyped(e.__cause__, str(e), RuntimeError) from e.__cause__
     def _setup(self, pipe):
         fs,pipe.fs = pipe.fs,L()
         for f in fs: f.setup(self); pipe.fs.append(f)

@@ -39,28 +39,15 @@ def prefetch(samples): # Items, before they become tensors
     list(_threads[os.getpid()].map(PILBase.prefetch, ims))
 
 class ImageDL(TfmdDL):
-    "A `TfmdDL` that decodes the pictures of a batch in several threads: first all random choices, then all decoding, then all else"
-    def _do_batch(self, idxs):
-        tfms = self.after_item.fs
-        if torch.utils.data.get_worker_info() is not None or not any(isinstance(f, ToTensor) for f in tfms): return super()._do_batch(idxs)
-        n = next(i for i,f in enumerate(tfms) if isinstance(f, ToTensor))
-        kept = {k:self.__dict__[k] for k in ('after_item','create_item') if k in self.__dict__}
-        idxs = self.idxs = idxs.tolist() if isinstance(idxs, Tensor) else list(idxs)
-        def run(fs, **kw):
-            self.__dict__.update(kw, after_item=_part(kept['after_item'], fs))
-            return [self._do_item(i) for i in idxs]
-        try:
-            items = run(tfms[:n])
-            prefetch(items)
-            queue = iter(items)
-            items = run(tfms[n:], create_item=lambda i: next(queue))
-        finally:
-            self.__dict__.pop('create_item', None); self.__dict__.update(kept)
-        return self.create_batch(self.before_batch(items))
-
-def _part(pipe, fs): # The same pipeline with some of its transforms
-    res = Pipeline(fs); res.split_idx = pipe.split_idx
-    return res
+    "A `TfmdDL` that decodes the pictures of a batch in threads: first all random choices, then all decoding, then all else"
+    def create_items(self, idxs):
+        fs,split_idx = self.after_item.fs,self.after_item.split_idx
+        n = next((k for k,f in enumerate(fs) if isinstance(f, ToTensor)), None)
+        if n is None or torch.utils.data.get_worker_info() is not None: return super().create_items(idxs)
+        choose,finish = Pipeline(fs[:n], split_idx=split_idx),Pipeline(fs[n:], split_idx=split_idx)
+        items = [self.run_steps(i, i, self.create_item, choose) for i in idxs]
+        prefetch(items)
+        return [self.run_steps(i, x, finish) for i,x in zip(idxs, items)]
 
 # %% ../../nbs/13_augmentation.ipynb #63e21d67
 class _AddCodes(Transform):

@@ -54,7 +54,7 @@ class PointScaler(Transform):
                  y_first=False): # Are they given as (y, x), that is (row, column)?
         super().__init__(); self.do_scale,self.y_first,self.sz,self.c = do_scale,y_first,None,None
     def setups(self, dl:DataLoader):
-        x = next((o for o in dl._do_item(0) if isinstance(o, TensorPoint)), None) if len(dl.dataset) else None
+        x = next((o for o in dl.do_item(0) if isinstance(o, TensorPoint)), None) if len(dl.dataset) else None
         self.c = None if x is None else x.numel()
     def _do(self, which, x, **kwargs): # Remember the size of the picture
         for o in x if is_tuple(x) else (x,):
