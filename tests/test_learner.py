@@ -114,14 +114,16 @@ def test_save_load_roundtrip(tmp_path):
     assert set(torch.load(f, weights_only=True))=={'model','opt'}
 
 def test_save_is_atomic(tmp_path, monkeypatch):
-    a = learner(path=tmp_path); a.fit(1); f = a.save('m'); before = f.read_bytes()
-    real = torch.save
-    def half(obj, file): file.write(before[:100]); raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(torch, 'save', half)
+    a = learner(path=tmp_path)
     a.fit(1)
-    with pytest.raises(OSError, match="No space left on device: '.*m.pth'"): a.save('m')
-    monkeypatch.setattr(torch, 'save', real)
-    assert f.read_bytes()==before and [o.name for o in f.parent.iterdir()]==['m.pth']
+    f = a.save('m')
+    before = f.read_bytes()
+    a.fit(1)
+    def full(fd): raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as m, pytest.raises(OSError, match=f"No space left on device: '.*{f.name}'"):
+        m.setattr(os, 'fsync', full)
+        a.save('m')
+    assert f.read_bytes()==before and [o.name for o in f.parent.iterdir()]==[f.name]
 
 def test_killed_while_saving(tmp_path):
     "SIGKILL at a random moment of a stream of saves leaves a file that loads"

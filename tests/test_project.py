@@ -36,6 +36,7 @@ callback.progress
 callback.schedule
 callback.tracker callback.training callback.hook callback.tensorboard callback.resume
 vision.models
+vision.xresnet
 transform
 torch_core
 data.getters data.splitters

@@ -4,7 +4,7 @@ from urllib.error import URLError
 import pytest, torch, torchvision
 from torch import nn
 import torch.nn.functional as F
-from coursekit.vision import models as M
+from coursekit.vision import models as M, xresnet as X
 
 NETS = 'resnet18 resnet34 resnet50 resnet101 resnet152'.split()
 SIZES = [('resnet_tiny',96,1495648), ('xresnet18',134,11708744), ('xresnet34',230,21816904), ('xresnet50',332,25576264)]
@@ -55,7 +55,7 @@ def test_without_a_network_the_message_says_what_to_do(monkeypatch, tmp_path):
 def test_published_weights_fit_one_shape_only(kw):
     with pytest.raises(ValueError, match=next(iter(kw))): M.resnet18(pretrained=True, **kw)
 
-@pytest.mark.parametrize('make', [M.resnet18, M.resnet50, M.resnet_tiny, M.xresnet18])
+@pytest.mark.parametrize('make', [M.resnet18, M.resnet50, X.resnet_tiny, X.xresnet18])
 def test_copies_and_pickles(make):
     torch.manual_seed(0); m = make(c_in=1).eval(); x = torch.randn(2,1,32,32)
     for c in (copy.deepcopy(m), pickle.loads(pickle.dumps(m))): assert torch.equal(c(x), m(x))
@@ -63,7 +63,7 @@ def test_copies_and_pickles(make):
 @pytest.mark.parametrize('name,n_tensors,n_params', SIZES)
 def test_xresnets_keep_their_shape(name, n_tensors, n_params):
     "Weights saved with earlier versions still fit"
-    with torch.device('meta'): m = getattr(M,name)()
+    with torch.device('meta'): m = getattr(X,name)()
     assert (len(m.state_dict()), sum(p.numel() for p in m.parameters()))==(n_tensors,n_params)
     assert next(iter(m.state_dict()))=='0.0.weight' and isinstance(m[-1], nn.Linear)
 

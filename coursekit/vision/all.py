@@ -16,6 +16,7 @@ from ..callback.resume import *
 import PIL
 from PIL import Image
 from .models import *
+from .xresnet import *
 from .core import *
 from .augment import *
 from .points import *
