@@ -1,5 +1,5 @@
-"""Schedules, suggestions and discriminative rates: numbers recorded from fastai 2.8.7 (all of them are compared by
-`make bench ARGS=agree-schedules`), `lr_find` that leaves no trace whatever happens, bad input,
+"""Schedules, suggestions and discriminative rates: numbers recorded from fastai 2.8.7 (`make bench
+ARGS=agree-schedules` compares all of them), `lr_find` that leaves no trace whatever happens, bad input,
 and the idioms of the notes in the wild."""
 import math, pickle, random, warnings
 from functools import partial
@@ -100,7 +100,8 @@ TUNE = {
     (lambda l: l.fit_one_cycle(2, slice(1e-5,1e-2), pct_start=.4, div=10, moms=(.9,.8,.95)), SLICE),
     (lambda l: l.fit_one_cycle(1, slice(1e-2)), SLICE_HI),
     (lambda l: l.fit_flat_cos(4, .1, pct_start=.6), FLAT),
-    (lambda l: l.fine_tune(3, 2e-2, freeze_epochs=2), TUNE)], ids=['one cycle','slice(lo,hi)','slice(hi)','flat cos','fine tune'])
+    (lambda l: l.fine_tune(3, 2e-2, freeze_epochs=2), TUNE)],
+    ids=['one cycle','slice(lo,hi)','slice(hi)','flat cos','fine tune'])
 def test_rates_and_momenta_are_fastais(go, want):
     got = logged(go)
     for i,(lrs,mom) in want.items():                        # fastai's positions have 32 bits
@@ -131,7 +132,8 @@ def test_rising_loss_suggests_the_lowest_rate():
 # lr_find leaves no trace
 def memories(opt): # Hyper-parameters and states
     if opt is None: return None
-    states = [{k:v.clone() if torch.is_tensor(v) else v for k,v in o.items()} for o in opt.state_dict()['state']]
+    def copy(v): return v.clone() if torch.is_tensor(v) else v
+    states = [{k:copy(v) for k,v in o.items()} for o in opt.state_dict()['state']]
     return [dict(h) for h in opt.hypers],states
 def everything(l):
     rec,modes = l.recorder,[m.training for m in l.model.modules()]
@@ -150,9 +152,12 @@ def torch_loaders(): # torch's own, whose order comes from a generator of theirs
     def dl(bs, **kw): return torch.utils.data.DataLoader(ds, batch_size=bs, **kw)
     return SimpleNamespace(train=dl(16, shuffle=True, generator=g), valid=dl(112), device='cpu')
 
-@pytest.mark.parametrize('dls', [partial(loaders, shuffle=True), partial(loaders, shuffle=True, seed=3), torch_loaders],
-                         ids=['shuffled','seeded','torch'])
-@pytest.mark.parametrize('opt', [Adam, partial(SGD, mom=.9), torch.optim.AdamW], ids=['Adam','SGD','torch AdamW'])
+SHUFFLED = {'shuffled':partial(loaders, shuffle=True), 'seeded':partial(loaders, shuffle=True, seed=3),
+            'torch':torch_loaders}
+OPTS = {'Adam':Adam, 'SGD':partial(SGD, mom=.9), 'torch AdamW':torch.optim.AdamW}
+
+@pytest.mark.parametrize('dls', SHUFFLED.values(), ids=SHUFFLED)
+@pytest.mark.parametrize('opt', OPTS.values(), ids=OPTS)
 def test_a_look_changes_nothing(dls, opt):
     def train(look):
         set_seed(7)
@@ -165,7 +170,8 @@ def test_a_look_changes_nothing(dls, opt):
         return weights(l),l.recorder.values,random.random(),torch.rand(1),np.random.rand()
     assert alike(train(False), train(True))
 
-@pytest.mark.parametrize('when', ['before_fit','before_batch','after_loss','after_step','after_batch','after_train'])
+@pytest.mark.parametrize('when', ['before_fit','before_batch','after_loss','after_step','after_batch',
+                                  'after_train'])
 @pytest.mark.parametrize('err', [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_look_changes_nothing(when, err):
     class Bomb(Callback):

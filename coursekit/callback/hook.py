@@ -13,7 +13,7 @@ from ..hooks import *
 from ..layers import flatten_model
 from .core import *
 from ..learner import *
-from .schedule import keep_rng
+from ..state import keep_rng
 
 _all_ = ['Hook','Hooks','hook_output','hook_outputs','dummy_eval','model_sizes','num_features_model','has_params','total_params','layer_info','module_summary'] # where fastai has them
 

@@ -9,7 +9,7 @@ __all__ = ['TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProject
 import warnings
 from ..core import *
 from .core import *
-from .schedule import keep_rng
+from ..state import keep_rng
 from ..hooks import hook_output
 
 # %% ../../nbs/library/callback_tensorboard.ipynb #0d69b784
