@@ -13,7 +13,6 @@ from .transform import *
 from .torch_core import *
 from .data.core import *
 from .errors import check_names, names_of
-from .data.show import _like
 from .data.transforms import *
 from .learner import *
 
@@ -53,7 +52,7 @@ class Interpretation:
         dl.idxs = [int(i) for i in idx]
         b = dl.create_batch([dl.after_item(o) for o in [dl.create_item(i) for i in dl.idxs]])
         b = dl.after_batch(to_device(b, getattr(self.learn.dls,'device','cpu')))
-        out = to_device(_like(self.decoded[idx], b[-1]), b[0].device)
+        out = to_device(as_meaning(self.decoded[idx], type(b[-1])), b[0].device)
         return b[0],b[-1],dl.decode_batch(b, max_n=len(idx)),dl.decode_batch((*b[:dl.n_inp], out), max_n=len(idx)).itemgot(-1)
 
     def _check_labels(self):

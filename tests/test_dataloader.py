@@ -255,3 +255,9 @@ def test_pickled_loader_carries_no_processes():
     dl = DataLoader(Items(), bs=4, num_workers=1, persistent_workers=True, seed=1); list(dl)
     dl2 = pickle.loads(pickle.dumps(dl))
     assert '_pool' not in dl2.__dict__ and len(list(dl2))==6
+
+def test_the_order_can_be_asked_for_before_the_first_epoch():
+    from coursekit.data.core import TfmdDL, TfmdLists
+    dl = DataLoader(range(9), bs=3, shuffle=True, seed=3)
+    assert sorted(int(i) for i in dl.get_idxs())==list(range(9)) and len(dl.get_idxs())==9
+    assert sorted(TfmdDL(TfmdLists(range(9), None), bs=3, shuffle=True, num_workers=0).get_idxs())==list(range(9))

@@ -3,6 +3,7 @@ import inspect, pickle
 import matplotlib; matplotlib.use('Agg')
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
+from coursekit.errors import full_message
 from coursekit.vision.all import *
 for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n]   # not ours, which pytest would collect
 from coursekit.vision.points import move_points
@@ -212,7 +213,8 @@ def test_fastais_numbers_for_batches(tfm, want): # it takes the middles of the o
 def test_wrong_points(dots):
     def fails(y, *texts, **k):
         with pytest.raises(ValueError) as e: block(**{**dict(get_y=y, item_tfms=Resize(32)), **k}).dataloaders(dots, **kw).one_batch()
-        assert all(t in str(e.value) for t in texts) and ('_rgb.jpg' in str(e.value) or 'item ' in str(e.value)), e.value
+        said = full_message(e.value)
+        assert all(t in said for t in texts) and ('_rgb.jpg' in said or 'item ' in said), said
     fails(lambda f: tensor([1.,2,3]), 'shape (3,) is no list of points', '(x, y)')
     fails(lambda f: tensor([[1.,2,3],[4,5,6]]), 'shape (2, 3)')
     fails(lambda f: None, 'no point (None)')
