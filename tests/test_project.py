@@ -15,6 +15,7 @@ sketch.breeds
 sketch.body
 sketch.pets
 sketch.registry
+files
 fetch.cache
 fetch.archive fetch.download
 data.external
