@@ -26,16 +26,15 @@ def always_undo(undo, # A function without arguments that may be called twice
             raise
 
 # %% ../nbs/library/state.ipynb #93e3753b
-_absent = object()
-
 @contextmanager
 def replaced(o, # Any object
              **attrs): # New values, by name
     "Attributes of `o` have other values for the time of the `with`"
-    old = {k:vars(o).get(k, _absent) for k in attrs}
+    def has_own(k): return k in vars(o) or isinstance(getattr(type(o), k, None), property)
+    old = {k:getattr(o, k) for k in attrs if has_own(k)}
     def undo():
-        for k,v in old.items():
-            if v is not _absent: vars(o)[k] = v
+        for k in attrs:
+            if k in old: setattr(o, k, old[k])
             else: vars(o).pop(k, None)
     with always_undo(undo):
         for k,v in attrs.items(): setattr(o, k, v)
