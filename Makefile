@@ -1,4 +1,4 @@
-# Every target does its own set-up: Python 3.10 or newer, make and a package index are enough.
+# Every target does its own set-up: Python 3.11 or newer, make and a package index are enough.
 PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
   BIN := .venv/Scripts
@@ -24,7 +24,7 @@ course: setup ## run every lesson in order, then show a table of results; pages 
 lab: setup ## open the lessons in JupyterLab
 	@$(RUN) lab $(ARGS)
 
-test: setup ## prove that everything works: exports, notebooks, README, every lesson, pytest
+test: setup ## prove that everything works: exports, README, ruff, every notebook, pytest
 	@$(RUN) test $(ARGS)
 
 site: setup ## write the lessons as HTML to _course/ from their committed outputs
@@ -41,7 +41,7 @@ bench: ## measure against fastai and a bare PyTorch loop
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove .venv, _course and build leftovers
-	rm -rf .venv _course build dist *.egg-info .pytest_cache nbs/models
+	rm -rf .venv _course build dist *.egg-info .pytest_cache .ruff_cache nbs/models
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 setup: # .venv with the tested versions, made once

@@ -6,7 +6,8 @@
 __all__ = ['doc']
 
 # %% ../nbs/library/basics.ipynb #740dedb0
-import os,re,sys,math,random,time,warnings,itertools,functools,operator,json,pickle,shutil
+import functools, inspect, itertools, json, math, operator
+import os, pickle, random, re, shutil, sys, time, warnings
 from functools import partial
 from operator import itemgetter,attrgetter
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy import array
 from torch import nn, Tensor
 import torch.nn.functional as F
 from fastcore.all import *
+from fastcore.docments import docments
 from .core import *
 from .data.external import *
 from .data.load import *
@@ -33,25 +35,38 @@ from .data.block import *
 from .losses import *
 
 # %% ../nbs/library/basics.ipynb #206db862
-def _doc_md(f):
-    import inspect
-    from fastcore.docments import docments
-    target = f.__init__ if inspect.isclass(f) else f
-    d = docments(target, full=True, returns=True)
-    name = lambda k,v: ('*' if v['kind'].name=='VAR_POSITIONAL' else '**' if v['kind'].name=='VAR_KEYWORD' else '')+k if 'kind' in v else k
-    default = lambda v: '' if v.get('default', inspect._empty) is inspect._empty else f'`{v["default"]!r}`'.replace('|', '\\|')
-    rows = [f'| `{name(k,v)}` | {default(v)} | {(v["docment"] or "").strip()} |' for k,v in d.items() if k not in ('return','self','cls')]
-    ret = (d.get('return') or {}).get('docment')
-    return '\n'.join([f'**`{getattr(f,"__qualname__",f)}`** (module `{f.__module__}`)', '', inspect.getdoc(f) or '', '',
-                      '| argument | default | |', '|---|---|---|', *rows, *(['', f'Returns: {ret}'] if ret else [])])
+def _brief(o): # How a default value is written: functions by their names, no memory addresses
+    text = re.sub(r"<(?:function|class) '?([\w.<>]+)'?(?: at 0x\w+)?>", r'\1', repr(o))
+    return re.sub(r' at 0x\w+', '', text).replace('|', '\\|')
 
-def doc(f): # a function or class
-    "Show what `f` takes, argument by argument, and what it is for; `??f` shows its source"
+def _argument_row(name, v): # `v`: what fastcore knows of the argument
+    stars = {inspect.Parameter.VAR_POSITIONAL:'*', inspect.Parameter.VAR_KEYWORD:'**'}.get(v.get('kind'), '')
+    default = v.get('default', inspect.Parameter.empty)
+    shown = '' if default is inspect.Parameter.empty else f'`{_brief(default)}`'
+    comment = ' '.join((v['docment'] or '').split())
+    return f'| `{stars}{name}` | {shown} | {comment} |'
+
+def _doc_text(f): # Markdown
+    arguments = docments(f.__init__ if inspect.isclass(f) else f, full=True, returns=True)
+    returned = (arguments.pop('return', None) or {}).get('docment')
+    rows = [_argument_row(k, v) for k,v in arguments.items() if k not in ('self','cls')]
+    name = getattr(f, '__qualname__', None) or _brief(f)
+    parts = [f'**`{name}`** (module `{f.__module__}`)', '', inspect.getdoc(f) or '', '',
+             '| argument | default | |', '|---|---|---|', *rows]
+    return '\n'.join(parts + (['', f'Returns: {returned}'] if returned else []))
+
+def doc(f): # A function or class
+    """Show what `f` takes, argument by argument, and what it is for; `??f` shows its source.
+    Raises `TypeError` for anything that cannot be called"""
     from IPython import get_ipython
     from IPython.display import display,Markdown
-    md = _doc_md(f)
-    if get_ipython() is None: print(md)
-    else: display(Markdown(md))
+    if isinstance(f, str):
+        raise TypeError(f'doc takes the function or class itself, without quotes: doc({f})')
+    if not callable(f):
+        raise TypeError(f'doc takes a function or a class, got {f!r}: try doc({type(f).__name__})')
+    text = _doc_text(f)
+    if get_ipython() is None: print(text)
+    else: display(Markdown(text))
 
 # %% ../nbs/library/basics.ipynb #bd515c98
 __all__ = [n for n in globals() if not n.startswith('_')]

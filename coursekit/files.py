@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['file_lock', 'remove_leftovers', 'atomic_write']
 
-# %% ../nbs/library/files.ipynb #6006b7d7
+# %% ../nbs/library/files.ipynb #49421317
 import os, secrets, sys
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from filelock import FileLock, Timeout
 
-# %% ../nbs/library/files.ipynb #72604f10
+# %% ../nbs/library/files.ipynb #bd5cc6d7
 def _lock_file(path): return path.with_name(f'.{path.name}.lock')
 
 @contextmanager
@@ -23,17 +23,19 @@ def file_lock(path, # The file or folder to guard, a `Path` or its name
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(_lock_file(path))
-    try: lock.acquire(timeout=2 if wait else 0, poll_interval=poll)
+    try:
+        lock.acquire(timeout=2 if wait else 0, poll_interval=poll)
     except Timeout:
         if not wait: raise
         print(f'Waiting for another process that is preparing {path.name} …', file=sys.stderr, flush=True)
         lock.acquire(poll_interval=poll)
-    try: yield
+    try:
+        yield
     finally:
         with suppress(OSError): _lock_file(path).unlink() # while it is ours; on Windows `release` does it
         lock.release()
 
-# %% ../nbs/library/files.ipynb #f6a852c8
+# %% ../nbs/library/files.ipynb #15682252
 _mark = '.tmp_coursekit_'
 
 def remove_leftovers(folder): # A folder, a `Path` or its name
@@ -45,7 +47,7 @@ def remove_leftovers(folder): # A folder, a `Path` or its name
 @contextmanager
 def atomic_write(path, # The file to write, a `Path` or its name; missing folders are made
                 ):
-    "An open binary file. It becomes `path` when the `with` ends well, else it goes. An `OSError` names `path`"
+    "An open binary file that becomes `path` when the `with` ends well, else goes. An `OSError` names `path`"
     path = Path(path)
     new = path.with_name(f'{_mark}{secrets.token_hex(6)}{path.suffix}')
     try:

@@ -113,7 +113,3 @@ class LabelSmoothingCrossEntropyFlat(BaseLoss):
         super().__init__(LabelSmoothingCrossEntropy, *args, axis=axis, **kwargs)
     def activation(self, x): return x.softmax(dim=self.axis)
     def decodes(self, x): return x.argmax(dim=self.axis)
-
-# %% ../nbs/07_losses.ipynb #368d2444
-from .data.transforms import Categorize,MultiCategorize,RegressionSetup
-Categorize.loss_func,MultiCategorize.loss_func,RegressionSetup.loss_func = CrossEntropyLossFlat(),BCEWithLogitsLossFlat(),MSELossFlat()

@@ -12,6 +12,7 @@ import copy, inspect, plum, typing
 from typing import Any
 from fastcore.basics import listify, camel2snake
 from fastcore.foundation import L
+from .errors import explain
 
 # %% ../nbs/11_dispatch.ipynb #0b5b0657
 #| code-fold: true
@@ -302,7 +303,11 @@ class Pipeline:
         self._insert(self._transforms(funcs))
 
     def __call__(self, x):
-        for f in self.fs: x = f(x, split_idx=self.split_idx)
+        for f in self.fs:
+            try:
+                x = f(x, split_idx=self.split_idx)
+            except Exception as e:
+                raise explain(e, f'in step `{f.name}`')
         return x
 
     def decode(self, x, full=True): # `full=False`: only until `x`, or each of its elements, can show itself

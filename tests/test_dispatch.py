@@ -181,3 +181,29 @@ def test_an_operation_costs_microseconds_more():
     x = torch.rand(3,8,8); y = TensorImage(x)
     plain,ours = cost(lambda: x*2),cost(lambda: y*2)
     assert ours-plain < 60 and cost(lambda: y.shape) < 20, f'{ours:.1f} µs against {plain:.1f} µs'
+
+def test_the_first_argument_of_a_method_is_known_by_its_place():
+    class AddNoise(Transform):
+        def encodes(this, x:TensorImage): return x*0+7
+        @staticmethod
+        def decodes(x:TensorImage): return x*0
+    im,label = TensorImage(torch.ones(3,2,2)),TensorCategory(torch.tensor(1))
+    a,b = AddNoise()((im,label))
+    assert a.unique().item()==7 and b.item()==1 and type(a) is TensorImage
+    a,b = AddNoise().decode((im,label))
+    assert a.unique().item()==0 and b.item()==1
+    class Plain:
+        def encodes(me, x:str): return x+'!'
+    class Both(AddNoise, Plain): pass
+    assert Both()(('a',3))==('a!',3)
+    @Both
+    def encodes(tfm, x:int): return x+1
+    assert Both()(('a',3))==('a!',4)
+    assert Transform(lambda self: self+1)(1)==2, 'a function, whatever it calls its argument'
+
+def test_a_pipeline_says_in_which_step_it_failed():
+    def half(x): return 1/x
+    with pytest.raises(ZeroDivisionError, match='in step `half`'): Pipeline([Add(), half])(-1)
+
+def test_dispatch_is_the_name_of_today(): # fastai 2.8's
+    assert dispatch is typedispatch

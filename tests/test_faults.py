@@ -2,6 +2,7 @@
 import os, signal
 import matplotlib; matplotlib.use('Agg')
 import pytest, torch
+from coursekit.errors import full_message
 from coursekit.vision.all import *
 for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n]   # fastcore's own, which pytest would collect
 
@@ -46,7 +47,8 @@ def test_unequal_sizes(folder):
 def test_label_only_in_validation(folder):
     (folder/'cow_99.jpg').write_bytes((folder/'dog_1.jpg').read_bytes())
     with pytest.raises(KeyError) as e: block(splitter=FuncSplitter(lambda f: f.name.startswith('cow'))).dataloaders(folder)
-    assert "'cow'" in str(e.value) and 'cow_99.jpg' in str(e.value) and 'vocab' in str(e.value)
+    said = full_message(e.value)
+    assert "'cow'" in said and 'cow_99.jpg' in said and 'vocab' in said, said
 
 def test_one_class(folder):
     with pytest.warns(UserWarning, match='one and the same label'): block(get_y=lambda f: 'pet').dataloaders(folder)

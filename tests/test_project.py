@@ -1,182 +1,303 @@
 "What is true of the project as a whole, whatever the lessons say."
-import ast, json, re, subprocess
+import ast, re, shutil, subprocess, sys, types, warnings
 from configparser import ConfigParser
 from pathlib import Path
 import pytest
-from coursekit.course import maintain, run as course
+from coursekit.course import maintain
+from coursekit.course.notebooks import *
 ROOT = Path(__file__).resolve().parents[1]
+NBS  = ROOT/'nbs'
 
-# A module imports only from lines above its own, or from its own line.
-ORDER = """core errors files
-state
-course.exercise course.widgets course.graph
-sketch.digits sketch.draw
-sketch.breeds
-sketch.body
-sketch.pets
-sketch.registry
-fetch.cache
-fetch.archive fetch.download
-data.external
-autograd
-data.sources data.workers
-data.load
-steppers
-optimizer
-layers
-metrics
-losses
-hooks
-callback.core
-callback.preds
-loop saving
-guarded
-learner
-callback.progress
-callback.schedule
-callback.tracker callback.training callback.hook callback.tensorboard callback.resume
-vision.models
-vision.xresnet
-transform
-torch_core
-data.getters data.splitters
-data.lists data.show
-data.core data.transforms
-data.recipe data.summary
-data.block
-vision.core
-vision.crop vision.affine
-vision.augment
-vision.points
-vision.data
-vision.learner
-interpret
-course.exercises.pixels course.exercises.gradients course.exercises.sgd course.exercises.optimizers course.exercises.networks course.exercises.convolutions course.exercises.losses course.exercises.learner course.exercises.schedules course.exercises.resnets course.exercises.dispatch course.exercises.data_block
-basics data.all
-vision.all
-course.run course.glossary
-course.maintain"""
-RANK = {m: i for i, l in enumerate(ORDER.splitlines()) for m in l.split()}
-
-def tracked(*pats):
-    r = subprocess.run(['git', 'ls-files', '-z', '--', *pats], cwd=ROOT, capture_output=True, text=True)
+def tracked(*patterns):
+    r = subprocess.run(['git', 'ls-files', '-z', '--', *patterns], cwd=ROOT, capture_output=True, text=True)
     if r.returncode: pytest.skip('not a git checkout')
     return [ROOT/f for f in r.stdout.split('\0') if f and (ROOT/f).exists()]
 
-def modules(): return {'.'.join(p.relative_to(ROOT/'coursekit').with_suffix('').parts): p for p in (ROOT/'coursekit').rglob('*.py') if p.name not in ('__init__.py', '_modidx.py')}
+def text_of(path): return path.read_text(encoding='utf-8')
 
-def imports(src, mod):
-    "Dotted names of the coursekit modules that the source of module `mod` imports anywhere, inside functions too"
-    pkg = ['coursekit', *mod.split('.')[:-1]]
+def modules():
+    "From the name of each module, as `data.load`, to its file"
+    found = [p for p in (ROOT/'coursekit').rglob('*.py') if p.name not in ('__init__.py', '_modidx.py')]
+    return {'.'.join(p.relative_to(ROOT/'coursekit').with_suffix('').parts): p for p in found}
+
+# The order of modules
+
+def order():
+    "The list in CONTRIBUTING.md: names of modules, a line for each rank"
+    section = text_of(ROOT/'CONTRIBUTING.md').split('## The order of modules')[1]
+    return [l.split() for l in re.search(r'```\n(.*?)```', section, re.S)[1].splitlines()]
+
+RANK = {m: i for i,line in enumerate(order()) for m in line}
+
+def rank(module): return RANK.get(module, RANK.get(f'{module.rpartition(".")[0]}.*'))
+
+def imports(src, module):
+    "Dotted names of the coursekit modules that the source of `module` imports anywhere, inside functions too"
+    package = ['coursekit', *module.split('.')[:-1]]
     for n in ast.walk(ast.parse(src)):
         if isinstance(n, ast.Import): names = [a.name for a in n.names]
         elif isinstance(n, ast.ImportFrom):
-            base = pkg[:len(pkg)-n.level+1] if n.level else []
+            base = package[:len(package)-n.level+1] if n.level else []
             full = '.'.join([*base, *([n.module] if n.module else [])])
             names = [full, *(f'{full}.{a.name}' for a in n.names)]
         else: continue
-        yield from (x[len('coursekit.'):] for x in names if x.startswith('coursekit.'))
+        yield from (x.removeprefix('coursekit.') for x in names if x.startswith('coursekit.'))
 
-def forward(src, mod, rank): return [i for i in imports(src, mod) if i in rank and rank[i] > rank[mod]]
+def forward(src, module): return [i for i in imports(src, module) if i in RANK and rank(i) > rank(module)]
 
 def test_import_check_can_fail():
-    for src in ('from .learner import *', 'from . import learner', 'import coursekit.learner', 'def f():\n  from coursekit.learner import Learner'):
-        assert forward(src, 'core', RANK)==['learner'], src
-    assert forward('from ..learner import *', 'data.load', RANK)==['learner']
-    assert not forward('from ..core import *\nimport torch', 'data.load', RANK)
+    for src in ('from .learner import *', 'from . import learner', 'import coursekit.learner',
+                'def f():\n  from coursekit.learner import Learner'):
+        assert forward(src, 'core')==['learner'], src
+    assert forward('from ..learner import *', 'data.load')==['learner']
+    assert not forward('from ..core import *\nimport torch', 'data.load')
 
-def test_every_module_has_a_place_in_the_order(): assert not modules().keys() - RANK.keys(), 'add the module to ORDER and to CONTRIBUTING.md'
+def test_every_module_has_a_place_in_the_order():
+    missing = [m for m in modules() if rank(m) is None]
+    assert not missing, f'add to the order of modules in CONTRIBUTING.md: {missing}'
 
-@pytest.mark.parametrize('mod', sorted(modules()))
-def test_module(mod):
-    "Written by nbdev, small, and importing only what comes before it"
-    src = modules()[mod].read_text(encoding='utf-8')
-    assert re.search(r'^# AUTOGENERATED! DO NOT EDIT! File to edit: \S+\.ipynb\.$', src, re.M), f'{mod} was not exported from a notebook'
-    assert not forward(src, mod, RANK), f'{mod} imports what a later lesson builds'
+def test_every_place_in_the_order_has_its_module():
+    gone = [m for m in RANK if not m.endswith('*') and m not in modules()]
+    assert not gone, f'not a module any more; take out of the order in CONTRIBUTING.md: {gone}'
+
+@pytest.mark.parametrize('module', sorted(modules()))
+def test_module_is_exported_and_imports_only_what_comes_before(module):
+    src = text_of(modules()[module])
+    stamp = re.search(r'^# AUTOGENERATED! DO NOT EDIT! File to edit: \S+\.ipynb\.$', src, re.M)
+    assert stamp, f'{module} was not exported from a notebook'
+    assert not forward(src, module), f'{module} imports what a later lesson builds'
+
+# One notebook, one module; a class whole in one cell
+
+def exports(nb):
+    "The modules to which the cells of a notebook go"
+    pattern = re.compile(r'^#\|\s*(?:default_exp|exporti?|exports)[ \t]+(\S+)', re.M)
+    return {m for c in code_cells(nb) for m in pattern.findall(source(c))}
+
+def homes():
+    "From each module to the notebooks that write it"
+    res = {}
+    for p in notebooks(NBS):
+        for m in exports(read_nb(p)): res.setdefault(m, []).append(p)
+    return res
+
+def test_each_notebook_writes_at_most_one_module():
+    bad = {p.name: sorted(exports(read_nb(p))) for p in notebooks(NBS) if len(exports(read_nb(p)))>1}
+    assert not bad, bad
+
+def test_each_module_is_written_by_one_notebook():
+    written = homes()
+    assert not {m: [p.name for p in ps] for m,ps in written.items() if len(ps)>1}
+    assert written.keys() == modules().keys()
+
+def test_library_pages_are_named_as_their_modules():
+    bad = [f'{p.name} writes {sorted(exports(read_nb(p)))}' for p in (NBS/'library').glob('*.ipynb')
+           if {p.stem} != {m.replace('.', '_') for m in exports(read_nb(p))}]
+    assert not bad, '\n'.join(bad)
+
+def test_modules_begin_with_the_sentence_under_the_title():
+    bad = []
+    for module,path in modules().items():
+        doc = ast.get_docstring(ast.parse(text_of(path))) or ''
+        if not doc.strip() or '\n' in doc.strip(): bad.append(f'{module}: {doc!r}')
+    assert not bad, 'one line `> …` under `# Title`:\n' + '\n'.join(bad)
+
+def is_patch(decorator):
+    name = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return isinstance(name, ast.Name) and name.id in ('patch', 'patch_to', 'patch_property')
+
+def patched_at_home(src):
+    "Classes that a module writes in pieces, by `@patch` or `Class.name = …`, without a comment beside it"
+    tree,lines = ast.parse(src),src.splitlines()
+    own = {n.name for n in tree.body if isinstance(n, ast.ClassDef)}
+    for n in tree.body:
+        if isinstance(n, ast.FunctionDef) and any(map(is_patch, n.decorator_list)):
+            note = n.args.args[0].annotation if n.args.args else None
+            targets = {x.id for x in ast.walk(note) if isinstance(x, ast.Name)} if note else set()
+            first = n.decorator_list[0].lineno
+        elif isinstance(n, ast.Assign):
+            owners = [t.value for t in n.targets if isinstance(t, ast.Attribute)]
+            targets = {o.id for o in owners if isinstance(o, ast.Name)}
+            first = n.lineno
+        else: continue
+        beside = lines[max(first-2, 0):n.lineno]
+        if targets & own and not any('#' in l and '%%' not in l and '#|' not in l for l in beside):
+            yield from sorted(targets & own)
+
+def test_patch_check_can_fail():
+    whole = 'class A:\n  pass\n'
+    assert list(patched_at_home(whole+'@patch\ndef f(self:A): pass'))==['A']
+    assert list(patched_at_home(whole+'@patch(as_prop=True)\ndef f(self:A|B): pass'))==['A']
+    assert list(patched_at_home(whole+'A.x = 1'))==['A']
+    for fine in ('@patch\ndef f(self:B): pass', '# because of this\n@patch\ndef f(self:A): pass', 'B.x = 1'):
+        assert not list(patched_at_home(whole+fine)), fine
+
+def test_classes_stand_whole_in_one_place():
+    bad = {m: list(patched_at_home(text_of(p))) for m,p in modules().items()}
+    assert not {m: names for m,names in bad.items() if names}
+
+def test_a_name_is_defined_by_one_module():
+    "No class is continued under the same name in another module"
+    where = {}
+    for m,p in modules().items():
+        if m.startswith('course.exercises.'): continue
+        for n in ast.parse(text_of(p)).body:
+            if isinstance(n, ast.ClassDef): where.setdefault(n.name, []).append(m)
+    assert not {name: ms for name,ms in where.items() if len(ms)>1}
+
+def own_bases(cls): return [c for c in cls.__mro__[1:] if c.__module__.startswith('coursekit')]
+
+def test_learner_is_one_class():
+    from coursekit.learner import Learner
+    assert {c.__module__ for c in [Learner, *own_bases(Learner)]} == {'coursekit.learner'}
+    assert not own_bases(Learner)
+
+def test_data_loader_has_at_most_two_bases_of_ours():
+    from coursekit.data.load import DataLoader
+    assert len(own_bases(DataLoader)) <= 2, own_bases(DataLoader)
+
+# Settings
 
 def ini():
-    c = ConfigParser(delimiters=['='], interpolation=None); c.read(ROOT/'settings.ini', encoding='utf-8'); return c['DEFAULT']
+    c = ConfigParser(delimiters=['='], interpolation=None)
+    c.read(ROOT/'settings.ini', encoding='utf-8')
+    return c['DEFAULT']
 
 def test_settings_and_constraints_agree():
     "Every requirement, development ones too, is pinned to a version that it allows"
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name as canon
     pins = {}
-    for l in (ROOT/'constraints.txt').read_text(encoding='utf-8').splitlines():
-        if l.strip() and not l.startswith('#'):
-            r = Requirement(l); (s,) = r.specifier
-            assert s.operator=='==' and not r.url, l
-            pins[canon(r.name)] = s.version
+    for l in text_of(ROOT/'constraints.txt').splitlines():
+        if not l.strip() or l.startswith('#'): continue
+        r = Requirement(l)
+        (s,) = r.specifier
+        assert s.operator=='==' and not r.url, l
+        pins[canon(r.name)] = s.version
     for key in ('requirements', 'dev_requirements', 'bench_requirements'):
         for r in map(Requirement, ini()[key].split()):
             if r.name in ('setuptools', 'wheel'): continue   # the builders need no exact version
-            assert canon(r.name) in pins, f'{r.name} is not pinned in constraints.txt'
-            assert pins[canon(r.name)] in r.specifier, f'constraints.txt pins {r.name} to {pins[canon(r.name)]}, settings.ini wants {r.specifier}'
+            pin = pins.get(canon(r.name))
+            assert pin, f'{r.name} is not pinned in constraints.txt'
+            assert pin in r.specifier, f'constraints.txt: {r.name}=={pin}, settings.ini wants {r.specifier}'
 
 def test_version_and_licence():
     import coursekit
     assert coursekit.__version__ == ini()['version']
-    assert 'Apache License' in (ROOT/'LICENSE').read_text() and ini()['license']=='apache2'
+    assert 'Apache License' in text_of(ROOT/'LICENSE') and ini()['license']=='apache2'
 
 def test_nothing_installed_reads_settings():
-    for m, p in modules().items():
-        if m != 'course.maintain': assert 'settings.ini' not in p.read_text(encoding='utf-8'), m
+    reading = {m for m,p in modules().items() if 'settings.ini' in text_of(p)}
+    assert reading <= {'course.maintain','course.lab'}
 
-MACHINE = re.compile(r'(?<![\w.])/(?:work|root|home/\w+|Users/\w+)/[\w.]|file://' + r'/(?:opt|usr|root|home)|[A-Z]:\\\\?Users')
+def test_python_versions_are_the_same_everywhere():
+    least = ini()['min_python']
+    assert f'version_info < ({least.replace(".", ", ")})' in text_of(ROOT/'.ci/install.py')
+    assert f'target-version = "py{least.replace(".", "")}"' in text_of(ROOT/'pyproject.toml')
+    tested = re.search(r"python: \[(.*)\]", text_of(ROOT/'.github/workflows/test.yaml'))[1]
+    assert tested.startswith(f"'{least}'")
+    for f in ('README.md', 'CONTRIBUTING.md', 'Makefile'): assert '3.10' not in text_of(ROOT/f), f
+    assert f'Python {least}' in text_of(ROOT/'README.md')
+
+@pytest.mark.parametrize('version', [(3, 10, 13), (3, 9, 18), (2, 7, 18)])
+def test_old_python_is_told(version):
+    "Run the installer's first lines with another version: a sentence, not a traceback"
+    src = text_of(ROOT/'.ci'/'install.py')
+    fake = types.SimpleNamespace(version_info=version, executable='/usr/bin/old', exit=sys.exit)
+    code = src[src.index('if sys.version_info'):src.index('import glob')]
+    with pytest.raises(SystemExit, match=r'3\.11 or newer.*%d\.%d' % version[:2]): exec(code, {'sys': fake})
+
+# The repository
+
+MACHINE = re.compile(r'(?<![\w.])/(?:work|root|home/\w+|Users/\w+)/[\w.]|[A-Z]:\\\\?Users'
+                     r'|file://' + r'/(?:opt|usr|root|home)')
+
 def test_machine_pattern_can_match():
-    for s in ('/ro'+'ot/x', '"/wo'+'rk/main"', '/home/'+'me/x', 'file:///o'+'pt/x'): assert MACHINE.search(s), s
+    for s in ('/ro'+'ot/x', '"/wo'+'rk/main"', '/home/'+'me/x', 'file:///o'+'pt/x', 'C:\\\\Us'+'ers'):
+        assert MACHINE.search(s), s
     for s in ('../work/x', 'https://x.org/root/y', 'home/me'): assert not MACHINE.search(s), s
 
 def test_no_machine_paths():
     bad = []
     for p in tracked():
-        try: text = p.read_text(encoding='utf-8')
+        try: text = text_of(p)
         except UnicodeDecodeError: continue
-        bad += [f'{p.relative_to(ROOT)}: {text[max(0, m.start()-30):m.end()+30]!r}' for m in MACHINE.finditer(text)]
+        found = (text[max(0, m.start()-30):m.end()+30] for m in MACHINE.finditer(text))
+        bad += [f'{p.relative_to(ROOT)}: {o!r}' for o in found]
     assert not bad, '\n'.join(bad)
 
 def test_no_large_files():
-    big = {str(p.relative_to(ROOT)): p.stat().st_size for p in tracked() if p.stat().st_size > (10_000_000 if p.suffix=='.safetensors' else 3_000_000)}
+    limits = {'.safetensors':10_000_000}
+    big = [str(p.relative_to(ROOT)) for p in tracked() if p.stat().st_size > limits.get(p.suffix, 3_000_000)]
     assert not big
 
-def test_notebooks_show_no_errors():
-    bad = [f'{p.relative_to(ROOT)}, code cell {i}' for p in course.notebooks(ROOT/'nbs') for i, c in
-           enumerate(course.code_cells(json.loads(p.read_text(encoding='utf-8'))), 1) if course.errors(c)]
-    assert not bad
+# Notebooks and documents
 
-def commented(md): return (ls := [l for l in md.splitlines() if l.strip()]) and len(ls) > 1 and all(re.match(r'#( |$)', l) for l in ls)
+def test_notebooks_show_no_errors():
+    bad = [f'{p.relative_to(ROOT)}, code cell {i}' for p in notebooks(NBS)
+           for i,c in enumerate(code_cells(read_nb(p)), 1) if errors(c)]
+    assert not bad
 
 def test_markdown_is_prose():
-    "No markdown cell is a block of Python comments, which would be shown as a pile of headings"
-    assert commented('# # Title\n#\n# Prose') and not commented('# Title\n\nProse') and not commented('# Title')
-    bad = [f'{p.relative_to(ROOT)}, {course.source(c)[:60]!r}' for p in course.notebooks(ROOT/'nbs')
-           for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='markdown' and commented(course.source(c))]
+    "No Markdown cell was written as comments of Python, which shows as headings with a number sign in front"
+    sign = re.compile(r'^#+ +#|^#$', re.M)
+    for s in ('# # Title', '#\n# Prose', '## ## Part'): assert sign.search(s)
+    assert not sign.search('# Title\n\nNumber #1')
+    def prose(cell): return re.sub(r'```.*?```', '', source(cell), flags=re.S)
+    bad = [f'{p.relative_to(ROOT)}: {source(c)[:60]!r}' for p in notebooks(NBS)
+           for c in markdown_cells(read_nb(p)) if sign.search(prose(c))]
     assert not bad, '\n'.join(bad)
 
-def test_readme_in_step(): assert (ROOT/'README.md').read_text(encoding='utf-8') == maintain.readme(ROOT), 'make readme'
-
-def test_readme_names_every_lesson():
-    text = (ROOT/'README.md').read_text(encoding='utf-8')
-    assert not [p.stem for p in course.lessons(ROOT/'nbs') if f'| {p.stem} |' not in text]
-
-def test_links_in_documents_lead_somewhere():
-    bad = []
-    for f in ('README.md', 'CONTRIBUTING.md'):
-        for l in re.findall(r'\]\(([^)#]+)\)', (ROOT/f).read_text(encoding='utf-8')):
-            if not l.startswith('http') and not (ROOT/l).exists(): bad.append(f'{f}: {l}')
+def test_every_notebook_has_one_title():
+    bad = [p.name for p in notebooks(NBS)
+           if sum(bool(re.match(r'# \S', source(c))) for c in markdown_cells(read_nb(p)))!=1]
     assert not bad
 
-def test_make_help_lists_the_targets():
-    import shutil
-    if not shutil.which('make'): pytest.skip('no make')
-    out = subprocess.run(['make', '--no-print-directory', 'help'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for t in 'course lab test site readme export bench clean'.split(): assert f'make {t} ' in out
+def test_nbdev_reads_titles_without_a_warning():
+    "nbdev takes a list below a title for YAML, and warns if it is none"
+    frontmatter = pytest.importorskip('nbdev.frontmatter')
+    bad = []
+    for p in notebooks(NBS):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            for c in markdown_cells(read_nb(p)): frontmatter._md2dict(source(c))
+        if caught: bad.append(p.name)
+    assert not bad, 'put the list into a cell of its own'
 
-@pytest.mark.parametrize('version', [(3, 9, 18), (2, 7, 18)])
-def test_old_python_is_told(version, capsys):
-    "Run the installer's first lines with another version: a sentence, not a traceback"
-    import types, sys
-    src = (ROOT/'.ci'/'install.py').read_text(encoding='utf-8')
-    fake = types.SimpleNamespace(version_info=version, executable='/usr/bin/old', exit=sys.exit)
-    code = src[src.index('if sys.version_info'):src.index('import glob')]
-    with pytest.raises(SystemExit, match=r'3\.10 or newer.*%d\.%d' % version[:2]): exec(code, {'sys': fake})
+def test_links_between_notebooks_lead_somewhere():
+    bad = []
+    for p in notebooks(NBS):
+        if p.name=='index.ipynb': continue                   # its links are those of README.md
+        for c in markdown_cells(read_nb(p)):
+            for l in re.findall(r'\]\(([\w./]+\.ipynb)', source(c)):
+                if not (p.parent/l).exists(): bad.append(f'{p.relative_to(ROOT)}: {l}')
+    assert not bad, '\n'.join(bad)
+
+def test_links_in_documents_lead_somewhere():
+    documents = 'README.md','CONTRIBUTING.md'
+    links = [(f,l) for f in documents for l in re.findall(r'\]\(([^)#]+)\)', text_of(ROOT/f))]
+    assert not [(f,l) for f,l in links if not l.startswith('http') and not (ROOT/l).exists()]
+
+def test_glossary_links_are_spelled_as_their_headings():
+    "JupyterLab and the pages look for exactly this heading, capitals too"
+    text = '\n\n'.join(map(source, markdown_cells(read_nb(NBS/'glossary.ipynb'))))
+    anchors = {h.strip().replace(' ', '-') for h in re.findall(r'^### (.+)$', text, re.M)}
+    bad = [f'{p.name}: #{a}' for p in lessons(NBS) for c in markdown_cells(read_nb(p))
+           for a in re.findall(r'\]\(glossary\.ipynb#([^)\s]+)\)', source(c)) if a not in anchors]
+    assert not bad, 'coursekit glossary:\n' + '\n'.join(bad)
+
+def test_readme_is_the_index(): assert text_of(ROOT/'README.md') == maintain.readme_text(ROOT), 'make readme'
+
+def test_readme_names_every_lesson():
+    text = text_of(ROOT/'README.md')
+    assert not [p.stem for p in lessons(NBS) if f'| {p.stem} |' not in text]
+
+def test_lessons_tell_their_result():
+    "A line with an arrow, for the table of `make course`"
+    assert not [p.stem for p in lessons(NBS) if not headline(read_nb(p))]
+
+def test_make_help_lists_the_targets():
+    if not shutil.which('make'): pytest.skip('no make')
+    cmd = ['make', '--no-print-directory', 'help']
+    out = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for t in 'course lab test site readme export bench clean'.split(): assert f'make {t} ' in out

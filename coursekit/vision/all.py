@@ -25,7 +25,8 @@ from .learner import *
 from ..interpret import *
 
 # %% ../../nbs/library/vision_all.ipynb #530c4eb0
-class _Arch: # A constructor of torchvision, fetched when first used; `inspect` and torchvision's `get_model_weights` follow `__wrapped__`
+class _Arch:
+    "A constructor of torchvision, fetched when first used; `inspect` and torchvision follow `__wrapped__`"
     def __init__(self, name): self.__name__ = self.__qualname__ = name
     @property
     def __wrapped__(self): return getattr(models, self.__name__)
@@ -34,7 +35,9 @@ class _Arch: # A constructor of torchvision, fetched when first used; `inspect` 
     def __call__(self, *args, **kwargs): return self.__wrapped__(*args, **kwargs)
     def __repr__(self): return f'torchvision.models.{self.__name__}'
     def __reduce__(self): return _Arch,(self.__name__,)
-    def __eq__(self, o): return self.__name__==o.__name__ if isinstance(o, _Arch) else callable(o) and o is self.__wrapped__
+    def __eq__(self, o):
+        if isinstance(o, _Arch): return self.__name__==o.__name__
+        return callable(o) and o is self.__wrapped__
     def __hash__(self): return hash(self.__wrapped__)
 
 class _Models(types.ModuleType):
