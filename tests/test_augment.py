@@ -375,9 +375,9 @@ def test_copies_prints_and_single_pictures():
 def test_cost_against_decoding_alone(photos):
     "Processor time for the whole pets pipeline, in multiples of opening the photos with PIL and nothing else"
     fs,old = list(photos[:128]),torch.get_num_threads()
+    tfms = dict(item_tfms=Resize(460), batch_tfms=aug_transforms(size=224, min_scale=0.75))
     dls = ImageDataLoaders.from_name_func('.', fs+fs[:1], label_func=is_cat, splitter=IndexSplitter([128]),
-                                          item_tfms=Resize(460),
-                                          batch_tfms=aug_transforms(size=224, min_scale=0.75), bs=64, device='cpu', num_workers=0)
+                                          bs=64, device='cpu', num_workers=0, **tfms)
     def cpu(f):
         t = time.process_time()
         f()
