@@ -35,7 +35,7 @@ def full_message(e:BaseException)->str:
 
 def error_text(f, # Called as `f(*args, **kwargs)`; must fail
                *args, **kwargs)->str: # For example `'ValueError: no such thing'`, and its notes
-    "Kind and full message of the error that `f` raises: for tests and lessons. Raises `AssertionError` if there is none"
+    "Kind and full message of the error that `f` raises, for tests. Raises `AssertionError` if there is none"
     try: f(*args, **kwargs)
     except Exception as e: return f'{type(e).__name__}: {full_message(e)}'
     raise AssertionError(f'{f} was expected to fail, and did not')
@@ -53,14 +53,15 @@ def brief(o, n=80): # Anything
     if hasattr(o, 'shape') and hasattr(o, 'dtype'):
         if not len(o.shape): return f'{kind} {o.item()}'
         return f'{kind} of shape {tuple(o.shape)}, {str(o.dtype).split(".")[-1]}'
-    if hasattr(o, 'size') and hasattr(o, 'mode'): return f'{kind} of size {o.size[0]}×{o.size[1]}, mode {o.mode}'
+    if hasattr(o, 'size') and hasattr(o, 'mode'):
+        return f'{kind} of size {o.size[0]}×{o.size[1]}, mode {o.mode}'
     if isinstance(o, tuple) and not hasattr(o, '_fields') and len(o)<=4:
         return '(' + ', '.join(brief(i, n//2) for i in o) + ')'
     if isinstance(o, (list,L)) and len(o) and not isinstance(o[0], (str,int,float)):
         return f'{len(o)} of {brief(o[0], n)}'
     return f'{kind} {_clip(str(o), n, tail=isinstance(o, Path))!r}'
 
-# %% ../nbs/library/errors.ipynb #5af90c40
+# %% ../nbs/library/errors.ipynb #4ba9dcb1
 def item_name(items, # Anything with positions, or a pandas table; `None`: unknown
               i): # Position
     "What an error calls item `i` of `items`: its place, and what it is if that can be said"

@@ -218,7 +218,7 @@ def test_sampling_against_the_slow_way(pad, align):
     kw = dict(pad_mode=pad, align_corners=align)
     t = AffineCoordTfm([Flip(**kw), Warp(0.3, p=1, **kw), Rotate(40, p=1, **kw), Zoom(0.8, 1.4, p=1, **kw)], size=(9,12), **kw)
     y = t(TensorImage(x))
-    for a,b,m in zip(x, y, t._m): assert np.abs(slow_sample(a.double().numpy(), m.double().numpy(), (9,12), pad, align)-plain(b).numpy()).max()<1e-3
+    for a,b,m in zip(x, y, t.mats): assert np.abs(slow_sample(a.double().numpy(), m.double().numpy(), (9,12), pad, align)-plain(b).numpy()).max()<1e-3
 
 def test_fine_sources_are_averaged_first():
     stripes = torch.zeros(2,3,96,96); stripes[...,::2] = 1                         # one pixel black, one white: from afar, grey
@@ -230,7 +230,7 @@ def test_fine_sources_are_averaged_first():
 
 def test_distributions():
     set_seed(2); n = 6000; x = TensorImage(torch.zeros(n,1,2,2))
-    def mats(t): t.before_call(x, 0); return t._m
+    def mats(t): t.before_call(x, 0); return t.mats
     z = Zoom(1., 1.1, p=0.75); m = mats(z); s = 1/m[:,0,0]
     assert abs((s!=1).float().mean()-0.75)<0.03 and s.min()>=1-1e-5 and s.max()<=1.1+1e-5 and abs(s[s!=1].mean()-1.05)<0.003
     assert (m[:,0,2].abs()<=(1-m[:,0,0])+1e-6).all()                               # a zoomed picture never looks over the edge
@@ -240,8 +240,8 @@ def test_distributions():
     ks = {tuple(o) for o in mats(Dihedral(1.))[:,:2,:2].reshape(n,4).round().int().tolist()}; assert len(ks)==8
     m = mats(RandomResizedCropGPU(8, min_scale=0.5, ratio=(1,1), align_corners=False)); assert m.shape==(n,3,3)
     big = TensorImage(torch.zeros(1,1,200,300)).expand(3000,1,200,300); t = RandomResizedCropGPU(8, min_scale=0.2, align_corners=False); t.before_call(big, 0)
-    area,ratio = t._m[:,0,0]*t._m[:,1,1],t._m[:,0,0]*300/(t._m[:,1,1]*200)
-    assert area.min()>0.19 and area.max()<=1 and ratio.min()>0.74 and ratio.max()<1.35 and (t._m[:,0,2].abs()<=1-t._m[:,0,0]+1e-5).all()
+    area,ratio = t.mats[:,0,0]*t.mats[:,1,1],t.mats[:,0,0]*300/(t.mats[:,1,1]*200)
+    assert area.min()>0.19 and area.max()<=1 and ratio.min()>0.74 and ratio.max()<1.35 and (t.mats[:,0,2].abs()<=1-t.mats[:,0,0]+1e-5).all()
     x = TensorImage(torch.full((n,1,1,1), 0.5)); b = plain(Brightness(0.2, p=0.75)(x)).flatten()
     assert abs((b!=0.5).float().mean()-0.75)<0.03 and b.min()>=0.4-1e-4 and b.max()<=0.6+1e-4
     c = torch.logit(plain(Contrast(0.2, p=1)(TensorImage(torch.full((n,1,1,1), 0.7)))).flatten())/math.log(7/3)

@@ -1,11 +1,13 @@
-"What cells cannot test of `coursekit.data.load`: workers that die or hang, spawned processes, leaks, batches in many hands."
+"Loaders where cells cannot test them: workers that die or hang, spawned processes, leaks, many kinds of data"
 import gc, multiprocessing as mp, os, pickle, random, signal, sys, time
 import numpy as np, pytest, torch
-from coursekit.core import set_seed, tensor
+from coursekit.core import set_seed
 from coursekit.data import workers
 from coursekit.data.load import DataLoader, TensorDataset
 
 def setup_module(): torch.set_num_threads(1)
+
+def joined(batches): return torch.cat(list(batches)).tolist()
 
 @pytest.fixture(autouse=True)
 def nobody_left_behind():
@@ -17,7 +19,7 @@ def nobody_left_behind():
     assert mp.active_children() == []
 
 class Items:
-    "Numbers, and what chance says about them, from all three sources; counts how often it was asked in this process"
+    "Numbers, and random numbers from all three sources; counts how often it was asked in this process"
     def __init__(self, n=24): self.n,self.asked = n,0
     def __len__(self): return self.n
     def __getitem__(self, i):
@@ -26,7 +28,9 @@ class Items:
 
 class Trouble(Items):
     "An item that does what it is told"
-    def __init__(self, n, act, at=5): super().__init__(n); self.act,self.at = act,at
+    def __init__(self, n, act, at=5):
+        super().__init__(n)
+        self.act,self.at = act,at
     def __getitem__(self, i):
         if i==self.at: self.act()
         return torch.tensor(i)
@@ -42,7 +46,9 @@ class Picky(Exception):
 
 class Marked(torch.Tensor): pass
 
-def same(a, b): return all(torch.equal(x, y) for p,q in zip(a, b, strict=True) for x,y in zip(p, q, strict=True))
+def same(a, b):
+    "Are all parts of all batches equal?"
+    return all(torch.equal(x, y) for p,q in zip(a, b, strict=True) for x,y in zip(p, q, strict=True))
 
 # ---- workers that fail
 
@@ -58,7 +64,8 @@ def test_dead_worker(act, keep):
 
 def test_hanging_worker():
     t = time.time()
-    with pytest.raises(RuntimeError, match='died or hangs'): list(DataLoader(Trouble(16, hang), bs=2, num_workers=1, timeout=1))
+    dl = DataLoader(Trouble(16, hang), bs=2, num_workers=1, timeout=1)
+    with pytest.raises(RuntimeError, match='died or hangs'): list(dl)
     assert time.time()-t < 15
 
 @pytest.mark.parametrize('n', [0, 2])
@@ -72,13 +79,15 @@ def test_an_item_that_says_stop_does_not_end_the_epoch_in_silence(n):
     with pytest.raises(RuntimeError, match='item 5 failed with StopIteration') as e:
         list(DataLoader(Trouble(16, lambda: next(iter([]))), bs=2, num_workers=n))
     assert type(e.value.__cause__) is StopIteration
-    with pytest.raises(RuntimeError): list(DataLoader(Items(8), bs=2, num_workers=n, create_batch=lambda b: next(iter([]))))
+    dl = DataLoader(Items(8), bs=2, num_workers=n, create_batch=lambda b: next(iter([])))
+    with pytest.raises(RuntimeError): list(dl)
 
 def test_causes_travel():
     def act():
         try: 1/0
         except ZeroDivisionError as e: raise ValueError('no share') from e
-    with pytest.raises(ValueError, match='no share\nDataLoader: item 5 failed') as e: list(DataLoader(Trouble(16, act), bs=2, num_workers=1))
+    dl = DataLoader(Trouble(16, act), bs=2, num_workers=1)
+    with pytest.raises(ValueError, match='no share\nDataLoader: item 5 failed') as e: list(dl)
     first = e.value.__cause__
     assert type(first) is ZeroDivisionError and 'in a worker process' in str(first.__cause__)
 
@@ -90,7 +99,9 @@ def test_exception_that_cannot_travel():
 @pytest.mark.parametrize('n', [0, 2])
 def test_unequal_items_are_named_by_their_index(n):
     ds = [(torch.zeros(3, 4+(i==6)), i) for i in range(10)]
-    with pytest.raises(ValueError, match=r'item 4\[0\] has shape \(3, 4\), item 6\[0\] has shape \(3, 5\).*Resize'): list(DataLoader(ds, bs=4, num_workers=n))
+    said = r'item 4\[0\] has shape \(3, 4\), item 6\[0\] has shape \(3, 5\).*Resize'
+    with pytest.raises(ValueError, match=said):
+        list(DataLoader(ds, bs=4, num_workers=n))
 
 def test_error_in_the_callers_loop_is_the_callers():
     with pytest.raises(RuntimeError, match='^mine$'):
@@ -98,15 +109,18 @@ def test_error_in_the_callers_loop_is_the_callers():
 
 # ---- chance
 
-def epoch(n, **kw): set_seed(3); return list(DataLoader(Items(), bs=5, shuffle=True, num_workers=n, **kw))
+def epoch(n, **kw):
+    set_seed(3)
+    return list(DataLoader(Items(), bs=5, shuffle=True, num_workers=n, **kw))
 
 def test_workers_do_not_change_the_result():
     one = epoch(1)
     assert same(one, epoch(1)) and same(one, epoch(2)) and same(one, epoch(2, persistent_workers=True))
-    assert torch.cat([b[0] for b in one]).tolist() == torch.cat([b[0] for b in epoch(0)]).tolist()     # the order is that of no workers
+    assert joined(b[0] for b in one)==joined(b[0] for b in epoch(0))  # the order is that of no workers
 
 def test_no_two_items_share_their_chance_nor_two_epochs():
-    set_seed(1); dl = DataLoader(Items(), bs=4, num_workers=2, persistent_workers=True)
+    set_seed(1)
+    dl = DataLoader(Items(), bs=4, num_workers=2, persistent_workers=True)
     seen = [x for _ in range(3) for b in dl for x in (*b[1].tolist(), *b[2].tolist(), *b[3][:,0].tolist())]
     assert len(set(seen)) == 3*3*24
 
@@ -114,26 +128,33 @@ def test_no_two_items_share_their_chance_nor_two_epochs():
 def test_models_dice_are_left_alone(n):
     class Plain(Items):
         def __getitem__(self, i): return i
-    set_seed(9); expected = torch.rand(3),np.random.rand(3)
-    set_seed(9); list(DataLoader(Plain(), shuffle=True, num_workers=n)); got = torch.rand(3),np.random.rand(3)
+    set_seed(9)
+    expected = torch.rand(3),np.random.rand(3)
+    set_seed(9)
+    list(DataLoader(Plain(), shuffle=True, num_workers=n))
+    got = torch.rand(3),np.random.rand(3)
     assert torch.equal(expected[0], got[0]) and (expected[1]==got[1]).all()
 
 def test_seed_fixes_all_epochs_whatever_else_happens():
     def orders(disturb):
         dl = DataLoader(list(range(20)), bs=20, shuffle=True, seed=4)
         for _ in range(3):
-            if disturb: random.random(); torch.rand(1)
+            if disturb: random.random(),torch.rand(1)
             yield next(iter(dl)).tolist()
     a,b = list(orders(False)),list(orders(True))
     assert a==b and len(set(map(tuple, a)))==3
 
 def test_generator_is_used():
-    def order(): return next(iter(DataLoader(range(20), bs=20, shuffle=True, generator=torch.Generator().manual_seed(5)))).tolist()
+    def order():
+        generator = torch.Generator().manual_seed(5)
+        return joined(DataLoader(range(20), bs=20, shuffle=True, generator=generator))
     assert order()==order()!=list(range(20))
 
 def test_every_order_is_about_equally_likely():
     dl,counts = DataLoader(range(3), bs=3, shuffle=True, seed=0),{}
-    for _ in range(1200): o = tuple(dl.one_batch().tolist()); counts[o] = counts.get(o,0)+1
+    for _ in range(1200):
+        o = tuple(dl.one_batch().tolist())
+        counts[o] = counts.get(o,0)+1
     assert len(counts)==6 and min(counts.values())>140
 
 # ---- processes
@@ -142,7 +163,7 @@ def test_leaving_early_and_coming_back():
     dl = DataLoader(Items(), bs=2, num_workers=2, persistent_workers=True, seed=1, shuffle=True)
     for b in dl: break
     assert len(mp.active_children())==2                             # kept on purpose,
-    assert sorted(torch.cat([b[0] for b in dl]).tolist()) == list(range(24))    # with nothing left over from the first loop
+    assert sorted(joined(b[0] for b in dl))==list(range(24))     # nothing is left over from the first loop
 
 def test_a_loop_inside_a_loop():
     dl = DataLoader(Items(6), bs=2, num_workers=1, persistent_workers=True)
@@ -158,15 +179,16 @@ def test_subclasses_survive_the_journey():
 def test_a_worker_gets_whole_batches():
     "`before_batch`, `after_item` and `create_batch` run in the worker; `after_batch` here"
     pids = lambda b: (b, os.getpid())
-    out = list(DataLoader(Items(8), bs=4, num_workers=1, after_item=lambda o: o[0], before_batch=lambda b: [sum(b)], after_batch=pids,
-                          create_batch=lambda b: (b, os.getpid())))
+    out = list(DataLoader(Items(8), bs=4, num_workers=1, after_item=lambda o: o[0],
+                          before_batch=lambda b: [sum(b)], after_batch=pids, create_batch=pids))
     assert [o[0][0] for o in out] == [[6],[22]] and all(o[1]==os.getpid()!=o[0][1] for o in out)
 
 def test_worker_init_hook():
     def wif(): os.environ['CK_TEST_WIF'] = 'yes'
     class DS(Items):
         def __getitem__(self, i): return os.environ.get('CK_TEST_WIF','no')
-    assert list(DataLoader(DS(2), num_workers=1, wif=wif)) == [['yes','yes']] and 'CK_TEST_WIF' not in os.environ
+    assert list(DataLoader(DS(2), num_workers=1, wif=wif)) == [['yes','yes']]
+    assert 'CK_TEST_WIF' not in os.environ
 
 @pytest.mark.skipif(sys.platform=='win32', reason='spawn is what Windows does anyway')
 def test_spawned_workers(monkeypatch):
@@ -176,7 +198,8 @@ def test_spawned_workers(monkeypatch):
     monkeypatch.setattr(workers, 'can_fork', False)
     spawned = list(dl)
     assert len(spawned)==2 and (forked is None or same(forked, spawned))
-    with pytest.raises(RuntimeError, match='cannot start worker.*num_workers=0.*lambda'): list(DataLoader(Items(8), num_workers=1, after_item=lambda o: o))
+    with pytest.raises(RuntimeError, match='cannot start worker.*num_workers=0.*lambda'):
+        list(DataLoader(Items(8), num_workers=1, after_item=lambda o: o))
 
 def test_interrupt_leaves_the_loader_usable():
     dl = DataLoader(Items(), bs=2, num_workers=2)
@@ -195,10 +218,12 @@ class Spy(torch.Tensor):
 
 @pytest.mark.parametrize('shuffle', [False, True])
 def test_no_single_item_is_touched(shuffle):
-    Spy.taken = 0; xs = torch.arange(40.).view(20,2).as_subclass(Spy)
+    Spy.taken = 0
+    xs = torch.arange(40.).view(20,2).as_subclass(Spy)
     bs = list(DataLoader(xs, bs=8, shuffle=shuffle))
     assert Spy.taken==0 and type(bs[0]) is Spy and sorted(torch.cat(bs)[:,0].tolist())==xs[:,0].tolist()
-    list(DataLoader(xs, bs=8, after_item=lambda o: o)); assert Spy.taken==20     # and a hook on items is honoured
+    list(DataLoader(xs, bs=8, after_item=lambda o: o))
+    assert Spy.taken==20                                            # and a hook on items is honoured
 
 def test_a_subclass_that_makes_items_is_asked():
     class Mine(DataLoader):
@@ -208,22 +233,26 @@ def test_a_subclass_that_makes_items_is_asked():
         def __getitem__(self, i): return super().__getitem__(i)[0]+1
     assert torch.equal(next(iter(DataLoader(Rows(torch.zeros(4)), bs=4))), torch.ones(4))
 
-def test_the_same_batches_by_every_road():
+def test_the_same_batches_from_every_source():
     xs,ys = torch.randn(50,3),torch.arange(50)
-    kinds = TensorDataset(xs, ys), list(zip(xs, ys)), [(x.clone(), int(y)) for x,y in zip(xs, ys)], Pairs(xs, ys)
-    for kw in dict(), dict(shuffle=True, seed=2), dict(sampler=[4,9,-1,4]), dict(drop_last=True), dict(sampler=range(0,50,7)):
-        roads = [list(DataLoader(ds, bs=16, **kw)) for ds in kinds]
-        assert all(same(roads[-1], r) for r in roads[:-1])
+    copies = [(x.clone(), int(y)) for x,y in zip(xs, ys)]
+    kinds = TensorDataset(xs, ys), list(zip(xs, ys)), copies, Pairs(xs, ys)
+    orders = [dict(), dict(shuffle=True, seed=2), dict(drop_last=True)]
+    orders += [dict(sampler=o) for o in ([4,9,-1,4], range(0,50,7))]
+    for kw in orders:
+        epochs = [list(DataLoader(ds, bs=16, **kw)) for ds in kinds]
+        assert all(same(epochs[-1], o) for o in epochs[:-1])
 
 class Pairs:
     def __init__(self, xs, ys): self.xs,self.ys = xs,ys
     def __len__(self): return len(self.xs)
     def __getitem__(self, i): return self.xs[i],self.ys[i]
 
-def test_ragged_and_mixed_lists_take_the_careful_road():
+def test_ragged_and_mixed_lists_are_fetched_item_by_item():
     r = torch.ones(2, requires_grad=True)
-    assert next(iter(DataLoader([r, r], bs=2))).requires_grad                    # gradients still flow to the items
-    assert torch.equal(next(iter(DataLoader([torch.ones(2), np.zeros(2, dtype=np.float32)], bs=1))), torch.ones(1,2))
+    assert next(iter(DataLoader([r, r], bs=2))).requires_grad       # gradients still flow to the items
+    mixed = [torch.ones(2), np.zeros(2, dtype=np.float32)]
+    assert torch.equal(next(iter(DataLoader(mixed, bs=1))), torch.ones(1,2))
     assert next(iter(DataLoader(['a','b'], bs=2))) == ['a','b']
     with torch.inference_mode(): t = torch.ones(4,2)
     assert len(list(DataLoader(t, bs=2)))==2 and len(list(DataLoader(list(t), bs=2)))==2
@@ -240,19 +269,22 @@ def test_windows_are_guarded_in_every_way():
 def test_device_moves_every_part():
     b = next(iter(DataLoader([{'x': torch.ones(2), 'name': 'a'}]*3, device='meta')))
     assert b['x'].device.type=='meta' and b['name']==['a']*3
-    x,y = next(iter(DataLoader(list(zip(torch.ones(3,2), range(3))), device='meta'))); assert x.device.type==y.device.type=='meta'
+    x,y = next(iter(DataLoader(list(zip(torch.ones(3,2), range(3))), device='meta')))
+    assert x.device.type==y.device.type=='meta'
     assert DataLoader([1]).to('cpu').device==torch.device('cpu')
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no NVIDIA card here')
 def test_on_cuda():
-    xs = torch.arange(64.).view(32,2); expected = xs.sum().item()
+    xs = torch.arange(64.).view(32,2)
+    expected = xs.sum().item()
     for ds,n in (xs,0),(xs.cuda(),0),(Pairs(xs, xs),2):
         bs = list(DataLoader(ds, bs=8, shuffle=True, device='cuda', num_workers=n))
         bs = [b if isinstance(b, torch.Tensor) else b[0] for b in bs]
         assert all(b.is_cuda for b in bs) and sum(b.sum().item() for b in bs)==expected
 
 def test_pickled_loader_carries_no_processes():
-    dl = DataLoader(Items(), bs=4, num_workers=1, persistent_workers=True, seed=1); list(dl)
+    dl = DataLoader(Items(), bs=4, num_workers=1, persistent_workers=True, seed=1)
+    list(dl)
     dl2 = pickle.loads(pickle.dumps(dl))
     assert '_pool' not in dl2.__dict__ and len(list(dl2))==6
 

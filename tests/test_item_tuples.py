@@ -1,9 +1,9 @@
-"""Items of several pictures: pairs, masks of another size than their picture, and tuples that show themselves"""
+"""Items of several pictures: pairs, masks of another size than their picture, tuples that show themselves"""
 import matplotlib
 matplotlib.use('Agg')
 import numpy as np, torch
 from coursekit.vision.all import *
-for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n]   # fastcore's own, which pytest would collect
+for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n]   # pytest would collect them
 
 def in_colour(a): return PILImage.create(np.stack([a]*3, -1))
 
@@ -23,7 +23,8 @@ def test_pictures_of_other_shapes_are_not_distorted():
     a = np.zeros((60,80), np.uint8)
     a[20:40,30:50] = 255                                                                        # a square
     ims = tuple(in_colour(o) for o in (a, a.T.copy(), a.repeat(2,0).repeat(2,1)))
-    for t in Resize(30), Resize(30, 'pad', pad_mode='zeros'), RandomResizedCrop(30, min_scale=.9, ratio=(1,1)):
+    tfms = [Resize(30), Resize(30, 'pad', pad_mode='zeros'), RandomResizedCrop(30, min_scale=.9, ratio=(1,1))]
+    for t in tfms:
         for im in t(ims, split_idx=0):
             x = np.asarray(im)[...,0]>127
             rows,cols = int(x.any(1).sum()),int(x.any(0).sum())
@@ -48,11 +49,11 @@ class Twins(nn.Module):
 def test_siamese_by_transform(folder):
     fs,called = get_image_files(folder),[]
     def pair(f): return SiameseImage(PILImage.create(f), PILImage.create(fs[0]), int(f.name[0]=='c'))
-    dls = TfmdLists(fs, pair, splits=RandomSplitter(seed=1)(fs)).dataloaders(
-        after_item=[Resize(16),ToTensor], after_batch=[IntToFloatTensor,Normalize.from_stats(*imagenet_stats)],
-        bs=4, num_workers=0)
+    on_batch = [IntToFloatTensor, Normalize.from_stats(*imagenet_stats)]
+    pairs = TfmdLists(fs, pair, splits=RandomSplitter(seed=1)(fs))
+    dls = pairs.dataloaders(after_item=[Resize(16),ToTensor], after_batch=on_batch, bs=4, num_workers=0)
     assert type(dls.one_batch()) is SiameseImage and dls.n_inp is None
-    dls.show_batch()                                                       # nobody is registered: each item shows itself
+    dls.show_batch()                                          # nobody is registered: each item shows itself
     @typedispatch
     def show_batch(x:SiameseImage, y, samples, **kwargs): called.append((type(x),y,len(samples)))
     @typedispatch
@@ -70,7 +71,8 @@ def test_siamese_by_block(folder):
     fs = get_image_files(folder)
     items = [[f,fs[0],int(f.name[0]=='c')] for f in fs]
     pictures = TransformBlock(ImageTuple.create, batch_tfms=IntToFloatTensor)
-    recipe = DataBlock((pictures, CategoryBlock), get_x=lambda t: t[:2], get_y=lambda t: t[2], item_tfms=Resize(16))
+    recipe = DataBlock((pictures,CategoryBlock), get_x=lambda t: t[:2], get_y=lambda t: t[2],
+                       item_tfms=Resize(16))
     dls = recipe.dataloaders(items, bs=4, num_workers=0)
     x,y = dls.one_batch()
     assert type(x) is ImageTuple and type(x[0]) is TensorImage and x[1].shape==(4,3,16,16)

@@ -3,9 +3,9 @@ import inspect, pickle
 import matplotlib; matplotlib.use('Agg')
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
-from coursekit.errors import full_message
 from coursekit.vision.all import *
 for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n]   # not ours, which pytest would collect
+from coursekit.errors import full_message
 from coursekit.vision.points import move_points
 torch.set_num_threads(1)
 
@@ -85,9 +85,9 @@ def test_it_learns(dots):
     dls = block(splitter=RandomSplitter(seed=1), item_tfms=Resize(48, method='squish'), batch_tfms=aug_transforms(size=40, max_lighting=0)).dataloaders(dots, **kw)
     learn = quiet(Learner(dls, nn.Sequential(small_body(), nn.Flatten(), nn.Linear(32*25,2), SigmoidRange(-1,1)), metrics=[mse, mae]))
     guess = torch.cat([y for _,y in dls.valid]).as_subclass(Tensor).var(0, unbiased=False).mean()        # of the best guess that does not look
-    learn.fit_one_cycle(25, 1e-2)
+    learn.fit_one_cycle(14, 1e-2)
     loss,m,_ = learn.validate()
-    assert loss<guess/8 and abs(loss-m)<1e-6, (loss, guess)
+    assert loss<guess/6 and abs(loss-m)<1e-6, (loss, guess)
 
 def test_numbers_through_the_same_doors(dots):
     dls = block(blocks=(ImageBlock, RegressionBlock), get_y=lambda f: get_ctr(f).tolist(), item_tfms=Resize(32), splitter=EndSplitter(0.2)).dataloaders(dots, **kw)
@@ -212,9 +212,10 @@ def test_fastais_numbers_for_batches(tfm, want): # it takes the middles of the o
 
 def test_wrong_points(dots):
     def fails(y, *texts, **k):
-        with pytest.raises(ValueError) as e: block(**{**dict(get_y=y, item_tfms=Resize(32)), **k}).dataloaders(dots, **kw).one_batch()
-        said = full_message(e.value)
-        assert all(t in said for t in texts) and ('_rgb.jpg' in said or 'item ' in said), said
+        with pytest.raises(ValueError) as e:
+            block(**{**dict(get_y=y, item_tfms=Resize(32)), **k}).dataloaders(dots, **kw).one_batch()
+        text = full_message(e.value)
+        assert all(t in text for t in texts) and ('_rgb.jpg' in text or 'item ' in text), text
     fails(lambda f: tensor([1.,2,3]), 'shape (3,) is no list of points', '(x, y)')
     fails(lambda f: tensor([[1.,2,3],[4,5,6]]), 'shape (2, 3)')
     fails(lambda f: None, 'no point (None)')

@@ -8,66 +8,71 @@ __all__ = ['TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProject
 # %% ../../nbs/library/callback_tensorboard.ipynb #e6d12094
 import warnings
 from ..core import *
+from ..state import keep_modes, keep_rng
 from .core import *
-from .schedule import keep_rng
-from ..hooks import hook_output
-
-# %% ../../nbs/library/callback_tensorboard.ipynb #0d69b784
-def _writer_class():
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError as e: raise ImportError('TensorBoardCallback needs the package `tensorboard`: pip install tensorboard. (Without it, `CSVLogger` keeps the table as a file.)') from e
-    return SummaryWriter
-
-def _raw_batch(learn, i): # A batch of loader `i` on the device, and its inputs; no random number is used up
-    dl = learn.get_dl(i)
-    with keep_rng(learn.dls): b = dl.one_batch() if hasattr(dl,'one_batch') else next(iter(dl))
-    b = to_device((b,) if isinstance(b, Tensor) else tuple(b), learn.device)
-    n = getattr(dl,'n_inp',None) or getattr(learn.dls,'n_inp',None) or max(len(b)-1, 1)
-    return b,[o.as_subclass(Tensor) for o in b[:n]]
+from .hook import hook_output, sample_batch
 
 # %% ../../nbs/library/callback_tensorboard.ipynb #12c0e503
+def _writer_class():
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise ImportError('TensorBoardCallback needs the package `tensorboard`: pip install tensorboard. '
+                          '(Without it, `CSVLogger` keeps the table as a file.)') from e
+    return SummaryWriter
+
+def _as_pictures(x): # A batch of images with numbers from 0 to 1 and three channels
+    x = x.float()
+    low,high = x.amin((1,2,3), keepdim=True),x.amax((1,2,3), keepdim=True)
+    x = (x-low)/(high-low).clamp(min=1e-6)
+    return x.expand(-1,3,-1,-1) if x.shape[1]==1 else x
+
 class TensorBoardBaseCallback(Callback):
     "What the callbacks for TensorBoard share: a writer, and the features of a layer during validation"
     order = Recorder.order+1
     def __init__(self, log_dir=None, # Folder, default: a new one in `runs`
-                 layer=None, # Module that gives the features, default `model[1][1]`, the second layer of a head
-                ): self.log_dir,self.layer,self.writer,self.feats,self.Writer = log_dir,layer,None,None,_writer_class()
-    def _open(self): self.writer = self.Writer(log_dir=self.log_dir)
+                 layer=None, # Module that gives the features, default `model[1][1]`, the head's second
+                ):
+        self.log_dir,self.layer,self.writer,self.Writer = log_dir,layer,None,_writer_class()
+        self.feature_hook,self.features = None,[]             # one (features, inputs, targets) for each batch
+
+    def open_writer(self):
+        "Begin to write"
+        self.writer = self.Writer(log_dir=self.log_dir)
     def after_fit(self):
-        "Close the writer"
-        if self.feats is not None: self.feats[0].remove(); self.feats = None
-        if self.writer is not None: self.writer.close(); self.writer = None
+        "Stop listening and close the writer"
+        if self.feature_hook is not None: self.feature_hook.remove()
+        if self.writer is not None: self.writer.close()
+        self.feature_hook = self.writer = None
 
-# %% ../../nbs/library/callback_tensorboard.ipynb #951714d6
-@patch
-def _listen(self:TensorBoardBaseCallback): # To the layer, from now on
-    try: layer = self.model[1][1] if self.layer is None else self.layer
-    except (TypeError,IndexError): raise ValueError('The model has no `model[1][1]`: say which layer gives the features, `layer=…`') from None
-    self.feats = hook_output(layer, cpu=True),[],[],[]
-@patch
-def after_pred(self:TensorBoardBaseCallback):
-    if self.feats is None or self.training: return
-    h,vecs,imgs,labels = self.feats
-    vecs.append(h.stored.flatten(1)); imgs.append(to_detach(self.xb[0])); labels.append(to_detach(self.yb[0]) if len(self.yb) else None)
-
-# %% ../../nbs/library/callback_tensorboard.ipynb #8824fed6
-@patch
-def after_validate(self:TensorBoardBaseCallback):
-    "Write the features that validation has gathered"
-    if self.feats is None: return
-    (h,vecs,imgs,labels),self.feats = self.feats,None
-    h.remove()
-    if not vecs: return
-    vocab,kw = getattr(self.dls,'vocab',None),{}
-    if labels[0] is not None and labels[0].dim()==1: kw['metadata'] = [str(vocab[i] if vocab is not None else i) for i in torch.cat(labels).tolist()]
-    if imgs[0].dim()==4:
-        im = torch.cat(imgs).float(); lo,hi = im.amin((1,2,3),keepdim=True),im.amax((1,2,3),keepdim=True)
-        kw['label_img'] = ((im-lo)/(hi-lo).clamp(min=1e-6)).expand(-1,3,-1,-1) if im.shape[1]==1 else (im-lo)/(hi-lo).clamp(min=1e-6)
-    self.writer.add_embedding(torch.cat(vecs), global_step=getattr(self.learn,'train_iter',0), **kw)
+    def collect_features(self):
+        "Listen to the layer from now on. Raises `ValueError` if the model has no second layer of a head"
+        try:
+            layer = self.model[1][1] if self.layer is None else self.layer
+        except (TypeError,IndexError):
+            raise ValueError('The model has no `model[1][1]`: say which layer gives the features, '
+                             '`layer=…`') from None
+        self.feature_hook,self.features = hook_output(layer, cpu=True),[]
+    def after_pred(self):
+        if self.feature_hook is None or self.training: return
+        target = to_detach(self.yb[0]) if len(self.yb) else None
+        self.features.append((self.feature_hook.stored.flatten(1), to_detach(self.xb[0]), target))
+    def after_validate(self):
+        "Write the features that validation has gathered"
+        if self.feature_hook is None: return
+        self.feature_hook.remove()
+        self.feature_hook = None
+        if not self.features: return
+        features,inputs,targets = zip(*self.features)
+        vocab,kw = getattr(self.dls,'vocab',None),{}
+        if targets[0] is not None and targets[0].dim()==1:
+            kw['metadata'] = [str(i if vocab is None else vocab[i]) for i in torch.cat(targets).tolist()]
+        if inputs[0].dim()==4: kw['label_img'] = _as_pictures(torch.cat(inputs))
+        self.writer.add_embedding(torch.cat(features), global_step=getattr(self.learn,'train_iter',0), **kw)
 
 # %% ../../nbs/library/callback_tensorboard.ipynb #1f76607b
 class TensorBoardCallback(TensorBoardBaseCallback):
-    "Logs the model's graph, smoothed loss and hyper-parameters of each batch, metrics and sample predictions of each epoch"
+    "Logs the model's graph, losses and hyper-parameters of batches, metrics and predictions of epochs"
     every = 50 # batches between two writings
     def __init__(self, log_dir=None, # Folder, default: a new one in `runs`
                  trace_model=True, # Log the graph of the model?
@@ -77,66 +82,57 @@ class TensorBoardCallback(TensorBoardBaseCallback):
                  layer=None, # Which layer, default `model[1][1]`
                 ):
         super().__init__(log_dir, layer)
-        self.trace_model,self.log_preds,self.n_preds,self.projector,self.pending = trace_model,log_preds,n_preds,projector,[]
+        self.trace_model,self.log_preds,self.n_preds,self.projector = trace_model,log_preds,n_preds,projector
+        self.pending = []                                     # batches that are not written yet
 
     def before_fit(self):
         "Open the writer, log the graph"
         self.run = not (self.only_validate or hasattr(self.learn,'lr_finder'))
         if not self.run: return
-        self.pending = []; self._open()
-        if self.trace_model: self._graph()
+        self.pending = []
+        self.open_writer()
+        if self.trace_model: self._write_graph()
     def before_validate(self):
-        if self.projector: self._listen()
+        if self.projector: self.collect_features()
+    def after_batch(self):
+        if not self.training: return
+        hypers = {f'{k}_{i}':v for i,h in enumerate(self.opt.hypers) for k,v in h.items()
+                  if isinstance(v, (int,float))}
+        self.pending.append((self.train_iter, self.recorder.smooth_loss.count, hypers))
+        if len(self.pending)>=self.every: self._write_batches()
+    def after_train(self): self._write_batches()
+    def after_epoch(self):
+        "Log the metrics, and predictions if the data can show them"
+        row = list(zip(self.recorder.metric_names, self.recorder.log))
+        for name,v in row[2:]:
+            if isinstance(v, (int,float,np.number)): self.writer.add_scalar(name, v, self.train_iter)
+        if self.log_preds and hasattr(self.learn.get_dl(1), 'show_results'): self._write_samples()
 
-# %% ../../nbs/library/callback_tensorboard.ipynb #58de26a3
-@patch
-def _graph(self:TensorBoardCallback):
-    modes = [(o,o.training) for o in self.model.modules()]; self.model.eval()
-    try:
-        with torch.no_grad(), keep_rng(), warnings.catch_warnings():
-            warnings.simplefilter('ignore'); self.writer.add_graph(self.model, _raw_batch(self.learn, 0)[1])
-    except RuntimeError as e: warnings.warn(f'The graph of the model is not logged, it cannot be traced: {str(e).splitlines()[0]}')
-    finally:
-        for o,t in modes: o.training = t
-@patch
-def after_batch(self:TensorBoardCallback):
-    if not self.training: return
-    hypers = {f'{k}_{i}':v for i,h in enumerate(self.opt.hypers) for k,v in h.items() if isinstance(v, (int,float))}
-    self.pending.append((self.train_iter, self.recorder.smooth_loss.count, hypers))
-    if len(self.pending)>=self.every: self._write()
-@patch
-def after_train(self:TensorBoardCallback): self._write()
-
-# %% ../../nbs/library/callback_tensorboard.ipynb #9f95e6ff
-@patch
-def _write(self:TensorBoardCallback): # What the batches since the last time gave
-    losses,pending,self.pending = self.recorder.losses,self.pending,[]
-    for step,n,hypers in pending:
-        if n: self.writer.add_scalar('train_loss', losses[n-1], step)
-        for k,v in hypers.items(): self.writer.add_scalar(k, v, step)
-
-# %% ../../nbs/library/callback_tensorboard.ipynb #986df7a4
-@patch
-def after_epoch(self:TensorBoardCallback):
-    "Log the metrics, and predictions if the data can show them"
-    for n,v in list(zip(self.recorder.metric_names, self.recorder.log))[2:]:
-        if isinstance(v, (int,float,np.number)): self.writer.add_scalar(n, v, self.train_iter)
-    if self.log_preds and hasattr(self.learn.get_dl(1), 'show_results'): self._samples()
-@patch
-def _samples(self:TensorBoardCallback):
-    (b,xb),f = _raw_batch(self.learn, 1),self.loss_func
-    modes = [(o,o.training) for o in self.model.modules()]; self.model.eval()
-    try:
-        with torch.no_grad(): out = getattr(f,'activation',noop)(self.model(*xb))
-    finally:
-        for o,t in modes: o.training = t
-    self.learn.get_dl(1).show_results(b, getattr(f,'decodes',noop)(to_detach(out)), max_n=self.n_preds)
-    self.writer.add_figure('Sample results', plt.gcf(), self.train_iter); plt.close()
+    def _write_batches(self):
+        losses,pending,self.pending = self.recorder.losses,self.pending,[]
+        for step,n,hypers in pending:
+            if n: self.writer.add_scalar('train_loss', losses[n-1], step)
+            for k,v in hypers.items(): self.writer.add_scalar(k, v, step)
+    def _write_graph(self):
+        try:
+            with keep_modes(self.model), torch.no_grad(), keep_rng(), warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                self.writer.add_graph(self.model.eval(), sample_batch(self.learn)[1])
+        except RuntimeError as e:
+            why = str(e).splitlines()[0]
+            warnings.warn(f'The graph of the model is not logged, it cannot be traced: {why}')
+    def _write_samples(self):
+        b,xb = sample_batch(self.learn, 1)
+        activation,decodes = (getattr(self.loss_func, k, noop) for k in ('activation','decodes'))
+        with keep_modes(self.model), torch.no_grad(): out = activation(self.model.eval()(*xb))
+        self.learn.get_dl(1).show_results(b, decodes(to_detach(out)), max_n=self.n_preds)
+        self.writer.add_figure('Sample results', plt.gcf(), self.train_iter)
+        plt.close()
 
 # %% ../../nbs/library/callback_tensorboard.ipynb #d51b0769
 class TensorBoardProjectorCallback(TensorBoardBaseCallback):
-    "Logs the features of `layer` for each item: `learn.validate(cbs=TensorBoardProjectorCallback())`, or `get_preds`"
+    "Logs the features of `layer` for each item: as a callback of `learn.validate` or `get_preds`"
     def before_fit(self):
         self.run = self.only_validate and not hasattr(self.learn,'lr_finder')
-        if self.run: self._open()
-    def before_validate(self): self._listen()
+        if self.run: self.open_writer()
+    def before_validate(self): self.collect_features()

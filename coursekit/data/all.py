@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/data_all.ipynb #815ad350
+# %% ../../nbs/library/data_all.ipynb #5a4ead3d
 from ..core import *
 from ..errors import *
 from ..transform import *
@@ -16,5 +16,5 @@ from .transforms import *
 from .block import *
 from .external import *
 
-# %% ../../nbs/library/data_all.ipynb #54f9cdec
+# %% ../../nbs/library/data_all.ipynb #f62e5c96
 __all__ = [nm for nm in globals() if not nm.startswith('_')]

@@ -9,7 +9,6 @@ __all__ = ['TransformBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionB
 from pathlib import Path
 from fastcore.foundation import L
 from ..core import *
-from ..errors import brief
 from .core import *
 from .transforms import *
 from .summary import summarize
@@ -34,8 +33,10 @@ def MultiCategoryBlock(encoded=False, # Are the labels 0/1 vectors already?
                        vocab=None, # Names of all classes (with `encoded`: of the columns)
                        add_na=False): # Class 0 is `#na#`
     "Any number of classes at once. Raises `ValueError` for `encoded` without `vocab`."
-    if not encoded: return TransformBlock(type_tfms=[MultiCategorize(vocab=vocab, add_na=add_na), OneHotEncode])
-    if vocab is None: raise ValueError("MultiCategoryBlock(encoded=True) needs `vocab`, the names of the columns.")
+    if not encoded:
+        return TransformBlock(type_tfms=[MultiCategorize(vocab=vocab, add_na=add_na), OneHotEncode])
+    if vocab is None:
+        raise ValueError("MultiCategoryBlock(encoded=True) needs `vocab`, the names of the columns.")
     return TransformBlock(type_tfms=EncodedMultiCategorize(vocab))
 
 def RegressionBlock(n_out=None): # How many numbers; default: as many as the first item has
@@ -68,8 +69,9 @@ class DataBlock:
         if len(res)!=n: raise ValueError(f"{n} blocks need {n} getters, but there are {len(res)}.")
         for nm,given,idxs in ('get_x',get_x,range(self.n_inp)),('get_y',get_y,range(self.n_inp, n)):
             if given is None: continue
-            fs = L(given) if isinstance(given, (list,tuple,L)) else [given]    # a `Pipeline` is one getter, too
-            if len(fs)!=len(idxs): raise ValueError(f"{nm} gives {len(fs)} function(s) for {len(idxs)} block(s).")
+            fs = L(given) if isinstance(given, (list,tuple,L)) else [given]       # a `Pipeline` is one, too
+            if len(fs)!=len(idxs):
+                raise ValueError(f"{nm} gives {len(fs)} function(s) for {len(idxs)} block(s).")
             for i,f in zip(idxs, fs): res[i] = f
         return res
 
@@ -91,23 +93,23 @@ class DataBlock:
         "The items of `source`. Raises `ValueError` where there are none"
         is_path = isinstance(source, (str,Path))
         if self.get_items is None and is_path: raise ValueError(
-            f"DataBlock: the source is a path, {str(source)!r}, and there is no `get_items` to look for items there: "
-            "pass e.g. get_items=get_image_files.")
+            f"DataBlock: the source is a path, {str(source)!r}, and there is no `get_items` to look for "
+            "items there: pass e.g. get_items=get_image_files.")
         if self.get_items is get_image_files and not is_path: raise TypeError(
             f"DataBlock: get_image_files looks into a folder, but the source is a {type(source).__name__}. "
             "Leave `get_items` out if these are the items.")
         items = self.get_items(source) if self.get_items else source
         if not hasattr(items, '__len__') or not hasattr(items, '__getitem__'): items = L(items)
         if len(items): return items
-        name = getattr(self.get_items, '__name__', 'get_items')
-        raise ValueError(f"There are no items: {name}({str(source)!r}) found nothing. Is this the right folder?")
+        call = f"{getattr(self.get_items, '__name__', 'get_items')}({str(source)!r})"
+        raise ValueError(f"There are no items: {call} found nothing. Is this the right folder?")
 
     def split_items(self, items):
         "The positions of each subset. Raises `TypeError` for what is no splitter"
         splits = self.splitter if needs_call(self.splitter) else self.splitter(items)
         if callable(splits):
-            name = getattr(self.splitter, '__name__', '…')
-            raise TypeError(f"splitter={name} makes a splitter when it is called: add the brackets, splitter={name}().")
+            given = f"splitter={getattr(self.splitter, '__name__', '…')}"
+            raise TypeError(f"{given} makes a splitter when it is called: add the brackets, {given}().")
         return check_splits(splits, len(items))
 
     def element_tfms(self, i):
@@ -117,21 +119,24 @@ class DataBlock:
 
     def datasets_of(self, items, splits): # Items, and the positions of each subset
         "A lane for each block"
-        lanes = [self.element_tfms(i) for i in range(len(self.blocks))]                            # 2. `get_y`
+        lanes = [self.element_tfms(i) for i in range(len(self.blocks))]                   # 2. `get_y`
         return Datasets(items, lanes, n_inp=self.n_inp, splits=splits, dl_type=self.dl_type)
 
     def dataloaders_of(self, dsets, # `Datasets` of this recipe
                        **kwargs): # As for `Datasets.dataloaders`
         "Loaders with all transforms on their hooks"
-        for b in self.blocks: kwargs = {**b.dls_kwargs, **kwargs}
-        return dsets.dataloaders(after_item=self.item_tfms, after_batch=self.batch_tfms, **kwargs) # 4. and 5.
+        for b in self.blocks: kwargs = b.dls_kwargs | kwargs
+        hooks = dict(after_item=self.item_tfms, after_batch=self.batch_tfms)              # 4. and 5.
+        return dsets.dataloaders(**hooks, **kwargs)
 
     def datasets(self, source, # What `get_items` takes, e.g. a folder
                  verbose=False): # Say how many items there are?
         "Find, split and label the items of `source`"
-        items  = self.find_items(source)                                                           # 1. `get_items`
-        splits = self.split_items(items)                                                           # 3. `splitter`
-        if verbose: print(f"Found {len(items)} items\n{len(splits)} sets of sizes {', '.join(str(len(s)) for s in splits)}")
+        items  = self.find_items(source)                                                  # 1. `get_items`
+        splits = self.split_items(items)                                                  # 3. `splitter`
+        if verbose:
+            sizes = ', '.join(str(len(s)) for s in splits)
+            print(f'Found {len(items)} items\n{len(splits)} sets of sizes {sizes}')
         return self.datasets_of(items, splits)
 
     def dataloaders(self, source, # What `get_items` takes, e.g. a folder
@@ -145,7 +150,7 @@ class DataBlock:
                 bs=4, # Items in the batch that is tried
                 show_batch=False, # Show a batch at the end?
                 **kwargs): # As for `dataloaders`
-        "Walk one item, then one batch, through every step. Raises the error of the step that fails, and says what helps"
+        "Walk one item, then one batch, through every step. Raises the error of the step that fails"
         summarize(self, source, bs=bs, show_batch=show_batch, **kwargs)
 
     def __repr__(self):

@@ -18,7 +18,7 @@ from ..transform import *
 from ..torch_core import *
 from .load import *
 
-# %% ../../nbs/library/data_core.ipynb #68d59974
+# %% ../../nbs/library/data_core.ipynb #b958ae9a
 def item_at(items, # Anything with a length and positions, or a pandas table
             i): # Position
     "Item `i`: of a table, row `i`"
@@ -34,13 +34,16 @@ def culprit(tl, # Items behind a pipeline
             return f'in {kind}{item_name(tl.items, i)}'
     return ''
 
-# %% ../../nbs/library/data_core.ipynb #1f8b3042
+# %% ../../nbs/library/data_core.ipynb #226b598d
 _block_args = dict.fromkeys('blocks item_tfms batch_tfms get_items get_x get_y splitter valid_pct'.split(),
                             'DataBlock (and the methods of ImageDataLoaders)')
 
 class FilteredBase:
-    "Something with subsets: `.train`, `.valid`, and loaders for them"
+    "Items with subsets, `.train` and `.valid`, and loaders for them. A subclass says how item `i` is made"
     _dl_type = None
+    def __getitem__(self, i): # A position, a slice, or several positions
+        if hasattr(i, '__index__'): return self.make_item(i)
+        return L(self.make_item(j) for j in (range(*i.indices(len(self))) if isinstance(i, slice) else i))
     @property
     def n_subsets(self): return len(self.splits)
     @property
@@ -75,7 +78,7 @@ class FilteredBase:
         others = [dl.new(self.subset(i), **rest | own[i]) for i in range(1, self.n_subsets)]
         return DataLoaders(dl, *others, path=path, device=device)
 
-# %% ../../nbs/library/data_core.ipynb #026b3192
+# %% ../../nbs/library/data_core.ipynb #1b5d29fc
 def _is_row(t):  return issubclass(t, (tuple,list,dict,L)) or hasattr(t, 'iloc')
 def _is_path(t): return issubclass(t, (str,Path))
 def _is_unopened(ts): return any(_is_row(t) or _is_path(t) for t in ts)
@@ -106,9 +109,7 @@ class TfmdLists(FilteredBase):
             for _ in self: pass
 
     def __len__(self): return len(self.items)
-    def __getitem__(self, i):
-        if hasattr(i, '__index__'): return self.tfms(item_at(self.items, i))
-        return L(self[j] for j in (range(*i.indices(len(self))) if isinstance(i, slice) else i))
+    def make_item(self, i): return self.tfms(item_at(self.items, i))
     def __iter__(self):
         "As `self[i]` for each `i`; where the first step can read a whole column of a table, it does"
         items,fs = self.items,self.tfms.fs
@@ -125,8 +126,8 @@ class TfmdLists(FilteredBase):
                    split_idx): # 0: the items count as training, 1: as validation
         "The same list with other items"
         res = type(self).__new__(type(self))
-        res.__dict__.update(self.__dict__, items=items, tfms=Pipeline(fs, split_idx=split_idx), split_idx=split_idx,
-                            splits=[slice(None)])
+        tfms = Pipeline(fs, split_idx=split_idx)
+        res.__dict__.update(self.__dict__, items=items, tfms=tfms, split_idx=split_idx, splits=[slice(None)])
         return res
     def subset(self, i):
         "Fewer items, the same transforms"
@@ -167,7 +168,7 @@ class TfmdLists(FilteredBase):
         opened = next((i for i,ts in enumerate(steps) if not _is_unopened(ts)), len(steps))
         return opened-1 if 0<opened<=len(self.tfms.fs) else 0
 
-# %% ../../nbs/library/data_core.ipynb #6f2fc9dd
+# %% ../../nbs/library/data_core.ipynb #ef7b068a
 class Datasets(FilteredBase):
     "Tuples from one list of items: one pipeline for each element"
     def __init__(self, items=None, # Anything with a length and positions: paths, rows of a table, …
@@ -177,7 +178,8 @@ class Datasets(FilteredBase):
                  dl_type=None, do_setup=True, use_list=None):
         if splits and not len(splits[0]):
             raise ValueError("The training set is empty: the splitter left no item for it.")
-        if tls is None: tls = [TfmdLists(items, t, use_list, do_setup, splits=splits) for t in (tfms or [None])]
+        if tls is None:
+            tls = [TfmdLists(items, t, use_list, do_setup, splits=splits) for t in (tfms or [None])]
         self.tls = L(tls)
         self.n_inp = max(1, len(self.tls)-1) if n_inp is None else n_inp
         if dl_type: self._dl_type = dl_type
@@ -207,9 +209,7 @@ class Datasets(FilteredBase):
         raise AttributeError(f'Datasets has no {k!r}')
 
     def __len__(self): return len(self.tls[0])
-    def __getitem__(self, i):
-        if hasattr(i, '__index__'): return tuple(tl[i] for tl in self.tls)
-        return L(self[j] for j in (range(*i.indices(len(self))) if isinstance(i, slice) else i))
+    def make_item(self, i): return tuple(tl[i] for tl in self.tls)
     def __iter__(self): return (self[i] for i in range(len(self)))
     def __repr__(self): return '\n'.join(map(repr, self.tls))
 
@@ -240,8 +240,8 @@ def show_at(o, # `Datasets` or `TfmdLists`
 
 # %% ../../nbs/library/data_core.ipynb #a155ab0a
 def test_set(dsets, # `Datasets` or `TfmdLists`
-             test_items, # New items, of the kind that `dsets` was made from, or further along in its pipelines
-             rm_tfms=None, # How many steps at the front the items are past already; `None`: found out from their type
+             test_items, # New items, of the kind that `dsets` was made from, or further along
+             rm_tfms=None, # How many steps at the front they are past; `None`: found out from their type
              with_labels:bool=False): # Do the new items carry labels?
     "New items through the validation pipelines of `dsets`; without labels only the inputs are made"
     several = hasattr(dsets, 'tls')
@@ -321,9 +321,9 @@ def _none_one_or_many(xs): return xs if len(xs)>1 else xs[0] if len(xs) else Non
 def _size_of(b): return _size_of(b[0]) if is_tuple(b) else len(b)
 def _item_of(b, i): return rebuild(b, [_item_of(o, i) for o in b]) if is_tuple(b) else b[i]
 
-# %% ../../nbs/library/data_core.ipynb #f58066c3
+# %% ../../nbs/library/data_core.ipynb #b2e6c85d
 class TfmdDL(DataLoader):
-    "A `DataLoader` whose items and batches pass through transforms, and that can decode and show what it makes"
+    "A `DataLoader` whose items and batches pass through transforms, and which decodes and shows them"
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=None,
                  after_item=None, # Transforms of one item: they must make all of one shape
                  before_batch=None, # Transforms of a list of items
@@ -350,7 +350,8 @@ class TfmdDL(DataLoader):
         n = min(self._max_n, self.n)
         return n//self.bs if self.drop_last else -(-n//self.bs)
     def __getattr__(self, k):
-        if k.startswith('_') or k in ('dataset','after_item','after_batch','before_batch'): raise AttributeError(k)
+        own = 'dataset','after_item','after_batch','before_batch'
+        if k.startswith('_') or k in own: raise AttributeError(k)
         if k in ('c','vocab') and not hasattr(self.dataset, k): return getattr(self.after_item, k)
         return getattr(self.dataset, k)
     def new(self, dataset=None, **kwargs):
@@ -361,7 +362,8 @@ class TfmdDL(DataLoader):
         "One batch, transformed up to but without `tfm`: for transforms that must measure the data"
         fs = self.after_batch.fs
         before = fs[:next((i for i,f in enumerate(fs) if f is tfm), len(fs))]
-        with replaced(self, after_batch=Pipeline(before, split_idx=self.after_batch.split_idx)): return self.one_batch()
+        before = Pipeline(before, split_idx=self.after_batch.split_idx)
+        with replaced(self, after_batch=before): return self.one_batch()
 
     def decode(self, b):
         "Batch `b` back through `after_batch`"
@@ -371,11 +373,12 @@ class TfmdDL(DataLoader):
     def decode_batch(self, b, max_n=9):
         "A list of at most `max_n` decoded items of batch `b`"
         return L(map(self._decode_item, self._items_of(to_cpu(self.decode(b)), max_n)))
-    def _meanings(self, b): # The type of each part of batch `b`: for a network's outputs, of what they predict
-        ts = [tl.types[-1:] for tl in getattr(self.dataset, 'tls', ())] if any(type(o) is Tensor for o in b) else []
-        ts = [getattr(t[0], '_tensor_cls', t[0]) if t else Tensor for t in ts]
-        known = ts + [Tensor]*(len(b)-len(ts))
-        return [t if type(o) is Tensor else type(o) for o,t in zip(b, known)]
+    def _meanings(self, b): # Types of the parts of batch `b`; of a network's outputs, of what they predict
+        res,tls = [type(o) for o in b],getattr(self.dataset, 'tls', ())
+        for i,tl in enumerate(tls[:len(b)]):
+            if res[i] is not Tensor or not tl.types: continue
+            res[i] = getattr(tl.types[-1], '_tensor_cls', tl.types[-1])
+        return res
     def _decode_item(self, o):
         o = self.after_item.decode(o)
         decode = getattr(self.dataset, 'decode', None)
@@ -384,7 +387,7 @@ class TfmdDL(DataLoader):
     def _parts_of(self, b): # Inputs and targets
         n = self.n_inp or max(1, len(b)-1)
         return b[:n],b[n:]
-    def _to_show(self, b, max_n): # Inputs, targets and items of `b`, decoded; their types decide how they are shown
+    def _to_show(self, b, max_n): # Inputs, targets and items of `b`, decoded
         b = b if isinstance(b, (tuple,list)) else (b,)
         decoded = to_cpu(self.decode(b))
         if hasattr(decoded, 'show'): return decoded,None,L(self._items_of(decoded, max_n))
@@ -425,7 +428,8 @@ class DataLoaders:
                    path='.', bs=64, device=None, dl_type=None, **kwargs): # As in `Datasets.dataloaders`
         "One loader for each dataset, the first shuffled"
         make = dl_type or TfmdDL
-        loaders = [make(d, bs=bs, shuffle=not i, drop_last=not i and len(d)>=bs, **kwargs) for i,d in enumerate(ds)]
+        loaders = [make(d, bs=bs, shuffle=i==0, drop_last=i==0 and len(d)>=bs, **kwargs)
+                   for i,d in enumerate(ds)]
         return cls(*loaders, path=path, device=device)
     @classmethod
     def from_dblock(cls, dblock, # `DataBlock`
@@ -435,7 +439,7 @@ class DataLoaders:
                     val_bs:int=None, # Items a batch in validation; default `bs`
                     shuffle:bool=True, # Shuffle the training set?
                     device=None, # Where batches go; default: the fastest device
-                    num_workers:int=None, # Processes that prepare batches; 0: this one; None: decide by device
+                    num_workers:int=None, # Processes that prepare batches; 0: this one; None: by device
                     n:int=None, # Use at most this many training items an epoch
                     **kwargs): # Further arguments of `TfmdDL`
         "Loaders by the recipe `dblock`"
@@ -480,7 +484,7 @@ class DataLoaders:
         loaders = [dl.new(dl.dataset.new_empty()) for dl in self.loaders]
         return type(self)(*loaders, path=self.path, device=self.device)
     def test_dl(self, test_items, # New items, of the kind the data was made from, or further along
-                rm_type_tfms=None, # How many steps at the front they are past already; `None`: found out from their type
+                rm_type_tfms=None, # How many steps at the front they are past; `None`: by their type
                 with_labels:bool=False, # Do they carry labels?
                 bs=None, # Items a batch; default as in validation
                 **kwargs): # As for the loader
@@ -500,7 +504,8 @@ class DataLoaders:
 
     def __repr__(self):
         names = ['train','valid', *(f'set {i}' for i in range(2, len(self)))]
-        parts = [f"{nm}: {getattr(dl, 'n', '?')} items in {_batches(dl)}" for nm,dl in zip(names, self.loaders)]
+        counts = [f"{getattr(dl, 'n', '?')} items in {_batches(dl)}" for dl in self.loaders]
+        parts = [f'{nm}: {c}' for nm,c in zip(names, counts)]
         vocab = getattr(self, 'vocab', None)
         if vocab and isinstance(vocab, (list,L)): parts.append(classes_in_words(vocab, 5))
         return f"{type(self).__name__}({', '.join(parts)}, device={getattr(self, 'device', None)})"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_remedy', 'explained_step', 'printed_warnings', 'walk_steps', 'summarize']
 
-# %% ../../nbs/library/data_summary.ipynb #5503a994
+# %% ../../nbs/library/data_summary.ipynb #df6434fe
 import re, warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +15,14 @@ from ..errors import *
 from ..transform import *
 from .core import *
 
-# %% ../../nbs/library/data_summary.ipynb #0f155118
+# %% ../../nbs/library/data_summary.ipynb #20d3181a
 _remedies = {
     'find': [
         (FileNotFoundError, '', "look at the folder's name; `Path(…).ls()` shows what there is"),
         (Exception, '', "call `get_items(source)` alone and look at what it returns")],
     'split': [
-        (Exception, '', "a splitter takes all items and returns two lists of positions; call it on the items and look")],
+        (Exception, '', "a splitter takes all items and returns two lists of positions; call it on the items "
+                        "and look")],
     'target': [
         (Exception, 'match', "try `re.search(pattern, text)` on this very text; for paths "
                              "`using_attr(RegexLabeller(pat), 'name')` looks at the file's name alone"),
@@ -30,28 +31,32 @@ _remedies = {
                        "`CategoryBlock(vocab=[…])`"),
         (Exception, '', "call `get_y(item)` on this item alone: it must return the label")],
     'input': [
-        (FileNotFoundError, '', "what `get_x` returns (or the item itself) must be the path of a file that is there"),
+        (FileNotFoundError, '', "what `get_x` returns (or the item itself) must be the path of a file that "
+                                "is there"),
         (OSError, '', "`verify_images(files)` finds pictures that cannot be read"),
-        (Exception, '', "call `get_x(item)` on this item alone: it must return what the first block opens, e.g. a path")],
+        (Exception, '', "call `get_x(item)` on this item alone: it must return what the first block opens, "
+                        "e.g. a path")],
     'item': [
-        (Exception, '', "an item transform gets one item, before there is a batch axis; the class's `encodes` must be "
-                        "annotated with the type shown")],
+        (Exception, '', "an item transform gets one item, before there is a batch axis; the class's "
+                        "`encodes` must be annotated with the type shown")],
     'stack': [
-        (Exception, 'unequal', "an item transform must bring all items to one shape, e.g. item_tfms=Resize(224)"),
-        (Exception, 'cannot be stacked', "an element is still no tensor: its block should bring `ToTensor`, or a type "
-                                         "transform that makes one"),
+        (Exception, 'unequal', "an item transform must bring all items to one shape, "
+                               "e.g. item_tfms=Resize(224)"),
+        (Exception, 'cannot be stacked', "an element is still no tensor: its block should bring `ToTensor`, "
+                                         "or a type transform that makes one"),
         (Exception, '', "all items need the same parts, of the same shapes")],
     'batch': [
-        (Exception, 'size|shape', "a batch transform sees the whole batch, with a batch axis in front: compare its shapes "
-                                  "with the ones above"),
+        (Exception, 'size|shape', "a batch transform sees the whole batch, with a batch axis in front: "
+                                  "compare its shapes with the ones above"),
         (Exception, '', "a batch transform gets the whole batch, on its device, as the type shown")]}
 
 def find_remedy(kind, # Of the step: a key of the table of remedies
                 e): # Error that the step raised
     "What usually helps"
-    return next(advice for cls,word,advice in _remedies[kind] if isinstance(e, cls) and re.search(word, str(e)))
+    rows = _remedies[kind]
+    return next(advice for cls,word,advice in rows if isinstance(e, cls) and re.search(word, str(e)))
 
-# %% ../../nbs/library/data_summary.ipynb #45657854
+# %% ../../nbs/library/data_summary.ipynb #46b78804
 @contextmanager
 def explained_step(kind, # Of the step, for its remedy
                    step, # What the step is called
@@ -62,7 +67,9 @@ def explained_step(kind, # Of the step, for its remedy
     except Exception as e:
         advice = find_remedy(kind, e)
         print(f'→ ✗ {step} failed.')
-        print(f'    given:    {given}\n    error:    {type(e).__name__}: {full_message(e)}\n    usually:  {advice}')
+        print(f'    given:    {given}')
+        print(f'    error:    {type(e).__name__}: {full_message(e)}')
+        print(f'    usually:  {advice}')
         raise explain(e, f'DataBlock.summary: {step} failed on {given}. What usually helps: {advice}.')
 
 @contextmanager
@@ -90,21 +97,22 @@ def walk_steps(fs, # Transforms
         print(f'    {f.name:<24} → {brief(x)}{classes}')
     return x
 
-# %% ../../nbs/library/data_summary.ipynb #78de3e9c
+# %% ../../nbs/library/data_summary.ipynb #4e440f2c
 def _walk_element(dblock, i, datasets, seen): # One item through the pipeline of block `i`
     kind = 'input' if i<dblock.n_inp else 'target'
     print(f'   {kind}')
     items,x = datasets.items,datasets.train[0][0]
     tl = TfmdLists(items, dblock.element_tfms(i), splits=datasets.splits, do_setup=False)
     fs,tl.tfms.fs = tl.tfms.fs,L()
-    for f in fs:                             # each is set up on what the steps before it make of the training items
-        step = f"the {kind}'s step `{f.name}`, looking at all training items,"
+    first = brief(x, 200)
+    for f in fs:                             # each is set up on what the steps before it make of all items
         with printed_warnings(seen):
-            with explained_step(kind, step, brief(item_at(datasets.train.items, 0), 200)): f.setup(tl.train, True)
+            with explained_step(kind, f"the {kind}'s step `{f.name}`, looking at all training items,", first):
+                f.setup(tl.train, True)
             x = walk_steps([f], x, kind, f"the {kind}'s step")
         tl.tfms.fs.append(f)
 
-def _walk_batch(dl, n, device): # The first `n` training items through item transforms, and as a batch through the others
+def _walk_batch(dl, n, device): # `n` items through item transforms, and as a batch through the others
     print('3. Item transforms')
     samples = [walk_steps(dl.after_item.fs, dl.dataset[0], 'item', 'the item transform')]
     for i in range(1, n):
@@ -117,7 +125,7 @@ def _walk_batch(dl, n, device): # The first `n` training items through item tran
     print(f'    {"stacked":<24} → {brief(b)}')
     walk_steps(dl.after_batch.fs, to_device(b, device), 'batch', 'the batch transform')
 
-def _unequal_parts(samples, items): # Prints which parts of the items differ in shape, and returns a line about them
+def _unequal_parts(samples, items): # Prints which parts of the items differ in shape, and returns a line
     def shape(o): return str(tuple(o.shape)) if hasattr(o, 'shape') else type(o).__name__
     def named(o): return o.name if isinstance(o, Path) else brief(o)
     for j,els in enumerate(zip(*samples)):
@@ -132,8 +140,8 @@ def summarize(dblock, # `DataBlock`
               bs=4, # Items in the batch that is tried
               show_batch=False, # Show a batch at the end?
               **kwargs): # As for `DataBlock.dataloaders`
-    """Walk one item, then one batch, through every step. Raises the error of the step that fails, with what it was given
-    and what usually helps."""
+    """Walk one item, then one batch, through every step. Raises the error of the step that fails, with what
+    it was given and what usually helps."""
     print(f'1. Find items in {brief(source)}')
     seen = []
     with printed_warnings(seen):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_extensions', 'get_files', 'get_image_files', 'FileGetter', 'ImageGetter', 'missing', 'column_names',
            'read_column', 'ColReader', 'ItemGetter', 'AttrGetter', 'parent_label', 'RegexLabeller', 'using_attr',
-           'IndexSplitter', 'MaskSplitter', 'share', 'RandomSplitter', 'RandomSubsetSplitter', 'EndSplitter',
+           'IndexSplitter', 'MaskSplitter', 'check_share', 'RandomSplitter', 'RandomSubsetSplitter', 'EndSplitter',
            'GrandparentSplitter', 'FuncSplitter', 'FileSplitter', 'ColSplitter', 'TrainTestSplitter', 'check_splits',
            'CategoryMap', 'Category', 'MultiCategory', 'UnknownLabelError', 'no_label', 'unknown_label', 'check_labels',
            'Categorize', 'MultiCategorize', 'OneHotEncode', 'EncodedMultiCategorize', 'RegressionSetup', 'get_c',
@@ -23,7 +23,7 @@ from ..transform import *
 from ..torch_core import *
 from .load import *
 
-# %% ../../nbs/library/data_transforms.ipynb #177228cc
+# %% ../../nbs/library/data_transforms.ipynb #75894fad
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')} | {'.webp'}
 
 def get_files(path, # Folder to search
@@ -35,7 +35,8 @@ def get_files(path, # Folder to search
     "Find files below `path`. Raises `FileNotFoundError` if there is no such folder."
     path,folders,exts = Path(path),listify(folders),{e.lower() for e in listify(extensions)}
     if not path.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(path)!r} (the working folder is {str(Path.cwd())!r}).")
+        here = str(Path.cwd())
+        raise FileNotFoundError(f"There is no folder {str(path)!r} (the working folder is {here!r}).")
     res = L()
     for d,below,names in os.walk(path, followlinks=followlinks):
         below[:] = sorted(o for o in below if not o.startswith('.'))
@@ -68,7 +69,7 @@ def ImageGetter(suf='', # Folder below the one to be searched
     "A `get_image_files` for `path/suf` with its options fixed"
     return FileGetter(suf, image_extensions, recurse, folders)
 
-# %% ../../nbs/library/data_transforms.ipynb #4e777e7b
+# %% ../../nbs/library/data_transforms.ipynb #9d782109
 def missing(o): # A cell of a table, or a label
     "Is `o` empty: `None`, or a `nan` of numbers, dates or pandas?"
     return o is None or isinstance(o, float) and o!=o or type(o).__name__ in ('NAType','NaTType')
@@ -91,10 +92,11 @@ def read_column(o, # A table, or a row of one
     except (KeyError, IndexError, TypeError):
         raise KeyError(f"There is no column {c!r}; there are {column_names(o)}.") from None
 
-# %% ../../nbs/library/data_transforms.ipynb #5aa15b58
+# %% ../../nbs/library/data_transforms.ipynb #180364f3
 class ColReader(ItemTransform):
-    """Read column(s) `cols` of a row (of a data frame; a named tuple, a dict, a list), with text put before and after,
-    split at `label_delim` if given. Several columns give a list. Raises `KeyError` where there is no such column."""
+    """Read column(s) `cols` of a row (of a data frame; a named tuple, a dict, a list), with text put before
+    and after, split at `label_delim` if given. Several columns give a list. Raises `KeyError` where there is
+    no such column."""
     _retain = False                               # a list stays a list
     def __init__(self, cols, # Name or place of the column, or a list of these
                  pref='', # Text, or folder, to put before
@@ -122,7 +124,7 @@ class ColReader(ItemTransform):
         return o if self.pref=='' and self.suff=='' else f'{self.pref}{o}{self.suff}'
     def __repr__(self): return f'ColReader({list(self.cols)})'
 
-# %% ../../nbs/library/data_transforms.ipynb #35861016
+# %% ../../nbs/library/data_transforms.ipynb #005a8592
 class ItemGetter(ItemTransform):
     "Element `i` of an item"
     _retain = False
@@ -140,7 +142,7 @@ class AttrGetter(ItemTransform):
         self.nm,self.default = nm,default
     def encodes(self, o): return getattr(o, self.nm, self.default)
 
-# %% ../../nbs/library/data_transforms.ipynb #a015ddcc
+# %% ../../nbs/library/data_transforms.ipynb #d0a0d607
 def parent_label(o): # A path
     "The name of the folder a file is in"
     return Path(o).parent.name
@@ -158,8 +160,9 @@ class RegexLabeller:
         found = self.pat.match(text) if self.match else self.pat.search(text)
         if found: return found.group(1)
         raise ValueError(
-            f"The pattern r'{self.pat.pattern}' does not match {text!r}, so this item has no label. Try `re.search("
-            "pattern, text)` on it; for paths, `using_attr(RegexLabeller(pat), 'name')` looks at the name alone.")
+            f"The pattern r'{self.pat.pattern}' does not match {text!r}, so this item has no label. Try "
+            "`re.search(pattern, text)` on it; for paths, `using_attr(RegexLabeller(pat), 'name')` looks at "
+            "the name alone.")
     def __repr__(self): return f'RegexLabeller({self.pat.pattern!r})'
 
 class using_attr:
@@ -168,7 +171,7 @@ class using_attr:
     def __call__(self, o): return self.f(getattr(o, self.attr))
     def __repr__(self): return f'using_attr({self.f!r}, {self.attr!r})'
 
-# %% ../../nbs/library/data_transforms.ipynb #06384fd1
+# %% ../../nbs/library/data_transforms.ipynb #2fc148e5
 def IndexSplitter(valid_idx): # Positions of the validation items
     "Validate on the positions `valid_idx`. Raises `IndexError` where there is no such item."
     def _inner(o):
@@ -186,8 +189,8 @@ def MaskSplitter(mask): # One truth value for each item
         return IndexSplitter([i for i,m in enumerate(mask) if m])(o)
     return _inner
 
-# %% ../../nbs/library/data_transforms.ipynb #38536be9
-def share(pct, # What should be a share
+# %% ../../nbs/library/data_transforms.ipynb #2631e93d
+def check_share(pct, # What should be a share
           who): # The splitter that asks, for the error
     "`pct`, if it lies in 0…1. Raises `TypeError` for what is no number, `ValueError` for percent."
     if not isinstance(pct, numbers.Real):
@@ -202,8 +205,8 @@ def _shuffled(n, seed): # The positions below `n` in a random order, the same fo
 
 def RandomSplitter(valid_pct:float=0.2, # Share of the items kept for validation, 0…1
                    seed:int=None): # Same seed, same split
-    "Split at random: `items -> (train positions, validation positions)`. Raises `ValueError` for a share above 1."
-    share(valid_pct, 'RandomSplitter')
+    "Split at random: (training positions, validation positions). Raises `ValueError` for a share above 1."
+    check_share(valid_pct, 'RandomSplitter')
     def _inner(o):
         idx,cut = _shuffled(len(o), seed),int(valid_pct*len(o))
         return idx[cut:],idx[:cut]
@@ -214,7 +217,7 @@ def RandomSubsetSplitter(train_sz, # Share for training
                          seed=None): # Same seed, same split
     "Random subsets of shares `train_sz` and `valid_sz`; the rest is left out"
     if not (0<train_sz<1 and 0<valid_sz<1 and train_sz+valid_sz<=1): raise ValueError(
-        f"RandomSubsetSplitter: {train_sz} and {valid_sz} must be shares between 0 and 1, together at most 1.")
+        f"RandomSubsetSplitter: {train_sz} and {valid_sz} must be shares from 0 to 1, together at most 1.")
     def _inner(o):
         idx,n_valid,n_train = _shuffled(len(o), seed),int(valid_sz*len(o)),int(train_sz*len(o))
         return idx[n_valid:n_valid+n_train],idx[:n_valid]
@@ -224,14 +227,15 @@ def EndSplitter(valid_pct=0.2, # Share for validation, 0…1
                 valid_last=True): # Validate on the last items (else on the first)?
     "Validate on the last (or first) share of the items: for data in time order"
     def _inner(o):
-        n,idx = int(len(o)*share(valid_pct, 'EndSplitter')),L(range(len(o)))
+        n,idx = int(len(o)*check_share(valid_pct, 'EndSplitter')),L(range(len(o)))
         return (idx[:len(o)-n],idx[len(o)-n:]) if valid_last else (idx[n:],idx[:n])
     return _inner
 
-# %% ../../nbs/library/data_transforms.ipynb #2485e328
+# %% ../../nbs/library/data_transforms.ipynb #f91da5d6
 def GrandparentSplitter(train_name='train', # Name(s) of the folder with training items
                         valid_name='valid'): # Name(s) of the folder with validation items
-    "Split by the folder above the folder: `train/3/x.png`, `valid/3/y.png`. Raises `ValueError` where one is empty."
+    """Split by the folder above the folder: `train/3/x.png`, `valid/3/y.png`. Raises `ValueError` where one
+    is empty."""
     def _below(o, names):
         res = L(i for i,f in enumerate(o) if Path(f).parent.parent.name in listify(names))
         if res: return res
@@ -250,7 +254,7 @@ def FileSplitter(fname): # Text file
     valid = set(Path(fname).read_text().splitlines())
     return FuncSplitter(lambda x: Path(x).name in valid)
 
-# %% ../../nbs/library/data_transforms.ipynb #8c7fae74
+# %% ../../nbs/library/data_transforms.ipynb #de8f7adc
 def _likely_valid(column): # Which value of a column means validation? By its name, else the rarest
     def says_so(o):
         o = str(o).lower()
@@ -259,16 +263,18 @@ def _likely_valid(column): # Which value of a column means validation? By its na
 
 def ColSplitter(col='is_valid', # Name or place of the column
                 on=None): # The value(s) that mean validation; default: the column holds true and false
-    "Validate where column `col` of a data frame is true (or `on`). Raises `ValueError` where it holds something else."
+    "Validate where column `col` of a data frame is true (or `on`). Raises `ValueError` where it is neither."
     def _inner(o):
         if not hasattr(o, 'iloc'):
-            raise TypeError(f"ColSplitter needs a table (a pandas DataFrame) as items, not a {type(o).__name__}.")
+            kind = type(o).__name__
+            raise TypeError(f"ColSplitter needs a table (a pandas DataFrame) as items, not a {kind}.")
         column = read_column(o, col)
         if on is not None: return MaskSplitter(column.isin(on if is_listy(on) else [on]).tolist())(o)
         empty,other = column.isna(),[i for i in column.unique() if i not in (True,False)]
-        if empty.any(): raise ValueError(
-            f"ColSplitter: column {col!r} is empty in {empty.sum()} rows, first in row {column.index[empty][0]}. "
-            f"Fill it in, e.g. `df[{col!r}] = df[{col!r}].fillna(False)`.")
+        if empty.any():
+            n,first = empty.sum(),column.index[empty][0]
+            raise ValueError(f"ColSplitter: column {col!r} is empty in {n} rows, first in row {first}. "
+                             f"Fill it in, e.g. `df[{col!r}] = df[{col!r}].fillna(False)`.")
         if other:
             valid,found = _likely_valid(column),', '.join(map(repr, other[:4]))
             raise ValueError(
@@ -278,7 +284,7 @@ def ColSplitter(col='is_valid', # Name or place of the column
         return MaskSplitter(column.astype(bool).tolist())(o)
     return _inner
 
-# %% ../../nbs/library/data_transforms.ipynb #19fcbf79
+# %% ../../nbs/library/data_transforms.ipynb #21818f88
 def TrainTestSplitter(test_size=0.2, # Share (or number) of validation items
                       random_state=None, # Same number, same split
                       stratify=None, # A label for each item: both sides keep their shares
@@ -291,15 +297,15 @@ def TrainTestSplitter(test_size=0.2, # Share (or number) of validation items
         return L(train),L(valid)
     return _inner
 
-# %% ../../nbs/library/data_transforms.ipynb #a7f1fb75
+# %% ../../nbs/library/data_transforms.ipynb #edbd5e02
 def _are_positions(o):
     listy = hasattr(o, '__len__') and not isinstance(o, (str,dict))
     return listy and all(hasattr(i, '__index__') for i in o)
 
 def check_splits(splits, # What a splitter returned
                  n): # Number of items
-    """`splits`, if they are lists of positions among `n` items. Raises `TypeError` or `IndexError`; warns of items in
-    two sets."""
+    """`splits`, if they are lists of positions among `n` items. Raises `TypeError` or `IndexError`; warns of
+    items in two sets."""
     if not isinstance(splits, (list,tuple,L)) or not len(splits) or not all(map(_are_positions, splits)):
         raise TypeError("A splitter takes all items and returns two lists of positions, for training and for "
                         f"validation; this one returned {brief(splits)}.")
@@ -308,8 +314,8 @@ def check_splits(splits, # What a splitter returned
     if far: raise IndexError(
         f"The splitter gives position {far[0]}, but there are only {n} items: the last position is {n-1}.")
     both = {i%n for i in splits[0]} & {i%n for s in splits[1:] for i in s}
-    if both: warnings.warn(f"{len(both)} items, for example number {min(both)}, are in training and in validation: "
-                           "validation then measures memory.")
+    if both: warnings.warn(f"{len(both)} items, for example number {min(both)}, are in training and in "
+                           "validation: validation then measures memory.")
     return splits
 
 # %% ../../nbs/library/data_transforms.ipynb #cbc43ed7
@@ -356,7 +362,8 @@ class UnknownLabelError(KeyError):
 def no_label(o, # What stands in place of a label
              where='this item'): # Which item or row it is
     "The error for an item without a label"
-    return ValueError(f"There is no label for {where} ({o!r}). Drop such items, e.g. `df.dropna()`, or fill them in.")
+    return ValueError(f"There is no label for {where} ({o!r}). Drop such items, e.g. `df.dropna()`, or fill "
+                      "them in.")
 
 def unknown_label(o, # A label
                   vocab): # `CategoryMap` that lacks it
@@ -365,9 +372,10 @@ def unknown_label(o, # A label
     near = ', '.join(map(repr, vocab[:8])) + (' …' if len(vocab)>8 else '')
     if vocab.strict: where,remedy = 'the vocab that was given','Add it there, or drop its items.'
     else: where,remedy = 'the training set',(
-        "Give it training examples (another split: `RandomSplitter(seed=…)`), drop its items, or name all classes: "
-        "`CategoryBlock(vocab=[…])`.")
-    return UnknownLabelError(f"The label {o!r} is not among the {len(vocab)} classes of {where} ({near}). {remedy}")
+        "Give it training examples (another split: `RandomSplitter(seed=…)`), drop its items, or name all "
+        "classes: `CategoryBlock(vocab=[…])`.")
+    n = len(vocab)
+    return UnknownLabelError(f"The label {o!r} is not among the {n} classes of {where} ({near}). {remedy}")
 
 def check_labels(items, # Labels of the training items
                  add_na=False): # Is there a class for items without a label?
@@ -376,14 +384,14 @@ def check_labels(items, # Labels of the training items
     labels = list(items)
     for i,o in enumerate(labels):
         if isinstance(o, Path): raise ValueError(
-            f"The labels are the file paths themselves, e.g. {str(o)!r}; did you forget `get_y`, the function from "
-            "item to label?")
+            f"The labels are the file paths themselves, e.g. {str(o)!r}; did you forget `get_y`, the "
+            "function from item to label?")
         if missing(o) and not add_na: raise no_label(o, item_name(getattr(items, 'items', None), i))
     return labels
 
-# %% ../../nbs/library/data_transforms.ipynb #e5acf569
+# %% ../../nbs/library/data_transforms.ipynb #1c3a9d65
 class Categorize(DisplayedTransform):
-    "Class name ↔ `TensorCategory`. Raises `ValueError` for no label, `UnknownLabelError` for one not in `vocab`."
+    "Class name ↔ `TensorCategory`. Raises `ValueError` for no label, `UnknownLabelError` for an unknown one."
     loss_func,order = CrossEntropyLossFlat(),1
     def __init__(self, vocab=None, # All class names; `None`: collected from the training items
                  sort=True, # Sort the names? (else order of first appearance)
@@ -412,10 +420,10 @@ class _TupleIsOneTarget:
         return super()._do(which, list(x) if isinstance(x, tuple) else x, *args, **kwargs)
 
 class MultiCategorize(_TupleIsOneTarget, Categorize):
-    """Class names ↔ `TensorMultiCategory` of their numbers. Raises `ValueError` for an item without list of labels and where
-    no item has a label, `UnknownLabelError` for a name that is not in the vocab"""
+    """Class names ↔ `TensorMultiCategory` of their numbers. Raises `ValueError` for an item without list of
+    labels and where no item has a label, `UnknownLabelError` for a name that is not in the vocab"""
     loss_func,order = BCEWithLogitsLossFlat(),1
-    def __init__(self, vocab=None, # All class names, in their order; `None`: collected from the training items, sorted
+    def __init__(self, vocab=None, # All class names, in order; `None`: those of the training items, sorted
                  add_na=False): # Is class 0 `#na#`?
         super().__init__(vocab, sort=vocab is None, add_na=add_na)
     def setups(self, items):
@@ -424,12 +432,12 @@ class MultiCategorize(_TupleIsOneTarget, Categorize):
     def _collect(self, labels): # The vocab of lists of labels
         text = next((o for o in labels if isinstance(o, str)), None)
         if text: raise TypeError(
-            f"MultiCategoryBlock needs a list of labels for each item, not the text {text!r}: pass `label_delim`, or "
-            f"`[{text!r}]` for one label alone.")
+            f"MultiCategoryBlock needs a list of labels for each item, not the text {text!r}: pass "
+            f"`label_delim`, or `[{text!r}]` for one label alone.")
         vocab = CategoryMap({o for os in labels for o in os}, add_na=self.add_na)
         if labels and not vocab: raise ValueError(
-            f"none of the {len(labels)} training items has a label, so there are no classes: is `get_y` (or the column "
-            "of the labels) the right one? Else name the classes, `vocab=[…]`.")
+            f"none of the {len(labels)} training items has a label, so there are no classes: is `get_y` "
+            "(or the column of the labels) the right one? Else name the classes, `vocab=[…]`.")
         return vocab
     def encodes(self, o):
         if isinstance(o, Tensor): return o
@@ -480,12 +488,11 @@ class RegressionSetup(_TupleIsOneTarget, DisplayedTransform):
 
 # %% ../../nbs/library/data_transforms.ipynb #90127467
 def get_c(dls): # `DataLoaders`
-    """How many outputs the model needs. Raises `ValueError` where the data does not say, and where it has several
-    targets."""
+    "How many outputs the model needs. Raises `ValueError` where the data has no number, or several."
     c,vocab = getattr(dls, 'c', None),getattr(dls, 'vocab', None)
     if isinstance(c, (list,L)): raise ValueError(
-        f"There are {len(c)} targets, of {', '.join(map(str, c))} outputs: pass `n_out=…`, as many as your model shall "
-        "have.")
+        f"There are {len(c)} targets, of {', '.join(map(str, c))} outputs: pass `n_out=…`, as many as your "
+        "model shall have.")
     if c: return c
     if not vocab: raise ValueError("The number of outputs is unknown: pass `n_out=…`.")
     return len(vocab[-1]) if isinstance(vocab[-1], (L,list,tuple)) else len(vocab)
@@ -519,7 +526,7 @@ def broadcast_vec(dim, # Axis along which the numbers lie
 class Normalize(DisplayedTransform):
     "Per channel: subtract `mean`, divide by `std`; without them, they are measured on one batch"
     order,parameters = 99,('mean','std')
-    def __init__(self, mean=None, # Tensor that can be subtracted from a batch, for example (1, 3, 1, 1); `None`: measured
+    def __init__(self, mean=None, # Tensor to subtract from a batch, e.g. (1, 3, 1, 1); `None`: measured
                  std=None, # The same to divide by
                  axes=(0,2,3)): # Axes to measure over: all but the channels
         super().__init__()
@@ -548,7 +555,7 @@ class Normalize(DisplayedTransform):
         mean,std = self._stats(o)
         return o*std+mean
 
-# %% ../../nbs/library/data_transforms.ipynb #09dacaf9
+# %% ../../nbs/library/data_transforms.ipynb #5d5655c7
 def needs_call(f): # Anything
     "Is `f` a function all of whose arguments have defaults, so that it makes transforms and is none?"
     if not inspect.isfunction(f): return False
@@ -562,7 +569,8 @@ def _required(f): # The arguments that `f` insists on, as one would write them
 
 def _as_given(f, nm): # Transform `f`, which came in argument `nm`; of a class, an instance
     name = getattr(f, '__name__', '')
-    if needs_call(f): raise TypeError(f"{nm}={name} is a function that makes transforms: call it, {nm}={name}().")
+    if needs_call(f):
+        raise TypeError(f"{nm}={name} is a function that makes transforms: call it, {nm}={name}().")
     if not isinstance(f, type): return f
     try:
         return f()
@@ -572,15 +580,15 @@ def _as_given(f, nm): # Transform `f`, which came in argument `nm`; of a class, 
 
 def merge_tfms(*lists, # Lists of transforms
                nm='transforms'): # The argument they came in, for errors
-    """One list of transforms: `ToTensor` and `IntToFloatTensor`, which several blocks bring, count once. Raises `TypeError`
-    for forgotten brackets"""
+    """One list of transforms: `ToTensor` and `IntToFloatTensor`, which several blocks bring, count once.
+    Raises `TypeError` for forgotten brackets"""
     res = []
     for f in (_as_given(o, nm) for fs in lists for o in L(fs)):
         once = type(f) in (ToTensor,IntToFloatTensor)
         if not once or type(f) not in map(type, res): res.append(f)
     return res
 
-# %% ../../nbs/library/data_transforms.ipynb #fc2b8f1c
+# %% ../../nbs/library/data_transforms.ipynb #3ce6dbad
 def for_one_use(f): # A transform, a class of transforms, or a function
     "A copy of `f` that nobody else sets up"
     if isinstance(f, type) and issubclass(f, Transform): return f()

@@ -20,7 +20,7 @@ class _Worker:
         seed,idxs = work
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)      # `set_seed` would also queue a seed for CUDA, batch after batch
+        torch.default_generator.manual_seed(seed)      # `set_seed` would also queue one for CUDA each time
         try: return self.dl.make_batch(idxs)
         except Exception as e: return _Failure(e)
 
@@ -51,18 +51,18 @@ class _Failure:
         raise self.chain[0]
 
 # %% ../../nbs/library/data_workers.ipynb #7a89df04
-can_fork = sys.platform.startswith('linux')            # new processes inherit our memory: quick, nothing to pickle
+can_fork = sys.platform.startswith('linux')          # new processes inherit our memory: nothing to pickle
 
 class WorkerPool:
     "A batch source: processes that make batches, and torch's loader to run and watch them"
     def __init__(self, dl): # `DataLoader`
         self.free,self.keep,self.work,self.made_for = True,_stays_alive(dl),[],self.settings(dl)
         gpu = dl.device is not None and dl.device.type=='cuda'
-        worker = _Worker(copy.copy(dl))                  # a copy, which knows of no pool: only `dl` keeps this one alive
+        worker = _Worker(copy.copy(dl))              # a copy without a pool: only `dl` keeps this one alive
         self.loader = tud.DataLoader(
-            worker, batch_size=None, sampler=self.work, num_workers=count_workers(dl), collate_fn=noop,
-            worker_init_fn=worker.start, generator=torch.Generator(), persistent_workers=self.keep, timeout=dl.timeout,
-            pin_memory=gpu if dl.pin_memory is None else dl.pin_memory,
+            worker, batch_size=None, sampler=self.work, collate_fn=noop, generator=torch.Generator(),
+            num_workers=count_workers(dl), worker_init_fn=worker.start, timeout=dl.timeout,
+            persistent_workers=self.keep, pin_memory=gpu if dl.pin_memory is None else dl.pin_memory,
             multiprocessing_context='fork' if can_fork else 'spawn')
 
     def settings(self, dl):
@@ -96,8 +96,8 @@ class WorkerPool:
         try: it = iter(self.loader)
         except Exception as e:
             raise RuntimeError(
-                f"DataLoader: cannot start worker processes ({type(e).__name__}: {e}). Use num_workers=0; or define "
-                "data set and transforms in a module, not in a notebook, and without lambda") from e
+                f"DataLoader: cannot start worker processes ({type(e).__name__}: {e}). Use num_workers=0; "
+                "or define data set and transforms in a module, not in a notebook, and without lambda") from e
         _explain_deaths()
         return it
 
@@ -116,13 +116,14 @@ class WorkerDied(RuntimeError):
     "A worker process of a `DataLoader` died, or hangs"
     def __init__(self, e): # How it was noticed
         super().__init__(
-            f"DataLoader: a worker process died or hangs ({str(e) or type(e).__name__}). Usually memory ran out, because "
-            "each worker holds whole batches, or a library crashed. Use num_workers=0 to see the error itself; "
-            "if that runs, try fewer workers or a smaller bs")
+            f"DataLoader: a worker process died or hangs ({str(e) or type(e).__name__}). Usually memory ran "
+            "out, because each worker holds whole batches, or a library crashed. Use num_workers=0 to see "
+            "the error itself; if that runs, try fewer workers or a smaller bs")
 
 def _is_death(e): # An exception (a worker's own errors come as `_Failure`)
     "Does torch say that a worker died, or does the pipe to it?"
-    if isinstance(e, (ConnectionError,EOFError,FileNotFoundError)): return 'in DataLoader worker process' not in str(e)
+    if isinstance(e, (ConnectionError,EOFError,FileNotFoundError)):
+        return 'in DataLoader worker process' not in str(e)
     return str(e).startswith(('DataLoader worker','DataLoader timed out'))
 
 # %% ../../nbs/library/data_workers.ipynb #4e332f27

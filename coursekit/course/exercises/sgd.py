@@ -12,8 +12,10 @@ from ..exercise import *
 check = Exercises('03_sgd')
 
 # %% ../../../nbs/library/course_exercises_sgd.ipynb #19c141e0
-check.value('steps_in_20_epochs', 3880, done='12,396 images make 193 full batches and one with 44 left: 194 steps, twenty times.', tol=1e-6,
-    otherwise='Each batch is one step; an epoch is one pass over all 12,396 images (section "Mini-batches"). Count the batches of one epoch first, the smaller last one too.',
+check.value('steps_in_20_epochs', 3880, tol=1e-6,
+    done='12,396 images make 193 full batches and one with 44 left: 194 steps, twenty times.',
+    otherwise='Each batch is one step; an epoch is one pass over all 12,396 images (section "Mini-batches"). '
+              'Count the batches of one epoch first, the smaller last one too.',
     mistakes=[
         ('3880',  'Write a number, not a text: no quotes.'),
         (3860,    'You counted full batches only. The last one is smaller, and makes a step too.'),
@@ -22,7 +24,9 @@ check.value('steps_in_20_epochs', 3880, done='12,396 images make 193 full batche
         (980,     'That is with batches of 256, as in the lesson. Here they have 64.'),
         (247920,  'That many images are looked at. A step looks at 64 of them together.'),
         (3873.75, 'There is no fraction of a step: each epoch ends with one small batch.'),
-        (3873,    'That is the rounded-down number for twenty epochs in one go. Each epoch ends with a small batch, and that is a step too: round up for one epoch.'),
+        (3873,
+         'That is the rounded-down number for twenty epochs in one go. Each epoch ends with a small batch, '
+         'and that is a step too: round up for one epoch.'),
         (3874,    'Round up for each epoch, not at the end: a batch never mixes two epochs.')])
 
 # %% ../../../nbs/library/course_exercises_sgd.ipynb #d8ac177a
@@ -34,40 +38,70 @@ def _slopes(loss, preds): # What `backward` would find
     return torch.autograd.grad(loss.sum(), preds)[0]
 
 def _study(f):
-    res = {'The loss of three batches': [], 'The slopes that `backward` finds': [], 'The predictions, which should stay as they were': []}
+    res = {'The loss of three batches': [], 'The slopes that `backward` finds': [],
+           'The predictions, which should stay as they were': []}
     for p,t in (_p,_t),(_p[:3],_t[:3]),(tensor([0.,0]),tensor([1,0])):
-        leaf = p.clone().requires_grad_(); preds = leaf*1
+        leaf = p.clone().requires_grad_()
+        preds = leaf*1
         loss = f(preds, t)
         for l,o in zip(res.values(), (loss, _slopes(loss, leaf), preds.detach())): l.append(o)
     return res
 
 # %% ../../../nbs/library/course_exercises_sgd.ipynb #3c8d3fbc
-@check.exercise(done='A slide as well, and steeper where the model is badly wrong. Statisticians call it the Brier score.', observe=_study,
-    mistakes=[(lambda p,t: ((p-t)**2).mean(),               'The sums are not squeezed. Take the `.sigmoid()` of the predictions first.'),
-              (lambda p,t: (p.sigmoid()-t).abs().mean(),    'That is `mnist_loss`: it takes errors as they are. Square them.'),
-              (lambda p,t: (p.sigmoid()-t).mean(),          'Positive and negative errors cancel. Square them before the mean.'),
-              (lambda p,t: (p.sigmoid()-t).abs().mean()**2, 'You square the mean. Square each error, then take the mean.'),
-              (lambda p,t: (p.sigmoid()-t).mean()**2,       'You square the mean, and in it positive and negative errors have cancelled. Square each error first.'),
-              (lambda p,t: ((p.sigmoid()-t)**2).sum(),      'A sum grows with the number of images, and with it the step. Take the mean.'),
-              (lambda p,t: sum((p.sigmoid()-t)**2)/len(p),  "Python's `sum` adds rows, and an axis is left over. Take `.mean()`."),
-              (lambda p,t: ((p.sigmoid()-t)**2).mean().sqrt(), 'The root is too much: the mean of the squares is asked for.'),
-              (lambda p,t: (p.sigmoid()-t)**2,              'One number for the batch is needed. Take the mean.'),
-              (lambda p,t: ((p.sigmoid()-t)**2).mean().item(), 'The number is right, but it has forgotten how it was computed, so `backward` finds no slope. Return a tensor, without `.item()` or `.detach()`.'),
-              (lambda p,t: ((p.sigmoid_()-t)**2).mean(),    "The loss is right, but `sigmoid_`, with the underscore, overwrites the caller's predictions. Write `sigmoid()`."),
+@check.exercise(observe=_study,
+    done='A slide as well, and steeper where the model is badly wrong. '
+         'Statisticians call it the Brier score.',
+    mistakes=[(lambda p,t: ((p-t)**2).mean(),
+               'The sums are not squeezed. Take the `.sigmoid()` of the predictions first.'),
+              (lambda p,t: (p.sigmoid()-t).abs().mean(),
+               'That is `mnist_loss`: it takes errors as they are. Square them.'),
+              (lambda p,t: (p.sigmoid()-t).mean(),
+               'Positive and negative errors cancel. Square them before the mean.'),
+              (lambda p,t: (p.sigmoid()-t).abs().mean()**2,
+               'You square the mean. Square each error, then take the mean.'),
+              (lambda p,t: (p.sigmoid()-t).mean()**2,
+               'You square the mean, and in it positive and negative errors have cancelled. Square each '
+               'error first.'),
+              (lambda p,t: ((p.sigmoid()-t)**2).sum(),
+               'A sum grows with the number of images, and with it the step. Take the mean.'),
+              (lambda p,t: sum((p.sigmoid()-t)**2)/len(p),
+               "Python's `sum` adds rows, and an axis is left over. Take `.mean()`."),
+              (lambda p,t: ((p.sigmoid()-t)**2).mean().sqrt(),
+               'The root is too much: the mean of the squares is asked for.'),
+              (lambda p,t: (p.sigmoid()-t)**2,
+               'One number for the batch is needed. Take the mean.'),
+              (lambda p,t: ((p.sigmoid()-t)**2).mean().item(),
+               'The number is right, but it has forgotten how it was computed, so `backward` finds no '
+               'slope. Return a tensor, without `.item()` or `.detach()`.'),
+              (lambda p,t: ((p.sigmoid_()-t)**2).mean(),
+               "The loss is right, but `sigmoid_`, with the underscore, overwrites the caller's "
+               "predictions. Write `sigmoid()`."),
               (lambda p,t: ((p.sigmoid()-t)^2).mean(),      'In Python `^` is not a power: write `**`.')])
 def squared_loss(predictions, targets): return ((predictions.sigmoid()-targets)**2).mean()
 
 # %% ../../../nbs/library/course_exercises_sgd.ipynb #1b51c3b5
-@check.exercise(done='Every image counts once. With 2038 images in batches of 256 the last batch has 246, so the plain average is hardly off; with a last batch of one image it would be.',
+@check.exercise(
+    done='Every image counts once. With 2038 images in batches of 256 the last batch has 246, so the plain '
+         'average is hardly off; with a last batch of one image it would be.',
     cases=[([.9,.8,.5],[256,256,10]), ([1.,0.],[3,1]), ([.25],[4])],
-    mistakes=[(lambda a,s: sum(a)/len(a),                        'Each batch counts the same here, so an image in the small last batch counts more than others. Weigh accuracies by sizes.'),
-              (lambda a,s: sum(x*n for x,n in zip(a,s)),         'That is how many images were right. Divide by how many there are.'),
-              (lambda a,s: sum(x*n for x,n in zip(a,s))/len(s),  'Divide by the number of images, not by the number of batches.'),
-              (lambda a,s: sum(a)/sum(s),                        'An accuracy is a share. Times its size it is a number of right images; add up those.'),
-              (lambda a,s: sum(x*n for x,n in zip(a,s))/2038,    'Divide by the sum of `sizes`, so that it works for any number of images.'),
-              (lambda a,s: a.mean(),                             'A list has no `.mean()`, and the plain mean would not do: an image in the small last batch would count more than others.'),
+    mistakes=[(lambda a,s: sum(a)/len(a),
+               'Each batch counts the same here, so an image in the small last batch counts more than '
+               'others. Weigh accuracies by sizes.'),
+              (lambda a,s: sum(x*n for x,n in zip(a,s)),
+               'That is how many images were right. Divide by how many there are.'),
+              (lambda a,s: sum(x*n for x,n in zip(a,s))/len(s),
+               'Divide by the number of images, not by the number of batches.'),
+              (lambda a,s: sum(a)/sum(s),
+               'An accuracy is a share. Times its size it is a number of right images; add up those.'),
+              (lambda a,s: sum(x*n for x,n in zip(a,s))/2038,
+               'Divide by the sum of `sizes`, so that it works for any number of images.'),
+              (lambda a,s: a.mean(),
+               'A list has no `.mean()`, and the plain mean would not do: an image in the small last batch '
+               'would count more than others.'),
               (lambda a,s: sum(x*n for x,n in zip(a,s))//sum(s), '`//` rounds down. Divide with `/`.'),
-              (lambda a,s: sum(a*s)/sum(s),                      'Lists cannot be multiplied. Go through both with `zip(accs, sizes)`, or make tensors of them: `tensor(accs)*tensor(sizes)`.')])
+              (lambda a,s: sum(a*s)/sum(s),
+               'Lists cannot be multiplied. Go through both with `zip(accs, sizes)`, or make tensors of '
+               'them: `tensor(accs)*tensor(sizes)`.')])
 def mean_accuracy(accs, sizes): return sum(a*n for a,n in zip(accs,sizes))/sum(sizes)
 
 # %% ../../../nbs/library/course_exercises_sgd.ipynb #fd7ea108
@@ -76,59 +110,107 @@ def _unzip(s): return list(zip(*s))
 
 def _batch(f):
     o,one = f(list(_items)),f(_items[:1])
-    if not isinstance(o, (tuple, list)): return {'The result': o if o is None or isinstance(o, (Tensor, dict)) else f'a {type(o).__name__}'}
+    if o is None or isinstance(o, (Tensor, dict)): return {'The result': o}
+    if not isinstance(o, (tuple, list)): return {'The result': f'a {type(o).__name__}'}
     return {'The result': o, 'Its kind': type(o).__name__, 'With a single item': list(one)}
 
-@check.exercise(done='That is the heart of every data loader: turn a list of pairs into a pair of lists, and stack each.', observe=_batch,
-    mistakes=[(lambda s: zip(*s),                                                 '`zip` only promises: loop over what it gives, or take it apart with `xs,ys = zip(*samples)`. Then `torch.stack` each.'),
-              (lambda s: tuple(_unzip(s)),                                        'The pairs are sorted apart, but still lists of little tensors. `torch.stack` each.'),
-              (_unzip,                                                            'Inputs and targets are sorted apart. Now `torch.stack` each of the two, and return the two as a tuple.'),
-              (lambda s: [torch.stack(o) for o in _unzip(s)],                     'Almost: return a tuple, as the items are tuples.'),
-              (lambda s: (torch.stack(_unzip(s)[1]), torch.stack(_unzip(s)[0])),  'Inputs come first, targets second.'),
-              (lambda s: (torch.cat(_unzip(s)[0]), torch.cat(_unzip(s)[1])),      '`torch.cat` puts the rows end to end, in one long row. `torch.stack` makes a new axis: one row per item.'),
+@check.exercise(observe=_batch,
+    done='That is the heart of every data loader: turn a list of pairs into a pair of lists, and stack each.',
+    mistakes=[(lambda s: zip(*s),
+               '`zip` only promises: loop over what it gives, or take it apart with `xs,ys = '
+               'zip(*samples)`. Then `torch.stack` each.'),
+              (lambda s: tuple(_unzip(s)),
+               'The pairs are sorted apart, but still lists of little tensors. `torch.stack` each.'),
+              (_unzip,
+               'Inputs and targets are sorted apart. Now `torch.stack` each of the two, and return the two '
+               'as a tuple.'),
+              (lambda s: [torch.stack(o) for o in _unzip(s)],
+               'Almost: return a tuple, as the items are tuples.'),
+              (lambda s: (torch.stack(_unzip(s)[1]), torch.stack(_unzip(s)[0])),
+               'Inputs come first, targets second.'),
+              (lambda s: (torch.cat(_unzip(s)[0]), torch.cat(_unzip(s)[1])),
+               '`torch.cat` puts the rows end to end, in one long row. `torch.stack` makes a new axis: one '
+               'row per item.'),
               (lambda s: torch.stack(_unzip(s)[0]),                               'The targets are missing.'),
-              (lambda s: torch.stack(s),                                          'An item is a pair, and `torch.stack` wants tensors. Sort the pairs apart first: `zip(*samples)`.'),
-              (lambda s: [(torch.stack(x), torch.stack(y)) for x,y in s], '`torch.stack` wants a list of tensors, and gets one. Collect all inputs first, and all targets.'),
-              (lambda s: [x for x,y in [s]],                                      '`samples` is a list of pairs, not a pair of lists. `zip(*samples)` turns it round.'),
-              (lambda s: (torch.stack([x for x in s[0]]), torch.stack([y for y in s[1]])), '`samples[0]` is the first pair, not all inputs. Collect the first part of *every* pair.')])
+              (lambda s: torch.stack(s),
+               'An item is a pair, and `torch.stack` wants tensors. Sort the pairs apart first: '
+               '`zip(*samples)`.'),
+              (lambda s: [(torch.stack(x), torch.stack(y)) for x,y in s],
+               '`torch.stack` wants a list of tensors, and gets one. Collect all inputs first, and all '
+               'targets.'),
+              (lambda s: [x for x,y in [s]],
+               '`samples` is a list of pairs, not a pair of lists. `zip(*samples)` turns it round.'),
+              (lambda s: (torch.stack([x for x in s[0]]), torch.stack([y for y in s[1]])),
+               '`samples[0]` is the first pair, not all inputs. Collect the first part of *every* pair.')])
 def collate_pairs(samples):
     xs,ys = zip(*samples)
     return torch.stack(xs),torch.stack(ys)
 
 # %% ../../../nbs/library/course_exercises_sgd.ipynb #997ff100
-def _both(labels): ls = [int(o) for o in labels]; return [i for i,o in enumerate(ls) if o==1],[i for i,o in enumerate(ls) if o==0]
+def _both(labels): # the indices of the 1s, and of the 0s
+    ls = [int(o) for o in labels]
+    return [i for i,o in enumerate(ls) if o==1],[i for i,o in enumerate(ls) if o==0]
 def _flat(pairs): return [int(i) for p in pairs for i in p]
 def _mixed(labels): # also with what is left
-    a,b = _both(labels); n = min(len(a),len(b)); return _flat(zip(a,b))+a[n:]+b[n:]
+    a,b = _both(labels)
+    n = min(len(a),len(b))
+    return _flat(zip(a,b))+a[n:]+b[n:]
 def _odd(labels): # also the first of a pair that is not complete
-    a,b = _both(labels); n = min(len(a),len(b)); return _flat(zip(a,b))+a[n:n+1]
+    a,b = _both(labels)
+    n = min(len(a),len(b))
+    return _flat(zip(a,b))+a[n:n+1]
 def _walk(labels): # one pass, skipping what does not fit
     res,want = [],1
     for i,o in enumerate(labels):
-        if int(o)==want: res.append(i); want = 1-want
+        if int(o)==want:
+            res.append(i)
+            want = 1-want
     return res
 def _popped(labels, k=-1, go=all): # taken away pair by pair
     both,res = _both(labels),[]
     while go(both): res += [o.pop(k) for o in both]
     return res
 def _each(labels, k): # as many pairs as there are labels of one kind
-    a,b = _both(labels); return [i for j in range(len((b,a)[k])) for i in (a[j],b[j])]
+    a,b = _both(labels)
+    return [i for j in range(len((b,a)[k])) for i in (a[j],b[j])]
 
 # %% ../../../nbs/library/course_exercises_sgd.ipynb #7da65f9c
-@check.exercise(done='A list of indices decides what an epoch visits. This one makes every batch half and half; images of the larger class that are left over are never seen, which is its price.',
-    cases=[([1,1,1,0,0],), ([0,0,1,0,1,1,1],), (torch.tensor([[1],[0],[1],[0]]),), ([1,1],), ([0,1,1,0,0,0],)],
-    mistakes=[(lambda ls: [l for p in zip([l for l in ls if l==1],[l for l in ls if l==0]) for l in p], 'These are labels. Asked for are *indices*: where such a label stands (`enumerate` counts along).'),
-              (lambda ls: _flat(zip(*_both(ls)[::-1])),                               'The order is 1 first, then 0.'),
-              (_mixed,                                                                'Stop when one kind runs out: what is left over would be all of one kind.'),
-              (_odd,                                                                  'The last 1 has no 0 to follow it. Take whole pairs only.'),
-              (_walk,                                                                 'You walk through the labels once and skip what does not fit; what was skipped is lost. Collect the indices of the 1s and those of the 0s first, then take turns.'),
-              (lambda ls: _both(ls)[0]+_both(ls)[1],                                  'First all 1s, then all 0s: that is the order we wanted to avoid. Take one of each in turn (`zip` does that).'),
-              (lambda ls: list(zip(*_both(ls))),                                      'These are pairs of indices. Flatten them into one list.'),
-              (lambda ls: _each(ls, 1),                                               'There are not always as many 0s as 1s. Stop when one kind runs out; `zip` does so by itself.'),
-              (lambda ls: _each(ls, 0),                                               'There are not always as many 1s as 0s. Stop when one kind runs out; `zip` does so by itself.'),
-              (lambda ls: _popped(ls), '`.pop()` takes the last; the first 1 and the first 0 come first. `.pop(0)` takes the first.'),
-              (lambda ls: _popped(ls, 0, any), 'One kind runs out before the other: loop `while ones and zeros`, or let `zip` stop by itself.'),
-              (lambda ls: [ls.index(k) for _ in range(min(ls.count(1),ls.count(0))) for k in (1,0)], '`.index` finds the first such label each time, and tensors do not have it. Go through `enumerate(labels)`.')])
+@check.exercise(
+    done='A list of indices decides what an epoch visits. This one makes every batch half and half; images '
+         'of the larger class that are left over are never seen, which is its price.',
+    cases=[([1,1,1,0,0],), ([0,0,1,0,1,1,1],), (torch.tensor([[1],[0],[1],[0]]),), ([1,1],),
+           ([0,1,1,0,0,0],)],
+    mistakes=[(lambda ls: [l for p in zip([l for l in ls if l==1],[l for l in ls if l==0]) for l in p],
+               'These are labels. Asked for are *indices*: where such a label stands (`enumerate` counts '
+               'along).'),
+              (lambda ls: _flat(zip(*_both(ls)[::-1])),
+               'The order is 1 first, then 0.'),
+              (_mixed,
+               'Stop when one kind runs out: what is left over would be all of one kind.'),
+              (_odd,
+               'The last 1 has no 0 to follow it. Take whole pairs only.'),
+              (_walk,
+               'You walk through the labels once and skip what does not fit; what was skipped is lost. '
+               'Collect the indices of the 1s and those of the 0s first, then take turns.'),
+              (lambda ls: _both(ls)[0]+_both(ls)[1],
+               'First all 1s, then all 0s: that is the order we wanted to avoid. Take one of each in turn '
+               '(`zip` does that).'),
+              (lambda ls: list(zip(*_both(ls))),
+               'These are pairs of indices. Flatten them into one list.'),
+              (lambda ls: _each(ls, 1),
+               'There are not always as many 0s as 1s. Stop when one kind runs out; `zip` does so by '
+               'itself.'),
+              (lambda ls: _each(ls, 0),
+               'There are not always as many 1s as 0s. Stop when one kind runs out; `zip` does so by '
+               'itself.'),
+              (lambda ls: _popped(ls),
+               '`.pop()` takes the last; the first 1 and the first 0 come first. `.pop(0)` takes the first.'),
+              (lambda ls: _popped(ls, 0, any),
+               'One kind runs out before the other: loop `while ones and zeros`, or let `zip` stop by '
+               'itself.'),
+              (lambda ls: [ls.index(k) for _ in range(min(ls.count(1),ls.count(0))) for k in (1,0)],
+               '`.index` finds the first such label each time, and tensors do not have it. Go through '
+               '`enumerate(labels)`.')])
 def alternate(labels):
     ones,zeros = [i for i,o in enumerate(labels) if o==1],[i for i,o in enumerate(labels) if o==0]
     return [i for pair in zip(ones,zeros) for i in pair]
@@ -139,9 +221,13 @@ def _fit(xs, ys, lr, epochs, bs, zero=True, sign=-1, squeeze=True, whole=False, 
          rate=True, keep=1, still=False, bias=False, power=1, twice=False):
     w,b = start(xs.shape[1], 1).requires_grad_(),torch.zeros(1, requires_grad=bias)
     if whole: bs = len(xs)
+    stop = len(xs)//bs*bs if drop else len(xs)
+    if single: stop = bs
     for _ in range(1 if once else epochs):
-        if shuffle: p = torch.randperm(len(xs)); xs,ys = xs[p],ys[p]
-        for i in range(0, len(xs)//bs*bs if drop else bs if single else len(xs), bs):
+        if shuffle:
+            p = torch.randperm(len(xs))
+            xs,ys = xs[p],ys[p]
+        for i in range(0, stop, bs):
             preds,yb = xs[i:i+bs]@w + b,ys[i:i+bs]
             for _ in range(squeeze+twice): preds = preds.sigmoid()
             miss = torch.where(yb==1, 1-preds, preds)**power
@@ -158,12 +244,16 @@ def _toy(n, m): # Inputs and labels that are the same on every computer
     xs = (torch.arange(n*m).view(n,m)*7 % 11)/11 - .4
     return xs,(xs.sum(1, keepdim=True)>0).long()
 
-_stages = {'After 0 epochs, when the weights are still the zeros of the start': (8,2,.5,0,8), 'After one step with all rows': (8,2,.5,1,8),
-           'After one epoch of two batches, in order': (8,2,.5,1,4), 'After one epoch whose last batch is smaller': (10,3,1.,1,4),
-           'After five epochs of one batch': (8,2,.5,5,8), 'After three epochs of three batches': (10,3,1.,3,4)}
+_stages = {'After 0 epochs, when the weights are still the zeros of the start': (8,2,.5,0,8),
+           'After one step with all rows': (8,2,.5,1,8),
+           'After one epoch of two batches, in order': (8,2,.5,1,4),
+           'After one epoch whose last batch is smaller': (10,3,1.,1,4),
+           'After five epochs of one batch': (8,2,.5,5,8),
+           'After three epochs of three batches': (10,3,1.,3,4)}
 def _outcome(f):
     res = {k: f(*_toy(n,m), lr, epochs, bs) for k,(n,m,lr,epochs,bs) in _stages.items()}
-    return res | {'Do the weights still want gradients': any(getattr(o,'requires_grad',False) for o in res.values())}
+    res['Do the weights still want gradients'] = any(getattr(o,'requires_grad',False) for o in res.values())
+    return res
 
 # %% ../../../nbs/library/course_exercises_sgd.ipynb #79577b98
 def _loop(step, grad=True): # `fit` with another way to step
@@ -177,42 +267,76 @@ def _loop(step, grad=True): # `fit` with another way to step
         return w.detach()
     return f
 
-def _new_zeroed(w, lr): w = w - lr*_grad(w); _grad(w).zero_(); return w
-def _new_again(w, lr):  return w - lr*_grad(w)
+def _new_again(w, lr):   return w - lr*_grad(w)
 def _new_swapped(w, lr): return w - _grad(w)*lr
-def _in_place(w, lr):   w -= lr*w.grad; w.grad.zero_(); return w
+def _new_zeroed(w, lr):
+    w = w - lr*_grad(w)
+    _grad(w).zero_()
+    return w
+def _in_place(w, lr):
+    w -= lr*w.grad
+    w.grad.zero_()
+    return w
 def _grad(w): # `w.grad`, without the warning for what is not a leaf
     import warnings
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); return w.grad
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return w.grad
 _made_new = 'made a new `w`, which has no `.grad`. Change the old one: `w.data -= lr*w.grad`'
 
 # %% ../../../nbs/library/course_exercises_sgd.ipynb #9a41618e
-@check.exercise(done='You wrote stochastic gradient descent, all of it. Everything that follows in this course makes one of these lines better.',
-    observe=_outcome, tol=1e-5,
-    mistakes=[(lambda *a: _fit(*a, zero=False),    'Gradients pile up: each `backward` adds to the last. Set `w.grad` to zero after each step.'),
+@check.exercise(observe=_outcome, tol=1e-5,
+    done='You wrote stochastic gradient descent, all of it. Everything that follows in this course makes '
+         'one of these lines better.',
+    mistakes=[(lambda *a: _fit(*a, zero=False),
+               'Gradients pile up: each `backward` adds to the last. Set `w.grad` to zero after each step.'),
               (lambda *a: _fit(*a, sign=1),        'This climbs. Step *against* the slope.'),
-              (lambda *a: _fit(*a, squeeze=False), 'The loss lacks the sigmoid: squeeze the predictions first.'),
-              (lambda *a: _fit(*a, twice=True),    'The sigmoid is in there twice: `mnist_loss` squeezes by itself.'),
-              (lambda *a: _fit(*a, power=2),       'This squares the errors. Take the loss of this lesson, as in `mnist_loss`.'),
+              (lambda *a: _fit(*a, squeeze=False),
+               'The loss lacks the sigmoid: squeeze the predictions first.'),
+              (lambda *a: _fit(*a, twice=True),
+               'The sigmoid is in there twice: `mnist_loss` squeezes by itself.'),
+              (lambda *a: _fit(*a, power=2),
+               'This squares the errors. Take the loss of this lesson, as in `mnist_loss`.'),
               (lambda *a: _fit(*a, bias=True),     'There is a bias in it. This model has weights only.'),
               (lambda *a: _fit(*a, rate=False),    'The step lacks the learning rate: the slope times `lr`.'),
-              (lambda *a: _fit(*a, keep=0),        'Each step overwrites the weights. Subtract from them: `-=`, not `=-`.'),
-              (lambda *a: _fit(*a, still=True),    'The weights never move. Is the gradient set to zero before the step? It should be after.'),
-              (lambda *a: _fit(*a, start=lambda *_: torch.zeros(784,1)), 'Not all inputs have 784 columns: `xs.shape[1]` says how many.'),
-              (lambda *a: _fit(*a, mean=False),    'A sum of errors grows with the batch, and so does the step. Take their mean.'),
-              (lambda *a: _fit(*a, whole=True),    'One step per epoch. Take `bs` rows at a time, and step after each batch.'),
-              (lambda *a: _fit(*a, single=True),   'Only the first batch is used. (Does `return` stand inside the loop?) Go on to the end of the rows.'),
-              (lambda *a: _fit(*a, drop=True),     'The last batch is missing. It is smaller, and makes a step too: `range(0, len(xs), bs)` reaches it.'),
-              (lambda *a: _fit(*a, shuffle=True),  'Shuffling is good, but take the rows in order here, so that your answer can be compared.'),
-              (lambda *a: _fit(*a, start=torch.randn), 'Start from zeros this time: `torch.zeros(xs.shape[1], 1)`.'),
-              (lambda *a: _fit(*a, once=True),     'Only one epoch is trained. Repeat the loop over the batches `epochs` times.'),
-              (lambda *a: _fit(*a, detach=False),  'The weights are right, but still record what is computed with them. Return `w.detach()`.'),
-              (_forgot,                            'Your function returns nothing. End it with `return w.detach()`.'),
+              (lambda *a: _fit(*a, keep=0),
+               'Each step overwrites the weights. Subtract from them: `-=`, not `=-`.'),
+              (lambda *a: _fit(*a, still=True),
+               'The weights never move. Is the gradient set to zero before the step? It should be after.'),
+              (lambda *a: _fit(*a, start=lambda *_: torch.zeros(784,1)),
+               'Not all inputs have 784 columns: `xs.shape[1]` says how many.'),
+              (lambda *a: _fit(*a, mean=False),
+               'A sum of errors grows with the batch, and so does the step. Take their mean.'),
+              (lambda *a: _fit(*a, whole=True),
+               'One step per epoch. Take `bs` rows at a time, and step after each batch.'),
+              (lambda *a: _fit(*a, single=True),
+               'Only the first batch is used. (Does `return` stand inside the loop?) Go on to the end of '
+               'the rows.'),
+              (lambda *a: _fit(*a, drop=True),
+               'The last batch is missing. It is smaller, and makes a step too: `range(0, len(xs), bs)` '
+               'reaches it.'),
+              (lambda *a: _fit(*a, shuffle=True),
+               'Shuffling is good, but take the rows in order here, so that your answer can be compared.'),
+              (lambda *a: _fit(*a, start=torch.randn),
+               'Start from zeros this time: `torch.zeros(xs.shape[1], 1)`.'),
+              (lambda *a: _fit(*a, once=True),
+               'Only one epoch is trained. Repeat the loop over the batches `epochs` times.'),
+              (lambda *a: _fit(*a, detach=False),
+               'The weights are right, but still record what is computed with them. Return `w.detach()`.'),
+              (_forgot,
+               'Your function returns nothing. End it with `return w.detach()`.'),
               (_loop(_new_zeroed),                 f'`w = w - …` {_made_new}, then `w.grad.zero_()`.'),
-              (_loop(_new_again),                  f'`w = w - …` {_made_new}. (And set it to zero after the step.)'),
-              (_loop(_new_swapped),                f'The line `w = w - …` {_made_new}. (And set it to zero afterwards.)'),
-              (_loop(_in_place),                   'PyTorch refuses to change `w` while it records. Step without a record: `w.data -= lr*w.grad`.'),
-              (_loop(_in_place, grad=False),       'PyTorch does not record what happens to `w`, or does no longer. Create it with `.requires_grad_()`, and change it in place, `w.data -= …`: with `w = …` you get a new one without a record.')])
+              (_loop(_new_again),
+               f'`w = w - …` {_made_new}. (And set it to zero after the step.)'),
+              (_loop(_new_swapped),
+               f'The line `w = w - …` {_made_new}. (And set it to zero afterwards.)'),
+              (_loop(_in_place),
+               'PyTorch refuses to change `w` while it records. Step without a record: `w.data -= '
+               'lr*w.grad`.'),
+              (_loop(_in_place, grad=False),
+               'PyTorch does not record what happens to `w`, or does no longer. Create it with '
+               '`.requires_grad_()`, and change it in place, `w.data -= …`: with `w = …` you get a new '
+               'one without a record.')])
 def fit(xs, ys, lr, epochs, bs):
     w = torch.zeros(xs.shape[1], 1).requires_grad_()
     for _ in range(epochs):
