@@ -145,7 +145,7 @@ class _OneItem(list): # A loader of one batch with one item, whose parts are all
         super().__init__([tuple(tensor(o)[None] for o in parts)])
         self.n_inp = len(parts)
 
-# %% ../nbs/08_learner.ipynb #a559b8dd
+# %% ../nbs/08_learner.ipynb #55e8eb03
 #| code-fold: true
 class Learner:
     "A model, data and a loss function, and the loop that trains them and calls out at every step"
@@ -428,12 +428,14 @@ class Learner:
             notes.append(f'(in callback `{type(cb).__name__}`, event `{ev}`)')
             stage = 'batch' if ev in batch_events else None
         elif stage=='batch': notes.append(self._loss_note(e))
-        what,n = self._phase,self._n_begun
-        if stage=='data': notes.append(f'(while the {what} data was asked for batch {n}, in epoch {self.epoch})')
+        what,epoch = self._phase,f'epoch {self.epoch}'
+        if stage=='data':
+            notes.append(f'(while the {what} data was asked for batch {self._n_begun}, in {epoch})')
         if stage=='batch':
-            where = f'in {what}, epoch {self.epoch}, batch {self.iter}'
+            where = f'in {what}, {epoch}, batch {self.iter}'
+            shapes = f'inputs: {_shapes(self.xb)}; targets: {_shapes(self.yb) or "none"}'
             if _is_oom(e): notes += [f'({where})', _oom_hint(find_bs(self.batch))]
-            else: notes.append(f'({where}; inputs: {_shapes(self.xb)}; targets: {_shapes(self.yb) or "none"})')
+            else: notes.append(f'({where}; {shapes})')
         return '\n'.join(filter(None, notes))
 
     def _loss_note(self, e): # What helps if `e` comes from the loss function, or from its `backward`
