@@ -629,19 +629,19 @@ class Learner:
         return to_detach(b, cpu=cpu)
 
     # Files, devices, and what it says about itself
-    def save(self, file, # Its name, without `.pth`
+    def save(self, file, # Its name. `.pth` at the end asks for PyTorch's format
              with_opt=True): # The optimizer's state, too?
-        "Save weights (and optimizer state) as `path/model_dir/file.pth` and return that path"
-        file = join_path_file(file, self.path/self.model_dir, ext='.pth')
+        "Save weights (and optimizer state) as `path/model_dir/file.safetensors` and return that path"
+        file = join_path_file(file, self.path/self.model_dir, ext='.safetensors')
         save_model(file, self.model, self.opt, with_opt)
         return file
 
     def load(self, file, # Its name, as given to `save`
-             device=None, # Where it shall be read to, default the learner's
+             device=None, # As in fastai; the weights go to where the model's are
              with_opt=True, strict=True): # The optimizer's state, too? Must all weights be there?
-        "Load what `save` wrote and return the learner"
+        "Load what `save` wrote, or a `.pth` of fastai or PyTorch, and return the learner"
         if self.opt is None: self.create_opt()
-        file,device = join_path_file(file, self.path/self.model_dir, ext='.pth'),device or self.device
+        file = join_path_file(file, self.path/self.model_dir, ext='.safetensors')
         load_model(file, self.model, self.opt, with_opt=with_opt, device=device, strict=strict)
         return self
 
