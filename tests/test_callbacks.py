@@ -58,13 +58,14 @@ def test_stop_anywhere_with_all_callbacks(ev, ex, order, tmp_path, capsys):
     assert all(p.grad is None for p in learn.model.parameters())
     if ev not in ('before_fit','after_fit'): # epoch 0 is on disk
         assert saved(tmp_path/'models'/'checkpoint.ckpt')['epoch'] in (1,2)
-        assert len(learn.csv_logger.read_log()) in (1,2) and (tmp_path/'models'/'model.pth').exists()
+        assert len(learn.csv_logger.read_log()) in (1,2) and (tmp_path/'models'/'model.safetensors').exists()
     learn.fit(3)
     assert len(learn.recorder.values)==3 and learn.validate()[1]==max(o[2] for o in learn.recorder.values)>0.6
     assert len(learn.csv_logger.read_log())==3 and n_hooks(learn)==0
 
 full = '''
 import signal, sys, torch
+from safetensors.torch import load_file
 from resource import RLIMIT_FSIZE, RLIM_INFINITY, setrlimit
 sys.path.insert(0, sys.argv[2])
 from test_callbacks import *
@@ -77,8 +78,8 @@ class Full(Callback):
 learn = learner([Full(), SaveModelCallback('train_loss')], sys.argv[1])
 try: learn.fit(4)
 except OSError as e: print('stopped', *getattr(e,'__notes__',[]), e)
-f = learn.path/'models'/'model.pth'
-print('whole', sorted(saved(f))==sorted(learn.model.state_dict()), [o.name for o in f.parent.iterdir()])
+f = learn.path/'models'/'model.safetensors'
+print('whole', sorted(load_file(f))==sorted(learn.model.state_dict()), [o.name for o in f.parent.iterdir()])
 setrlimit(RLIMIT_FSIZE, (RLIM_INFINITY,RLIM_INFINITY))
 learn.remove_cb(Full)
 learn.fit(2)
@@ -90,8 +91,9 @@ def test_full_disk_while_saving_the_best(tmp_path):
     cmd = [sys.executable, '-c', full, str(tmp_path), str(Path(__file__).parent)]
     env = {**os.environ, 'OMP_NUM_THREADS':'1'}
     r = subprocess.run(cmd, capture_output=True, text=True, timeout=90, env=env)
-    for o in ('stopped', 'SaveModelCallback', f"[Errno 27] File too large: '{tmp_path/'models'/'model.pth'}'",
-              "whole True ['model.pth']", 'again 2'): assert o in r.stdout, r.stdout+r.stderr
+    file = tmp_path/'models'/'model.safetensors'
+    for o in ('stopped', 'SaveModelCallback', f"[Errno 27] File too large: '{file}'",
+              "whole True ['model.safetensors']", 'again 2'): assert o in r.stdout, r.stdout+r.stderr
 
 def test_csv_logger_appends_after_a_resume(tmp_path):
     "A training in two parts leaves one file with one header"

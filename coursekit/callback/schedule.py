@@ -18,7 +18,7 @@ from ..errors import check_names, names_of
 from ..learner import *
 from ..state import keep_weights, untouched
 
-# %% ../../nbs/09_schedules.ipynb #90c56da8
+# %% ../../nbs/09_schedules.ipynb #94965098
 #| code-fold: true
 class _Schedule: # `f` between two ends, as a function of the position
     def __init__(self, f, start, end): self.f,self.start,self.end = f,start,end
@@ -51,7 +51,7 @@ def SchedPoly(start, end, power): # Numbers; from `start` to `end` along `pos**p
     def schedule(pos): return start + (end-start)*pos**power
     return schedule
 
-# %% ../../nbs/09_schedules.ipynb #c1d61902
+# %% ../../nbs/09_schedules.ipynb #6eec3cad
 #| code-fold: true
 def combine_scheds(pcts, # Share of each schedule, adding up to 1
                    scheds): # Schedules, as many
@@ -74,7 +74,7 @@ def combined_cos(pct, start, middle, end): # Share of the way up, and three valu
     "Half a cosine from `start` to `middle` for the share `pct`, then one to `end`"
     return combine_scheds([pct,1-pct], [SchedCos(start,middle), SchedCos(middle,end)])
 
-# %% ../../nbs/09_schedules.ipynb #72f0a569
+# %% ../../nbs/09_schedules.ipynb #30f88d65
 #| code-fold: true
 class ParamScheduler(Callback):
     "Sets hyper-parameters before each batch. Raises `ValueError` for a name that the optimizer has not"
@@ -110,7 +110,7 @@ def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: a
         ax.set(xlabel='batch', ylabel={'lr':'learning rate','mom':'momentum'}.get(k, k))
     fig.tight_layout()
 
-# %% ../../nbs/09_schedules.ipynb #e42d8fc9
+# %% ../../nbs/09_schedules.ipynb #77d3639d
 #| code-fold: true
 def _group_lrs(learn, lr): # The rate of each group, as an array
     check_lr(lr)
@@ -198,7 +198,7 @@ def fine_tune(self:Learner,
     self.unfreeze()
     self.fit_one_cycle(epochs, slice(base_lr/lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
 
-# %% ../../nbs/09_schedules.ipynb #87cd54d2
+# %% ../../nbs/09_schedules.ipynb #c032dc6c
 #| code-fold: true
 class LRFinder(ParamScheduler):
     "Raises the rate each batch until the loss is 4 times its best or no number, then puts the weights back"
@@ -232,7 +232,7 @@ class LRFinder(ParamScheduler):
         r.lr_find_lrs,r.lr_find_losses,r.lr_find_raw = self.hps['lr'][:n],r.losses[:n],r.smooth_loss.raw[:n]
         self.kept.close()
 
-# %% ../../nbs/09_schedules.ipynb #3f469eac
+# %% ../../nbs/09_schedules.ipynb #a7c86904
 #| code-fold: true
 def _point(lr, lrs, losses): # A rate, and its point on the curve, which may lie between two of those known
     return lr,(lr,float(np.interp(np.log10(lr), np.log10(to_np(lrs)), to_np(losses))))
@@ -273,7 +273,7 @@ def slide(lrs, losses, num_it, # As for `valley`
     k = next(alike, n-lr_diff)
     return _point(float(lrs[n-lr_diff-max(k,1)])*adjust_value, lrs, losses)
 
-# %% ../../nbs/09_schedules.ipynb #0a520310
+# %% ../../nbs/09_schedules.ipynb #0e0f5c36
 #| code-fold: true
 @patch # As in fastai, a method of the learner
 def lr_find(self:Learner,
@@ -328,7 +328,7 @@ def plot_lr_find(self:Recorder, skip_end=5, # So many batches at the end are lef
     if suggestions: ax.legend(frameon=False)
     return ax
 
-# %% ../../nbs/09_schedules.ipynb #9a018262
+# %% ../../nbs/09_schedules.ipynb #5fb0c995
 #| code-fold: true
 class SuggestionMethod:
     "The ways to suggest a rate, for `lr_find`"
