@@ -91,7 +91,8 @@ def test_full_disk_while_saving_the_best(tmp_path):
     cmd = [sys.executable, '-c', full, str(tmp_path), str(Path(__file__).parent)]
     env = {**os.environ, 'OMP_NUM_THREADS':'1'}
     r = subprocess.run(cmd, capture_output=True, text=True, timeout=90, env=env)
-    for o in ('stopped', 'SaveModelCallback', f"[Errno 27] File too large: '{tmp_path/'models'/'model.safetensors'}'",
+    file = tmp_path/'models'/'model.safetensors'
+    for o in ('stopped', 'SaveModelCallback', f"[Errno 27] File too large: '{file}'",
               "whole True ['model.safetensors']", 'again 2'): assert o in r.stdout, r.stdout+r.stderr
 
 def test_csv_logger_appends_after_a_resume(tmp_path):
