@@ -36,7 +36,7 @@ def save_atomic(obj, # Anything that `torch.save` takes
         torch.save(obj, data, pickle_protocol=pickle_protocol)
         f.write(data.getbuffer())
 
-# %% ../nbs/library/saving.ipynb #a5a34bd2
+# %% ../nbs/library/saving.ipynb #e3ba0be3
 def _pack(o, name, tensors): # `o` as JSON can hold it; the tensors in it go into `tensors`
     if isinstance(o, Tensor):
         tensors[name] = o
@@ -57,20 +57,20 @@ def _unpack(o, tensors): # The reverse of `_pack`
     if kind=='dict': return {k:_unpack(x, tensors) for k,x in v}
     return tuple(_unpack(v, tensors))
 
-# %% ../nbs/library/saving.ipynb #8d06d5a7
-def _unshared(tensors): # Contiguous ones that share no memory; and other names of theirs
-    res,same,places,storages = {},{},{},set()
+# %% ../nbs/library/saving.ipynb #21e4b0f5
+def _unshared(tensors): # Contiguous ones that share no memory; and for other names of theirs, these names
+    res,other_names,places,storages = {},{},{},set()
     for k,t in tensors.items():
         place = t.device,t.data_ptr(),t.shape,t.stride(),t.dtype
         if t.numel() and place in places:
-            same[k] = places[place]
+            other_names[k] = places[place]
             continue
         places[place] = k
         t = t.detach().as_subclass(Tensor).cpu().contiguous()
         storage = t.untyped_storage().data_ptr()
         res[k] = t.clone() if storage in storages else t
         storages.add(storage)
-    return res,same
+    return res,other_names
 
 def _is_channels_last(t): # Only when it is not contiguous in the usual sense, too
     return t.dim()==4 and not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)
@@ -80,21 +80,22 @@ def _to_safetensors(weights, opt_state): # The content of a file, as bytes
     note = {'extra':_pack({k:v for k,v in weights.items() if k not in tensors}, 'extra', tensors),
             'opt':_pack(opt_state, 'optimizer', tensors),
             'channels_last':[k for k,t in tensors.items() if _is_channels_last(t)]}
-    tensors,note['same'] = _unshared(tensors)
-    return safetensors.torch.save(tensors, {'format':'pt', 'coursekit':json.dumps(note)})
+    tensors,other_names = _unshared(tensors)
+    return safetensors.torch.save(tensors, {**other_names, 'format':'pt', 'coursekit':json.dumps(note)})
 
 def _read_safetensors(file): # The weights, and the optimizer's state or None
     if hasattr(file, 'read'):
         data = file.read()
         size = int.from_bytes(data[:8], 'little')
-        note = json.loads(data[8:8+size]).get('__metadata__')
+        texts = json.loads(data[8:8+size]).get('__metadata__')
         tensors = safetensors.torch.load(data)
     else:
         with safetensors.safe_open(file, 'pt') as f: # copies: what it gives are windows into the file
-            note,tensors = f.metadata(), {k:f.get_tensor(k).clone() for k in f.keys()}
-    if not note or 'coursekit' not in note: return tensors,None
-    note = json.loads(note['coursekit'])
-    tensors.update({k:tensors[other] for k,other in note['same'].items()})
+            texts,tensors = f.metadata(), {k:f.get_tensor(k).clone() for k in f.keys()}
+    texts = texts or {}
+    tensors.update({k:tensors[other] for k,other in texts.items() if k!='format' and other in tensors})
+    if 'coursekit' not in texts: return tensors,None
+    note = json.loads(texts['coursekit'])
     for k in note['channels_last']: tensors[k] = tensors[k].contiguous(memory_format=torch.channels_last)
     opt_state,extra = _unpack(note['opt'], tensors),_unpack(note['extra'], tensors)
     return tensors|extra, opt_state

@@ -6,10 +6,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # Shells start background jobs with Ctrl-C ignored; the tests that send one need Python's own answer to it.
-if signal.getsignal(signal.SIGINT) is not signal.default_int_handler: signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Whole files that take long, the longest first. They begin first, so that no process of `pytest -n` idles at
+# the end, and `pytest -m "not slow"` leaves them out. A single slow test has `@pytest.mark.slow`.
+SLOW = ('test_install', 'test_seeds', 'test_idioms', 'test_browser', 'test_learner', 'test_course',
+        'test_real_photos', 'test_sketch_pets')
+
+def pytest_collection_modifyitems(items):
+    def rank(item): return SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW)
+    items.sort(key=rank)
+    for item in items:
+        if rank(item)<len(SLOW): item.add_marker('slow')
 
 def pytest_report_header(config):
-    return f"real data: {os.environ.get('COURSEKIT_REAL_DATA') or 'none (set COURSEKIT_REAL_DATA to check against it)'}"
+    where = os.environ.get('COURSEKIT_REAL_DATA') or 'none (set COURSEKIT_REAL_DATA to check against it)'
+    return f'real data: {where}'
 
 @pytest.fixture(scope='session')
 def root(): return ROOT

@@ -39,10 +39,15 @@ def die():    os.kill(os.getpid(), signal.SIGKILL)
 def leave():  os._exit(3)
 def hang():   time.sleep(60)
 def picky():  raise Picky(1, 2)
+def terse():  raise Terse('short')
 
 class Picky(Exception):
     "An exception that pickle cannot rebuild"
     def __init__(self, a, b): super().__init__(f'{a} and {b}')
+
+class Terse(Exception):
+    "An exception that travels without its notes"
+    def __reduce__(self): return Terse, self.args
 
 class Marked(torch.Tensor): pass
 
@@ -90,6 +95,10 @@ def test_causes_travel():
     with pytest.raises(ValueError, match='no share\nDataLoader: item 5 failed') as e: list(dl)
     first = e.value.__cause__
     assert type(first) is ZeroDivisionError and 'in a worker process' in str(first.__cause__)
+
+def test_notes_travel():
+    with pytest.raises(Terse, match='short\nDataLoader: item 5 failed'):
+        list(DataLoader(Trouble(16, terse), bs=2, num_workers=1))
 
 def test_exception_that_cannot_travel():
     with pytest.raises(RuntimeError, match='Picky: 1 and 2\nDataLoader: item 5 failed with Picky') as e:
@@ -292,4 +301,5 @@ def test_the_order_can_be_asked_for_before_the_first_epoch():
     from coursekit.data.core import TfmdDL, TfmdLists
     dl = DataLoader(range(9), bs=3, shuffle=True, seed=3)
     assert sorted(int(i) for i in dl.get_idxs())==list(range(9)) and len(dl.get_idxs())==9
-    assert sorted(TfmdDL(TfmdLists(range(9), None), bs=3, shuffle=True, num_workers=0).get_idxs())==list(range(9))
+    dl = TfmdDL(TfmdLists(range(9), None), bs=3, shuffle=True, num_workers=0)
+    assert sorted(dl.get_idxs())==list(range(9))

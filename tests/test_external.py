@@ -6,7 +6,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from servers import FaultServer,check_of,linked,tgz
-from coursekit.data import archive,cache,download,external
+from coursekit.data import external
+from coursekit.fetch import archive,cache,download
 from coursekit.fetch.archive import ArchiveError,UnsafeArchiveError
 from coursekit.fetch.cache import DataError,StorageError
 from coursekit.fetch.download import DownloadError,NoNetworkError,WrongFileError
@@ -333,7 +334,8 @@ def test_killed_while_unpacking(server, home):
     url,item = server.put('/set.tgz', GOOD)
     p = _start(f'''
 import time
-from coursekit.data import archive, external
+from coursekit.data import external
+from coursekit.fetch import archive
 real = archive._Writer.file
 def slow(self, name, *a): real(self, name, *a); print(name, flush=True); time.sleep(60 if '7' in name else 0)
 archive._Writer.file = slow

@@ -137,7 +137,7 @@ def test_save_load_roundtrip(tmp_path):
     a = learner(path=tmp_path)
     a.fit(2)
     f = a.save('m')
-    assert f==tmp_path/'models'/'m.pth' and a.save('m')==f
+    assert f==tmp_path/'models'/'m.safetensors' and a.save('m')==f
     b = learner(path=tmp_path).load('m')
     assert same(weights(a), weights(b))
     for l in (a,b):
@@ -149,7 +149,7 @@ def test_save_load_roundtrip(tmp_path):
     c.fit(1)
     c.load('m', with_opt=False)
     assert c.opt.state_dict()['state'][0]['step']==6
-    assert set(torch.load(f, weights_only=True))=={'model','opt'}
+    assert set(torch.load(a.save('m.pth'), weights_only=True))=={'model','opt'}
 
 def test_save_is_atomic(tmp_path, monkeypatch):
     a = learner(path=tmp_path)
@@ -395,7 +395,7 @@ def test_ctrl_c_leaves_whole_files(tmp_path):
         learn.fit(4, cbs=[CSVLogger(), SaveModelCallback(), Callback(after_loss=stop)])
     rows = (tmp_path/'history.csv').read_text().splitlines()
     assert len(rows)==3 and all(len(o.split(','))==5 for o in rows)
-    assert [o.name for o in (tmp_path/'models').iterdir()]==['model.pth']
+    assert [o.name for o in (tmp_path/'models').iterdir()]==['model.safetensors']
     learn.load('model')
     usable(learn)
 
@@ -513,7 +513,8 @@ def test_unknown_arguments_are_refused():
 def test_save_adds_the_ending_to_a_path(tmp_path):
     from pathlib import Path
     a = learner(path=tmp_path)
-    assert a.save(Path('m'))==tmp_path/'models'/'m.pth' and a.save(tmp_path/'n')==tmp_path/'n.pth'
+    assert a.save(Path('m'))==tmp_path/'models'/'m.safetensors'
+    assert a.save(tmp_path/'n')==tmp_path/'n.safetensors'
     assert a.save(tmp_path/'o.pth')==tmp_path/'o.pth'
     for f in (Path('m'), 'm', tmp_path/'n', tmp_path/'n.pth'): a.load(f)
 
@@ -950,7 +951,7 @@ def test_files_and_devices(tmp_path):
     learn = Learner(get_dls(), model(), F.cross_entropy, path=tmp_path)
     learn.fit(1)
     file = learn.save('first')
-    assert file==tmp_path/'models'/'first.pth' and [o.name for o in file.parent.iterdir()]==['first.pth']
+    assert file==tmp_path/'models'/'first.safetensors' and [*file.parent.iterdir()]==[file]
     other = Learner(get_dls(), model(), F.cross_entropy, path=tmp_path).load('first')
     assert torch.equal(other.get_preds()[0], learn.get_preds()[0])
     steps = [o.opt.state_dict()['state'][0]['step'] for o in (other,learn)]

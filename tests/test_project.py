@@ -274,7 +274,8 @@ def test_links_between_notebooks_lead_somewhere():
     assert not bad, '\n'.join(bad)
 
 def test_links_in_documents_lead_somewhere():
-    links = [(f,l) for f in ('README.md', 'CONTRIBUTING.md') for l in re.findall(r'\]\(([^)#]+)\)', text_of(ROOT/f))]
+    documents = 'README.md','CONTRIBUTING.md'
+    links = [(f,l) for f in documents for l in re.findall(r'\]\(([^)#]+)\)', text_of(ROOT/f))]
     assert not [(f,l) for f,l in links if not l.startswith('http') and not (ROOT/l).exists()]
 
 def test_glossary_links_are_spelled_as_their_headings():

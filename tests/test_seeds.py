@@ -1,6 +1,7 @@
-"""The notes on MNIST, from `untar_data` to `learn.fit` and the last resnet18, run as they are written there: only the import and the data's address differ."""
+"""The notes on MNIST, from `untar_data` to a resnet18, run as written: only import and address differ."""
 import contextlib, io, shutil
-import matplotlib; matplotlib.use('Agg')
+import matplotlib
+matplotlib.use('Agg')
 import pytest, torch
 import coursekit.vision.all as V
 
@@ -13,12 +14,15 @@ def run(code, ns):
 @pytest.fixture(scope='module')
 def notes():
     "The name space of the notes after the cells on data"
-    V.set_seed(42); threads = torch.get_num_threads(); torch.set_num_threads(1)
+    V.set_seed(42)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     ns = {}
     run('from coursekit.vision.all import *', ns)
     run(DATA, ns)
     yield ns
-    torch.set_num_threads(threads); V.plt.close('all')
+    torch.set_num_threads(threads)
+    V.plt.close('all')
 
 DATA = '''
 path = untar_data(URLs.MNIST_SAMPLE_SKETCH)
@@ -85,11 +89,22 @@ def validate_epoch(model):
 
 def test_pixels(notes):
     n = notes
-    assert len(n['threes'])==6131 and len(n['sevens'])==6265 and 'train' in repr(n['threes'][0]) and n['threes']==n['threes'].sorted()
-    assert n['part'].shape==(9,8)==tuple(n['part_t'].shape) and (n['part']==n['part_t'].numpy()).all() and n['part'].dtype==n['part_t'].numpy().dtype
-    assert n['df'].shape==(13,13) and n['df'].max().max()>200 and 'background-color' in n['styled'].to_html() and 'font-size: 6pt' in n['styled'].to_html()
+    assert len(n['threes'])==6131
+    assert len(n['sevens'])==6265
+    assert 'train' in repr(n['threes'][0])
+    assert n['threes']==n['threes'].sorted()
+    assert n['part'].shape==(9,8)==tuple(n['part_t'].shape)
+    assert (n['part']==n['part_t'].numpy()).all()
+    assert n['part'].dtype==n['part_t'].numpy().dtype
+    assert n['df'].shape==(13,13)
+    assert n['df'].max().max()>200
+    assert 'background-color' in n['styled'].to_html()
+    assert 'font-size: 6pt' in n['styled'].to_html()
     assert tuple(n['three_tensors'][2].shape)==(28,28)
-    assert tuple(n['train_x'].shape)==(12396,784) and tuple(n['train_y'].shape)==(12396,1) and len(n['dset'])==12396 and len(n['valid_dset'])==2038
+    assert tuple(n['train_x'].shape)==(12396,784)
+    assert tuple(n['train_y'].shape)==(12396,1)
+    assert len(n['dset'])==12396
+    assert len(n['valid_dset'])==2038
 
 def test_gradient(notes):
     ns = dict(notes)
@@ -125,7 +140,9 @@ second = weights.grad.mean().clone(),bias.grad.clone()
 weights.grad.zero_()
 bias.grad.zero_();
 ''', ns)
-    assert all(torch.allclose(2*a, b) for a,b in zip(ns['first'],ns['second'])) and ns['second'][1]!=0 and not ns['weights'].grad.any()
+    assert all(torch.allclose(2*a, b) for a,b in zip(ns['first'],ns['second']))
+    assert ns['second'][1]!=0
+    assert not ns['weights'].grad.any()
 
 def test_sgd_by_hand(notes):
     ns = dict(notes)
@@ -150,7 +167,8 @@ for i in range(20):
 
 @pytest.mark.parametrize('opt', ['BasicOptim','SGD'])
 def test_optimizer(notes, opt):
-    ns = dict(notes); V.set_seed(0)
+    ns = dict(notes)
+    V.set_seed(0)
     out = run('''
 lr = 1.
 linear_model = nn.Linear(28*28,1)
@@ -180,7 +198,9 @@ train_model(linear_model, 30)
     assert len(accs)==30 and accs[-1]>0.97
 
 def test_learner_and_simple_net(notes):
-    ns = dict(notes); V.set_seed(0); V.plt.close('all')
+    ns = dict(notes)
+    V.set_seed(0)
+    V.plt.close('all')
     out = run('''
 dls = DataLoaders(dl, valid_dl)
 learn = Learner(dls, nn.Linear(28*28,1), opt_func=SGD, loss_func=mnist_loss, metrics=batch_accuracy)
@@ -201,7 +221,9 @@ final = learn.recorder.values[-1][2]
 ''', ns)
     assert len(ns['linear_accs'])==10 and ns['linear_accs'][-1]>0.95 and 'batch_accuracy' in out
     first,relu = (V.plt.figure(i).axes[0].lines[0].get_ydata() for i in V.plt.get_fignums())
-    assert isinstance(ns['accs'], V.L) and len(ns['accs'])==40 and ns['accs'][0]<ns['accs'][-1]==ns['final']>0.982
+    assert isinstance(ns['accs'], V.L)
+    assert len(ns['accs'])==40
+    assert ns['accs'][0]<ns['accs'][-1]==ns['final']>0.982
     assert list(first)==list(ns['accs']) and relu.min()==0 and relu.max()==2
 
 def test_simple_net_by_hand(notes):
@@ -217,14 +239,16 @@ out = simple_net(train_x[:64])
 mnist_loss(out, train_y[:64]).backward()
 relus = F.relu(train_x[:64]@w1+b1)
 ''', ns)
-    assert tuple(ns['out'].shape)==(64,1) and all(ns[k].grad is not None and ns[k].grad.abs().sum()>0 for k in ('w1','w2','b1','b2'))
+    assert tuple(ns['out'].shape)==(64,1)
+    assert all(ns[k].grad is not None and ns[k].grad.abs().sum()>0 for k in ('w1','w2','b1','b2'))
     assert torch.allclose(ns['relus']@ns['w2']+ns['b2'], ns['out'], atol=1e-3)
 
 def test_resnet18_one_cycle(notes, tmp_path):
-    "On a tenth of the digits, which takes seconds instead of minutes; with smaller batches, so that there are steps enough to learn"
+    "On a tenth of the digits: seconds instead of minutes. Smaller batches, so that there are enough steps"
     for part in ('train','valid'):
         for kind in '37':
-            dest = tmp_path/part/kind; dest.mkdir(parents=True)
+            dest = tmp_path/part/kind
+            dest.mkdir(parents=True)
             for f in sorted((notes['path']/part/kind).iterdir())[::10]: shutil.copy(f, dest)
     V.set_seed(0)
     ns = dict(notes, path=tmp_path)
@@ -237,6 +261,9 @@ learn.fit_one_cycle(1, 0.1)
 accs = L(learn.recorder.values).itemgot(2)
 lrs = learn.recorder.lrs
 ''', ns)
-    assert ns['as_written'].bs==64 and ns['dls'].vocab==['3','7'] and len(ns['dls'].train_ds)==1241 and 'accuracy' in out
+    assert ns['as_written'].bs==64
+    assert ns['dls'].vocab==['3','7']
+    assert len(ns['dls'].train_ds)==1241
+    assert 'accuracy' in out
     assert len(ns['accs'])==1 and ns['accs'][0]>0.85
     assert max(ns['lrs'])>0.09 and ns['lrs'][0]<max(ns['lrs'])>ns['lrs'][-1]

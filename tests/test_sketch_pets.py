@@ -84,7 +84,7 @@ def test_extreme_views():
 
 def test_draws_alone_where_no_process_can_start(tmp_path, monkeypatch):
     from concurrent.futures.process import BrokenProcessPool
-    from coursekit.data import sketch_pets
+    from coursekit.sketch import pets as sketch_pets
     class Broken:
         def __init__(self, n): raise BrokenProcessPool('no processes here')
     monkeypatch.setattr(sketch_pets,'ProcessPoolExecutor',Broken); seen = []

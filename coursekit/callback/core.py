@@ -7,7 +7,7 @@ __all__ = ['event', 'batch_events', 'Callback', 'CancelException', 'CancelFitExc
            'CancelTrainException', 'CancelValidException', 'CancelBatchException', 'CancelBackwardException',
            'CancelStepException', 'TrainEvalCallback', 'GatherPredsCallback', 'format_time', 'Recorder']
 
-# %% ../../nbs/library/callback_core.ipynb #876a8771
+# %% ../../nbs/library/callback_core.ipynb #a456a884
 import difflib, math, time, types, warnings
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..core import *
 from ..errors import explained
 from ..metrics import AvgLoss, AvgSmoothLoss, mean_loss
 
-# %% ../../nbs/library/callback_core.ipynb #7ad575f0
+# %% ../../nbs/library/callback_core.ipynb #47c462b7
 event = types.SimpleNamespace(**{o:o for o in ( # All events, as attributes: `event.after_loss`
     'after_create before_fit before_epoch before_train before_batch after_pred after_loss '
     'before_backward after_cancel_backward after_backward before_step after_cancel_step after_step '
@@ -27,7 +27,7 @@ event = types.SimpleNamespace(**{o:o for o in ( # All events, as attributes: `ev
 # Those inside a batch
 batch_events = {o for o in vars(event) if o.endswith(('batch','pred','loss','backward','step'))}
 
-# %% ../../nbs/library/callback_core.ipynb #4048b2e0
+# %% ../../nbs/library/callback_core.ipynb #d62666ca
 class Callback:
     "Reads from its learner, and may change it, at any event that it has a method for"
     order,learn,run,run_train,run_valid = 0,None,True,True,True
@@ -78,7 +78,7 @@ class Callback:
         if now or ev not in batch_events: return f()
     def __repr__(self): return type(self).__name__
 
-# %% ../../nbs/library/callback_core.ipynb #21309dcc
+# %% ../../nbs/library/callback_core.ipynb #271232e9
 class CancelException(Exception):
     "What a callback raises to skip the rest of a `level` of the loop"
     level = None
@@ -111,7 +111,7 @@ class CancelStepException(CancelException):
     "Skip the optimizer's step"
     level = 'step'
 
-# %% ../../nbs/library/callback_core.ipynb #7c1565ef
+# %% ../../nbs/library/callback_core.ipynb #14073be8
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
     order,run_valid = -10,False
@@ -133,7 +133,7 @@ class TrainEvalCallback(Callback):
         learn.train_iter += 1
         if learn.n_iter: learn.pct_train = (learn.epoch + min(1, (learn.iter+1)/learn.n_iter))/learn.n_epoch
 
-# %% ../../nbs/library/callback_core.ipynb #d5863279
+# %% ../../nbs/library/callback_core.ipynb #c2cea2c2
 def _concat_batches(xs): # Batches of tensors, or of tuples or dicts of them → one
     if not xs: return None
     if isinstance(xs[0], Tensor): return torch.cat(xs) if xs[0].dim() else torch.stack(xs)
@@ -162,13 +162,13 @@ class GatherPredsCallback(Callback):
         losses = [self.losses] if self.with_loss else []
         return [_concat_batches(o) for o in (*inputs, self.preds, self.targets, *losses)]
 
-# %% ../../nbs/library/callback_core.ipynb #dc30e0bd
+# %% ../../nbs/library/callback_core.ipynb #0d0422e2
 def format_time(t): # Seconds
     "Seconds as `mm:ss`, or `h:mm:ss`"
     h,m,s = int(t)//3600,int(t)//60%60,int(t)%60
     return f'{h}:{m:02d}:{s:02d}' if h else f'{m:02d}:{s:02d}'
 
-# %% ../../nbs/library/callback_core.ipynb #79130147
+# %% ../../nbs/library/callback_core.ipynb #fef806c7
 def _nan_message(epoch, batch, good, lr): # `good`: are the weights still numbers?
     lost = 'The weights are no numbers any more: go back to a saved model, or make a new learner.'
     return (f'The training loss is not a number (nan or inf) in epoch {epoch}, batch {batch}: '
@@ -176,12 +176,12 @@ def _nan_message(epoch, batch, good, lr): # `good`: are the weights still number
             f'The usual remedies: a lower learning rate (it was {lr:.2g}; `learn.lr_find()` suggests one), '
             'normalized inputs without nan, targets that suit the loss.')
 
-# %% ../../nbs/library/callback_core.ipynb #df6f501f
+# %% ../../nbs/library/callback_core.ipynb #42739d13
 def _metric_value(m): # A `Metric`
     with explained(f'(in the metric `{m.name}`)'): v = m.value
     return v.item() if isinstance(v, Tensor) and not v.dim() else v
 
-# %% ../../nbs/library/callback_core.ipynb #f7b28ca4
+# %% ../../nbs/library/callback_core.ipynb #8ab96e90
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
     order = 50
@@ -199,7 +199,7 @@ class Recorder(Callback):
         self.smooth_loss.flush()
         return self.smooth_loss.smooth
     @property
-    def _mets(self): return self.active_metrics               # ALIAS
+    def _mets(self): return self.active_metrics               # its old name, which `Learner` still uses
     @property
     def _train_metrics(self): return [self.smooth_loss, *(self.metrics if self.train_metrics else ())]
     @property
@@ -305,8 +305,5 @@ class Recorder(Callback):
         last = ', '.join(f'{k} {shown(v)}' for k,v in zip(self.metric_names[1:], self.values[-1]))
         return f'{name}: {len(self.values)} epochs, {self.smooth_loss.count} batches; {last}'
 
-# %% ../../nbs/library/callback_core.ipynb #f5ab0271
+# %% ../../nbs/library/callback_core.ipynb #102ea661
 if not hasattr(defaults, 'callbacks'): defaults.callbacks = [TrainEvalCallback, Recorder]
-
-# %% ../../nbs/library/callback_core.ipynb #f81bc40f
-_inner,_Cancel,_one = batch_events,CancelException,detuplify # ALIAS

@@ -11,28 +11,44 @@ from contextlib import contextmanager
 from ..core import *
 from .core import *
 from ..learner import *
+from ..state import replaced
 
 # %% ../../nbs/library/callback_progress.ipynb #643d9df0
 def in_notebook():
     "Does this run in a Jupyter kernel?"
-    try: return 'IPKernelApp' in get_ipython().config
-    except NameError: return False
+    try:
+        return 'IPKernelApp' in get_ipython().config # noqa: F821 (IPython puts it among the builtins)
+    except NameError:
+        return False
 
-def _cell(v): return '' if v is None else f'{v:.6f}' if isinstance(v, (float,np.floating)) else str(v)
+def _display(o, handle=None): # Show `o` in a notebook, instead of what `handle` shows; the handle
+    from IPython.display import display
+    if handle is None: return display(o, display_id=True)
+    handle.update(o)
+    return handle
 
 # %% ../../nbs/library/callback_progress.ipynb #9a0b2e4e
+def _cell_text(v): # A value of a row
+    if v is None: return ''
+    return f'{v:.6f}' if isinstance(v, (float,np.floating)) else str(v)
+
 class _Table:
     "Rows of the metrics table, as HTML and as text"
     def __init__(self, names): self.names,self.rows,self.note = list(names),[],''
-    def _widths(self): return [max(len(n), 5 if n in ('epoch','time') else 10) for n in self.names]
-    def line(self, row): return '  '.join(f'{_cell(v):>{w}}' for v,w in zip(row, self._widths()))
-    def __repr__(self): return '\n'.join([self.line(self.names)]+[self.line(r) for r in self.rows]+([self.note] if self.note else []))
+    def line(self, row): # As text
+        widths = [max(len(n), 5 if n in ('epoch','time') else 10) for n in self.names]
+        return '  '.join(f'{_cell_text(v):>{w}}' for v,w in zip(row, widths))
+    def __repr__(self):
+        lines = [self.line(o) for o in (self.names, *self.rows)]
+        return '\n'.join(lines + [self.note] if self.note else lines)
     def _repr_html_(self):
-        def tr(vs, t): return '<tr>' + ''.join(f'<{t} style="text-align:right">{html.escape(_cell(v))}</{t}>' for v in vs) + '</tr>'
-        body = ''.join(tr(r,'td') for r in self.rows)
-        return f'<table class="dataframe"><thead>{tr(self.names,"th")}</thead><tbody>{body}</tbody></table>' + (f'<p>{self.note}</p>' if self.note else '')
+        def td(v, tag): return f'<{tag} style="text-align:right">{html.escape(_cell_text(v))}</{tag}>'
+        def tr(vs, tag): return f'<tr>{"".join(td(v, tag) for v in vs)}</tr>'
+        head,body = tr(self.names, 'th'),''.join(tr(r, 'td') for r in self.rows)
+        note = f'<p>{self.note}</p>' if self.note else ''
+        return f'<table class="dataframe"><thead>{head}</thead><tbody>{body}</tbody></table>{note}'
 
-class _Shown:
+class _TableAndBar:
     "What the notebook shows: a table (or nothing), and while training a bar below it"
     def __init__(self, table=None, bar=''): self.table,self.bar = table,bar
     def __repr__(self): return repr(self.table) if self.table else ''
@@ -42,141 +58,134 @@ class _Shown:
 class ProgressCallback(Callback):
     "Shows a progress bar and a table of losses and metrics"
     order,every = 60,0.5
+    table,handle,bar = None,None,None # `_Table`; what the notebook shows; the bar of a terminal
+
     def before_fit(self):
-        self.table = None if self.only_validate or self.logger is noop else _Table(self.recorder.metric_names)
-        self.handle,self.bar,self.t0,self.last,self.shown = None,None,time.time(),0.,in_notebook()
-        if self.table is None: return
+        silent = self.only_validate or self.logger is noop
+        self.table = None if silent else _Table(self.recorder.metric_names)
+        self.handle,self.bar,self.shown = None,None,in_notebook()
+        if silent: return
         self.old_logger,self.learn.logger = self.logger,self._write
+        self._say(self.table.names)
+    def _write(self, row):
+        self.table.rows.append(list(row))
+        self._say(row)
+    def _say(self, row):
         if self.shown: self._show()
-        else: print(self.table.line(self.table.names), flush=True)
+        else: print(self.table.line(row), flush=True)
+
     def before_train(self):    self._start('training')
     def before_validate(self): self._start('validation')
+    def _start(self, what): self.what,self.start,self.last = what,time.time(),time.time()
     def after_train(self):     self._close()
     def after_validate(self):  self._close()
+    def _close(self):
+        if self.bar is not None: self.bar.close()
+        self.bar = None
 
-# %% ../../nbs/library/callback_progress.ipynb #8ae77830
-@patch
-def _start(self:ProgressCallback, what): self.what,self.start,self.last = what,time.time(),time.time()
+    def after_batch(self):
+        "Move the bar, twice a second"
+        now = time.time()
+        if now-self.last < self.every: return
+        self.last = now
+        if self.training: self.recorder.check_losses()
+        loss = self.smooth_loss if self.training else None
+        loss = '' if loss is None else f'loss {loss:.4f}'
+        what = f'epoch {self.epoch}, {self.what}' if self.table else self.what
+        if self.shown: self._show(self._bar_html(what, loss, now-self.start))
+        else: self._move_bar(what, loss)
+    def _bar_html(self, what, loss, secs):
+        i,n = self.iter+1,self.n_iter
+        done = [f'{i}/{n} batches' if n else f'{i} batches', format_time(secs)]
+        if n: done.append(f'{format_time(secs*(n-i)/i)} left')
+        if loss: done.append(loss)
+        bar = f'<progress value="{i}" max="{n or i}" style="width:20em"></progress>'
+        return f'<div>{bar} {what}: {" · ".join(done)}</div>'
+    def _move_bar(self, what, loss): # Of a terminal
+        if self.bar is None and sys.stderr.isatty():
+            from tqdm import tqdm
+            self.bar = tqdm(total=self.n_iter, desc=what, leave=False)
+        if self.bar is None: return
+        self.bar.n = self.iter+1
+        if loss: self.bar.set_postfix_str(loss, refresh=False)
+        self.bar.refresh()
+    def _show(self, bar=''): self.handle = _display(_TableAndBar(self.table, bar), self.handle)
 
-@patch
-def after_batch(self:ProgressCallback):
-    "Move the bar, twice a second"
-    now = time.time()
-    if now-self.last < self.every: return
-    self.last = now
-    if self.training: self.recorder.check_losses()
-    self._tick(now-self.start)
-
-# %% ../../nbs/library/callback_progress.ipynb #a0af20be
-@patch
-def _tick(self:ProgressCallback, secs):
-    i,n,loss = self.iter+1,self.n_iter,self.smooth_loss if self.training else None
-    text = f'epoch {self.epoch}, {self.what}' if self.table else self.what
-    if not self.shown: return self._tick_terminal(i, n, loss, text)
-    left = f' · {format_time(secs*(n-i)/i)} left' if n else ''
-    text = f'{text}: {i}{f"/{n}" if n else ""} batches · {format_time(secs)}{left}' + (f' · loss {loss:.4f}' if loss is not None else '')
-    self._show(f'<div><progress value="{i}" max="{n or i}" style="width:20em"></progress> {text}</div>')
-
-@patch
-def _tick_terminal(self:ProgressCallback, i, n, loss, text):
-    if self.bar is None and sys.stderr.isatty():
-        from tqdm import tqdm
-        self.bar = tqdm(total=n, desc=text, leave=False)
-    if self.bar is None: return
-    self.bar.n = i
-    if loss is not None: self.bar.set_postfix_str(f'loss {loss:.4f}', refresh=False)
-    self.bar.refresh()
-
-# %% ../../nbs/library/callback_progress.ipynb #f9052e11
-@patch
-def _close(self:ProgressCallback):
-    if self.bar is not None: self.bar.close(); self.bar = None
-
-@patch
-def _show(self:ProgressCallback, bar=''):
-    from IPython.display import display
-    o = _Shown(self.table, bar)
-    if self.handle is None: self.handle = display(o, display_id=True)
-    else: self.handle.update(o)
-
-@patch
-def _write(self:ProgressCallback, row):
-    self.table.rows.append(list(row))
-    if self.shown: self._show()
-    else: print(self.table.line(row), flush=True)
+    def after_fit(self):
+        "Leave the plain table, with a note if the training was interrupted"
+        self._close()
+        if self.table is not None:
+            self.learn.logger = self.old_logger
+            if (ex := self.stopped_by) is not None:
+                self.table.note = f'stopped in epoch {self.epoch}, batch {self.iter}: {ex.__name__}'
+        if self.handle is not None: self._show()
 
 # %% ../../nbs/library/callback_progress.ipynb #8cbdbec8
-@patch
-def after_fit(self:ProgressCallback):
-    "Leave the plain table, with a note if the training was interrupted"
-    self._close()
-    if getattr(self,'table',None) is not None:
-        self.learn.logger = self.old_logger
-        if self.stopped_by is not None: self.table.note = f'stopped in epoch {self.epoch}, batch {self.iter}: {self.stopped_by.__name__}'
-    if self.handle is not None: self._show()
-
-if not any(o.__name__=='ProgressCallback' for o in defaults.callbacks): defaults.callbacks = [*defaults.callbacks, ProgressCallback]
+if not any(o.__name__=='ProgressCallback' for o in defaults.callbacks):
+    defaults.callbacks = [*defaults.callbacks, ProgressCallback]
 
 # %% ../../nbs/library/callback_progress.ipynb #d2d202d9
-@patch
+@patch # a method of the learner, as in fastai: the learner itself knows nothing of bars
 @contextmanager
 def no_bar(self:Learner):
     "Neither bar nor table for the time of a `with`; the rows are printed"
-    cbs,old = [o for o in self.cbs if isinstance(o, ProgressCallback)],self.logger
-    self.remove_cbs(cbs)
-    if old is print: self.logger = lambda row: print(f'[{", ".join(map(_cell, row))}]', flush=True)
-    try: yield self
-    finally: self.logger = old; self.add_cbs(cbs)
-Learner.no_mbar = Learner.no_bar
+    def print_row(row): print(f'[{", ".join(map(_cell_text, row))}]', flush=True)
+    logger = print_row if self.logger is print else self.logger
+    bars = self.cbs.filter(lambda o: isinstance(o, ProgressCallback))
+    with self.removed_cbs(bars), replaced(self, logger=logger): yield self
+
+@patch
+def no_mbar(self:Learner):
+    "`no_bar`, by its name in fastai"
+    return self.no_bar()
 
 # %% ../../nbs/library/callback_progress.ipynb #5d6173be
 class ShowGraphCallback(Callback):
     "Draws training and validation loss, anew after each epoch"
     order,run_valid = 65,False
     def before_fit(self):
-        self.run,self.handle = in_notebook() and not (self.only_validate or self.logger is noop or hasattr(self.learn, 'lr_finder')),None
+        silent = self.only_validate or self.logger is noop or hasattr(self.learn, 'lr_finder')
+        self.run,self.handle = in_notebook() and not silent,None
     def after_epoch(self):
         if len(self.recorder.losses)<2: return
         fig,ax = plt.subplots(figsize=(6,3.2), dpi=72)
         self.draw(ax)
-        self._display(fig); plt.close(fig)
-
-@patch
-def draw(self:ShowGraphCallback, ax): # Axes
-    "Draw what is known so far"
-    done = self.epoch+1-self.start_epoch
-    n = self.recorder.iters[-1]/done*(self.n_epoch-self.start_epoch) if self.recorder.iters else len(self.recorder.losses)
-    self.recorder.plot_loss(skip_start=0, ax=ax)
-    ax.set(xlim=(0,n), title=f'Losses after {self.epoch+1} of {self.n_epoch} epochs')
-
-@patch
-def _display(self:ShowGraphCallback, fig):
-    from IPython.display import display
-    if self.handle is None: self.handle = display(fig, display_id=True)
-    else: self.handle.update(fig)
+        self._show(fig)
+        plt.close(fig)
+    def draw(self, ax): # A matplotlib axis
+        "Draw what is known so far"
+        rec,n_done = self.recorder,self.epoch+1-self.start_epoch
+        n = len(rec.losses)
+        if rec.iters: n = rec.iters[-1]/n_done*(self.n_epoch-self.start_epoch)
+        rec.plot_loss(skip_start=0, ax=ax)
+        ax.set(xlim=(0,n), title=f'Losses after {self.epoch+1} of {self.n_epoch} epochs')
+    def _show(self, fig): self.handle = _display(fig, self.handle)
 
 # %% ../../nbs/library/callback_progress.ipynb #b4108ea3
 class CSVLogger(Callback):
     "Writes the rows of the table to `path/fname`, each as soon as it is known"
-    order = 60
+    order,file = 60,None
     def __init__(self, fname='history.csv', # Name of the file
                  append=False): # Add to it, if it is there?
         self.fname,self.append = Path(fname),append
-    def after_epoch(self): self.writer.writerow(['' if o is None else o for o in self.recorder.log]); self.file.flush()
+    def before_fit(self):
+        "Open the file"
+        self.run = not (self.only_validate or hasattr(self.learn, 'lr_finder'))
+        if not self.run: return
+        path = self.path/self.fname
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not (self.append and path.exists())
+        self.file = open(path, 'w' if new else 'a', newline='')
+        self.writer = csv.writer(self.file)
+        if new: self.writer.writerow(self.recorder.metric_names)
+    def after_epoch(self):
+        self.writer.writerow(['' if o is None else o for o in self.recorder.log])
+        self.file.flush()
     def after_fit(self):
-        if self.run and getattr(self,'file',None): self.file.close(); self.file = None
+        if not self.run or self.file is None: return
+        self.file.close()
+        self.file = None
     def read_log(self):
         "The file as a data frame"
         import pandas as pd
         return pd.read_csv(self.path/self.fname)
-
-@patch
-def before_fit(self:CSVLogger):
-    "Open the file"
-    self.run = not (self.only_validate or hasattr(self.learn, 'lr_finder'))
-    if not self.run: return
-    file = self.path/self.fname; file.parent.mkdir(parents=True, exist_ok=True)
-    new = not (self.append and file.exists())
-    self.file = open(file, 'w' if new else 'a', newline='')
-    self.writer = csv.writer(self.file)
-    if new: self.writer.writerow(self.recorder.metric_names)

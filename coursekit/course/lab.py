@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEPT', 'QUIET', 'LessonFiles', 'open_lab']
 
-# %% ../../nbs/library/course_lab.ipynb #a72bdb65
+# %% ../../nbs/library/course_lab.ipynb #7b915b52
 import json, os, subprocess, sys, tempfile
 from pathlib import Path
 from ipykernel.ipkernel import IPythonKernel
@@ -15,7 +15,7 @@ from nbdev.clean import clean_nb
 from .notebooks import *
 from .run import kernel_env
 
-# %% ../../nbs/library/course_lab.ipynb #76bbeaae
+# %% ../../nbs/library/course_lab.ipynb #a1d6ffa6
 KEPT = dict(allowed_metadata_keys=['coursekit'], allowed_cell_metadata_keys=['jupyter']) # as in settings.ini
 
 class LessonFiles(LargeFileManager):
@@ -36,7 +36,7 @@ class LessonFiles(LargeFileManager):
         clean_nb(nb, **KEPT)
         if trusted: self.notary.sign(nb)
 
-# %% ../../nbs/library/course_lab.ipynb #2d2e8208
+# %% ../../nbs/library/course_lab.ipynb #11cd159d
 QUIET = {'@jupyterlab/apputils-extension:notification': {'fetchNews':'false', 'checkForUpdates':False}}
 
 def open_lab(nbs, # Folder of the lessons

@@ -6,12 +6,13 @@
 __all__ = ['CHECKS', 'coursekit_home', 'URLs', 'untar_data']
 
 # %% ../../nbs/library/data_external.ipynb #499c0edf
-import errno,os,sys
-from functools import lru_cache,partial
+import errno, os
+from functools import partial
 from pathlib import Path
-from urllib.parse import unquote,urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 from ..fetch.cache import *
+from ..files import file_lock
 from ..fetch.archive import *
 from ..fetch.download import *
 from ..sketch.registry import *
@@ -25,7 +26,8 @@ def _file_name(url):
     "The last part of an address. Raises `ValueError` if there is none"
     name = unquote(urlsplit(url).path).rstrip('/').split('/')[-1]
     if url.startswith('sketch://'): name = url.removeprefix('sketch://').strip('/')
-    if name in ('','.','..') or '\\' in name: raise ValueError(f'The address {url!r} does not end in the name of a file.')
+    if name in ('','.','..') or '\\' in name:
+        raise ValueError(f'The address {url!r} does not end in the name of a file.')
     return name
 
 def _stem(name):
@@ -105,29 +107,53 @@ class URLs:
 
 # %% ../../nbs/library/data_external.ipynb #1c004bf6
 _checks = '''
-MNIST_SAMPLE 3214948 2dbc7ec6f9259b583af0072c55816a88|MNIST_TINY 342207 56143e8f24db90d925d82a5a74141875
-MNIST_VAR_SIZE_TINY 565372 b71a930f4eb744a4a143a6c7ff7ed67f|CIFAR 168168549 a5f8c31371b63a406b23368042812d3c
-BIWI_SAMPLE 593774 9179f4c1435f4b291f0d5b072d60c2c9|CAMVID_TINY 2314212 2cf6daf91b7a2083ecfa3e9968e9d915
-PLANET_SAMPLE 15523994 8bfb174b3162f07fbde09b54555bdb00|PLANET_TINY 997569 490873c5683454d4b2611fb1f00a68a9
-COCO_TINY 801038 367467451ac4fba79a647753c2c66d3a|DOGS 839285364 3e483c8d6ef2175e9d395a6027eb92b7|ADULT_SAMPLE 968212 64eb9d7e23732de0b138f7372d15492f
-ML_SAMPLE 51790 10961384dfe7c5181460390a460c1f77|ML_100k 4924029 39f6af2d7ea4e117f8838e4a302fec70|HUMAN_NUMBERS 30252 8a19c3bfa2bcb08cd787e741261f3ea2
-IMDB_SAMPLE 571827 0842e61a9867caa2e6fbdb14fa703d61|SIIM_SMALL 33276453 2f88ac350dce1d971ecbb5ec722da75f
-TCGA_SMALL 14744474 3ceffe7cf522cb1c60e93dc555d8817f|MNIST 15683414 03639f83c4e3d19e0a3a53a8a997c487|PETS 811706944 e4db5c768afd933bb91f5f594d7417a4
-FLOWERS 345236087 5666e01c1311b4c67fcf20d2b3850a88|IMAGENETTE 1557161267 2c774ecb40005b35d7937d50f5d42336 fe2fc210e6bb7c5664d602c3cd71e612
+MNIST_SAMPLE 3214948 2dbc7ec6f9259b583af0072c55816a88
+MNIST_TINY 342207 56143e8f24db90d925d82a5a74141875
+MNIST_VAR_SIZE_TINY 565372 b71a930f4eb744a4a143a6c7ff7ed67f
+CIFAR 168168549 a5f8c31371b63a406b23368042812d3c
+BIWI_SAMPLE 593774 9179f4c1435f4b291f0d5b072d60c2c9
+CAMVID_TINY 2314212 2cf6daf91b7a2083ecfa3e9968e9d915
+PLANET_SAMPLE 15523994 8bfb174b3162f07fbde09b54555bdb00
+PLANET_TINY 997569 490873c5683454d4b2611fb1f00a68a9
+COCO_TINY 801038 367467451ac4fba79a647753c2c66d3a
+DOGS 839285364 3e483c8d6ef2175e9d395a6027eb92b7
+ADULT_SAMPLE 968212 64eb9d7e23732de0b138f7372d15492f
+ML_SAMPLE 51790 10961384dfe7c5181460390a460c1f77
+ML_100k 4924029 39f6af2d7ea4e117f8838e4a302fec70
+HUMAN_NUMBERS 30252 8a19c3bfa2bcb08cd787e741261f3ea2
+IMDB_SAMPLE 571827 0842e61a9867caa2e6fbdb14fa703d61
+SIIM_SMALL 33276453 2f88ac350dce1d971ecbb5ec722da75f
+TCGA_SMALL 14744474 3ceffe7cf522cb1c60e93dc555d8817f
+MNIST 15683414 03639f83c4e3d19e0a3a53a8a997c487
+PETS 811706944 e4db5c768afd933bb91f5f594d7417a4
+FLOWERS 345236087 5666e01c1311b4c67fcf20d2b3850a88
+IMAGENETTE 1557161267 2c774ecb40005b35d7937d50f5d42336 fe2fc210e6bb7c5664d602c3cd71e612
 IMAGENETTE_160 99003388 c475f8f7617a200ba35b9facc48443c3 e793b78cc4c9e9a4ccc0c1155377a412
-IMAGENETTE_320 341663724 1f1f74f133caff120e575856659b87a2 3df6f0d01a2c9592104656642f5e78a3|IMAGEWOOF 1343715595 2cc1c1e36e20cb6fd24ffb978edcb487
-IMAGEWOOF_160 92612825 3559b194123981a540b87132dbda412f|IMAGEWOOF_320 328387740 7a1fd92672a559a85de76e4810a20c21
-IMAGEWANG 2900347689 2b7776bac0fc95db72ac8a3b091a3e30|IMAGEWANG_160 191498213 dab9b1d97b95574ac64122a19bc74ca1
-IMAGEWANG_320 669826647 fff8ac034d60e14fcf7789845e625263|CALTECH_101 131740031 d673425306e98ee4619fcdeef8a0e876
-CARS 1957803273 9045d6673c9ced0889f41816f6bf2f9f|CIFAR_100 169168619 e5e65dcb54b9d3913f7b8a9ad6607e62
-CUB_200_2011 1150585339 d2acaa99439dff0483c7bbac1bfe2a92|FOOD 5686607260 1a540ebf1fb40b2bf3f2294234ba7907
-LSUN_BEDROOMS 4579163978 35d84f38f8a15fe47e66e460c8800d68|BIWI_HEAD_POSE 452316199 00f4ccf66e8cba184bc292fdc08fb237
-CAMVID 598913237 648371e4f3a833682afb39b08a3ce2aa|PASCAL_2007 1637796771 433b4706eb7c42bd74e7f784e3fdf244
-PASCAL_2012 2618908000 d90e29e54a4c76c0c6fba8355dcbaca5|COCO_SAMPLE 3245877008 006cd55d633d94b36ecaf661467830ec
-IMDB 144440600 90f9b1c4ff43a90d67553c9240dc0249|AG_NEWS 11784419 b86f328f4dbd072486591cb7a5644dcd|WIKITEXT 190200704 2dd8cf8693b3d27e9c8f0a7df054b2c7
+IMAGENETTE_320 341663724 1f1f74f133caff120e575856659b87a2 3df6f0d01a2c9592104656642f5e78a3
+IMAGEWOOF 1343715595 2cc1c1e36e20cb6fd24ffb978edcb487
+IMAGEWOOF_160 92612825 3559b194123981a540b87132dbda412f
+IMAGEWOOF_320 328387740 7a1fd92672a559a85de76e4810a20c21
+IMAGEWANG 2900347689 2b7776bac0fc95db72ac8a3b091a3e30
+IMAGEWANG_160 191498213 dab9b1d97b95574ac64122a19bc74ca1
+IMAGEWANG_320 669826647 fff8ac034d60e14fcf7789845e625263
+CALTECH_101 131740031 d673425306e98ee4619fcdeef8a0e876
+CARS 1957803273 9045d6673c9ced0889f41816f6bf2f9f
+CIFAR_100 169168619 e5e65dcb54b9d3913f7b8a9ad6607e62
+CUB_200_2011 1150585339 d2acaa99439dff0483c7bbac1bfe2a92
+FOOD 5686607260 1a540ebf1fb40b2bf3f2294234ba7907
+LSUN_BEDROOMS 4579163978 35d84f38f8a15fe47e66e460c8800d68
+BIWI_HEAD_POSE 452316199 00f4ccf66e8cba184bc292fdc08fb237
+CAMVID 598913237 648371e4f3a833682afb39b08a3ce2aa
+PASCAL_2007 1637796771 433b4706eb7c42bd74e7f784e3fdf244
+PASCAL_2012 2618908000 d90e29e54a4c76c0c6fba8355dcbaca5
+COCO_SAMPLE 3245877008 006cd55d633d94b36ecaf661467830ec
+IMDB 144440600 90f9b1c4ff43a90d67553c9240dc0249
+AG_NEWS 11784419 b86f328f4dbd072486591cb7a5644dcd
+WIKITEXT 190200704 2dd8cf8693b3d27e9c8f0a7df054b2c7
 WIKITEXT_TINY 4070055 2a82d47a7b85c8b6a8e068dc4c1d37e7
 '''
-CHECKS = {getattr(URLs,name):(int(size),*md5s) for name,size,*md5s in map(str.split, _checks.strip().replace('|','\n').splitlines())}
+_rows = map(str.split, _checks.strip().splitlines())
+CHECKS = {getattr(URLs, name):(int(size),*md5s) for name,size,*md5s in _rows}
 
 # %% ../../nbs/library/data_external.ipynb #1c0dfb14
 def _same_data(a, b):
@@ -139,13 +165,16 @@ def _name_of(url): return next((k for k,v in vars(URLs).items() if v==url), '')
 def _advice(url, file):
     "What a reader can do who cannot download `url`"
     sketch = sketch_for(_name_of(url))
-    use = f'Use the sketch data, which needs no network: untar_data(URLs.{_name_of(sketch.url)}) stands in for URLs.{_name_of(url)}. Or d' if sketch else 'D'
-    return f'{use}ownload the file elsewhere, put it at {file} and call again.'
+    by_hand = f'ownload the file elsewhere, put it at {file} and call again.'
+    if not sketch: return f'D{by_hand}'
+    return (f'Use the sketch data, which needs no network: untar_data(URLs.{_name_of(sketch.url)}) stands in '
+            f'for URLs.{_name_of(url)}. Or d{by_hand}')
 
 # %% ../../nbs/library/data_external.ipynb #cce14229
 def _draw(sketch, tmp):
     "Fill `tmp` by drawing"
-    with progress_to(f'Drawing sketch data {sketch.name} ({sketch.about})', unit='pictures') as show: sketch.draw(tmp, progress=show)
+    with progress_to(f'Drawing sketch data {sketch.name} ({sketch.about})', unit='pictures') as show:
+        sketch.draw(tmp, progress=show)
     if not any(tmp.iterdir()): raise DataError(f'The generator of {sketch.name} has drawn nothing.')
 
 # %% ../../nbs/library/data_external.ipynb #e3a54906
@@ -153,14 +182,19 @@ def _usable(url, file):
     "Is the right archive there already?"
     if not file.exists(): return False
     origin = read_stamp(file).get('url')
-    wrong = 'it is from another address' if origin and not _same_data(origin,url) else wrong_with(file, CHECKS.get(url))
-    if wrong and not origin: raise WrongFileError(f'{file} is not the file at {url}: {wrong}. Remove it, or put the right one there, and call again.')
+    elsewhere = origin and not _same_data(origin, url)
+    wrong = 'it is from another address' if elsewhere else wrong_with(file, CHECKS.get(url))
+    if wrong and not origin:
+        raise WrongFileError(f'{file} is not the file at {url}: {wrong}. Remove it, or put the right one '
+                             'there, and call again.')
     return not wrong
 
 def _download(url, file, force, timeout):
     "Bring the archive to `file`"
     if not force and _usable(url, file): return
-    if file.exists() and not read_stamp(file): raise StorageError(errno.EEXIST, f'{file} was put there by hand; to download it again, move it away first.')
+    if file.exists() and not read_stamp(file):
+        raise StorageError(errno.EEXIST,
+                           f'{file} was put there by hand; to download it again, move it away first.')
     try: download_url(url, file, overwrite=True, check=CHECKS.get(url), timeout=timeout)
     except StorageError: raise
     except DownloadError as e: raise type(e)(f'{e}\n{_advice(url, file)}') from e
@@ -172,8 +206,10 @@ def _from_web(url, file, force, timeout, tmp):
         try: return file_extract(file, tmp)
         except ArchiveError as e:
             if not read_stamp(file): raise
-            file.unlink(); drop_stamp(file)
-            raise type(e)(f'{e}\nThe archive from {url} was removed; the next call downloads it again.') from e
+            file.unlink()
+            drop_stamp(file)
+            raise type(e)(f'{e}\nThe archive from {url} was removed; the next call downloads '
+                          'it again.') from e
 
 # %% ../../nbs/library/data_external.ipynb #4191171e
 def _local_file(url):
@@ -181,7 +217,10 @@ def _local_file(url):
     if url.startswith('file:'): file = Path(url2pathname(urlsplit(url).path))
     elif '://' in url: return None
     else: file = Path(url).expanduser()
-    if not file.is_file(): raise FileNotFoundError(errno.ENOENT, f'There is no such archive. untar_data takes an address (http://…, one of URLs) or the path of an archive', str(file))
+    if not file.is_file(): raise FileNotFoundError(errno.ENOENT,
+        'There is no such archive. untar_data takes an address (http://…, one of URLs) or the path of an '
+        'archive',
+        str(file))
     return file.resolve()
 
 # %% ../../nbs/library/data_external.ipynb #66fe214e
@@ -194,7 +233,8 @@ def untar_data(url:str, # One of `URLs`, any address of a .tgz/.zip, `file://…
                timeout:float=10, # Seconds of silence after which a try is given up
               ): # Path of the folder
     """Return the folder of a data set: downloaded and unpacked, or drawn, unless it is there already.
-    Raises `DataError`: `NoNetworkError`, `WrongFileError`, `DownloadError`, `ArchiveError`, `UnsafeArchiveError` or `StorageError`."""
+    Raises `DataError`: `NoNetworkError`, `WrongFileError`, `DownloadError`, `ArchiveError`,
+    `UnsafeArchiveError` or `StorageError`."""
     url,base = str(url),Path(base).expanduser() if base else coursekit_home()
     folder = base/Path(data or c_key).expanduser()
     keep = partial(keep_folder, force=force_download, same=_same_data)
@@ -203,7 +243,9 @@ def untar_data(url:str, # One of `URLs`, any address of a .tgz/.zip, `file://…
         return keep(folder/sketch.name, partial(_draw, sketch), sketch.url, sketch.version)
     if local := _local_file(url):
         st = local.stat()
-        return keep(folder/_stem(local.name), partial(file_extract, local), local.as_uri(), f'{st.st_size}-{st.st_mtime_ns}')
-    if urlsplit(url).scheme not in ('http','https'): raise ValueError(f'untar_data understands http, https, file and sketch addresses, not {url!r}.')
+        return keep(folder/_stem(local.name), partial(file_extract, local), local.as_uri(),
+                    f'{st.st_size}-{st.st_mtime_ns}')
+    if urlsplit(url).scheme not in ('http','https'):
+        raise ValueError(f'untar_data understands http, https, file and sketch addresses, not {url!r}.')
     file = base/Path(archive or 'archive').expanduser()/_file_name(url)
     return keep(folder/_stem(file.name), partial(_from_web, url, file, force_download, timeout), url)

@@ -32,23 +32,24 @@ def _batch_seed(seed, k): # Seed of the epoch, number of the batch
 class _Failure:
     "An exception on its way from a worker to this process, with what caused it and the text of its traceback"
     def __init__(self, e):
-        self.text = ''.join(traceback.format_exception(e))
-        self.chain = [self.portable(e)]
-        while e := e.__cause__: self.chain.append(self.portable(e))
+        self.text,self.chain = ''.join(traceback.format_exception(e)),[]
+        while e is not None:
+            self.chain.append((self.portable(e), getattr(e, '__notes__', [])))
+            e = e.__cause__
 
     @staticmethod
     def portable(e):
         "`e` as pickle rebuilds it, or a `RuntimeError` that says as much"
         try: return pickle.loads(pickle.dumps(e))
-        except Exception:
-            res = RuntimeError(f'{type(e).__name__}: {e}')
-            for note in getattr(e, '__notes__', ()): explain(res, note)
-            return res
+        except Exception: return RuntimeError(f'{type(e).__name__}: {e}')
 
     def throw(self):
-        causes = [*self.chain[1:], RuntimeError(f'(in a worker process)\n{self.text}')]
-        for e,cause in zip(self.chain, causes): e.__cause__ = cause
-        raise self.chain[0]
+        res = RuntimeError(f'(in a worker process)\n{self.text}')
+        for e,notes in reversed(self.chain):
+            for note in notes: explain(e, note)
+            e.__cause__ = res
+            res = e
+        raise res
 
 # %% ../../nbs/library/data_workers.ipynb #7a89df04
 can_fork = sys.platform.startswith('linux')          # new processes inherit our memory: nothing to pickle

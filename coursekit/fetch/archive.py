@@ -6,7 +6,7 @@
 __all__ = ['ArchiveError', 'UnsafeArchiveError', 'archive_kind', 'safe_parts', 'file_extract']
 
 # %% ../../nbs/library/fetch_archive.ipynb #0b296350
-import bz2,errno,gzip,lzma,os,re,shutil,stat,tarfile,zipfile,zlib
+import bz2, errno, gzip, lzma, os, re, shutil, stat, tarfile, zipfile, zlib
 from pathlib import Path
 from .cache import *
 
@@ -30,20 +30,26 @@ def archive_kind(head:bytes, # The first 512 bytes of a file, or fewer
 # %% ../../nbs/library/fetch_archive.ipynb #dec3f251
 def safe_parts(name:str, # A member's name, as the archive states it
               ): # The parts of a relative path; [] for the folder itself
-    "Split a member's name into path parts. Raises `UnsafeArchiveError` if it is absolute or climbs out with `..`"
-    if not name or name[0] in '/\\' or '\0' in name or re.match(r'[A-Za-z]:([\\/]|$)', name) or (os.name=='nt' and ':' in name):
+    """Split a member's name into path parts. Raises `UnsafeArchiveError` if it is absolute or climbs out
+    with `..`"""
+    if not name or name[0] in '/\\' or '\0' in name or re.match(r'[A-Za-z]:([\\/]|$)',
+                                                                name) or (os.name=='nt' and ':' in name):
         raise UnsafeArchiveError(f'the member {name!r} has an absolute or impossible path')
-    if '..' in re.split(r'[\\/]', name): raise UnsafeArchiveError(f"the member {name!r} leaves the folder through '..'")
+    if '..' in re.split(r'[\\/]', name):
+        raise UnsafeArchiveError(f"the member {name!r} leaves the folder through '..'")
     return [o for o in name.split('/') if o not in ('','.')]
 
 # %% ../../nbs/library/fetch_archive.ipynb #312749eb
 class _Writer:
     "Write members below `dest`, at most `budget` bytes and `max_files` entries"
-    def __init__(self, dest, budget, max_files): self.dest,self.budget,self.left,self.max_files,self.links = Path(dest),budget,budget,max_files,[]
+    def __init__(self, dest, budget, max_files):
+        self.dest,self.budget,self.left,self.max_files,self.links = Path(dest),budget,budget,max_files,[]
 
     def spend(self, n):
         self.left -= n
-        if self.left<0: raise UnsafeArchiveError(f'it unpacks to more than {self.budget/2**20:,.0f} MiB, far more than its own size explains')
+        if self.left<0:
+            raise UnsafeArchiveError(f'it unpacks to more than {self.budget/2**20:,.0f} MiB, far more than '
+                                     'its own size explains')
 
     def path(self, name):
         "Where `name` goes. Its parent folders are made; a parent that is no true folder is refused"
@@ -57,26 +63,36 @@ class _Writer:
     def folder(self, p, name):
         try: p.mkdir()
         except FileExistsError:
-            if p.is_symlink() or not p.is_dir(): raise ArchiveError(f'the member {name!r} needs the folder {p.name!r}, which is a file in the same archive') from None
+            if p.is_symlink() or not p.is_dir():
+                raise ArchiveError(f'the member {name!r} needs the folder {p.name!r}, which is a file in the '
+                                   'same archive') from None
 
     def clear(self, p, name):
         "A later member of the same name wins"
-        if p.is_dir() and not p.is_symlink(): raise ArchiveError(f'the member {name!r} is both a file and a folder')
+        if p.is_dir() and not p.is_symlink():
+            raise ArchiveError(f'the member {name!r} is both a file and a folder')
         p.unlink(missing_ok=True)
 
     def file(self, name, src, mode):
         self.clear(p := self.path(name), name)
         with open(p, 'xb') as f:
-            while chunk := src.read(2**20): self.spend(len(chunk)); f.write(chunk)
-        if mode & 0o111 and os.name!='nt': p.chmod(p.stat().st_mode | (p.stat().st_mode>>2 & 0o111))     # may be run by whoever may read
+            while chunk := src.read(2**20):
+                self.spend(len(chunk))
+                f.write(chunk)
+        if mode & 0o111 and os.name!='nt':
+            p.chmod(p.stat().st_mode | (p.stat().st_mode>>2 & 0o111))     # may be run by whoever may read
 
     def hardlink(self, name, target):
         src = self.dest.joinpath(*safe_parts(target))
-        if src.is_symlink() or not src.is_file() or src.parent.resolve()!=self.dest.resolve().joinpath(*safe_parts(target)[:-1]):
-            raise UnsafeArchiveError(f'the member {name!r} is a hard link to {target!r}, which is no earlier file of the archive')
+        parent = self.dest.resolve().joinpath(*safe_parts(target)[:-1])
+        if src.is_symlink() or not src.is_file() or src.parent.resolve()!=parent:
+            raise UnsafeArchiveError(f'the member {name!r} is a hard link to {target!r}, which is no earlier '
+                                     'file of the archive')
         self.clear(p := self.path(name), name)
         try: os.link(src, p)
-        except OSError: self.spend(src.stat().st_size); shutil.copyfile(src, p)
+        except OSError:
+            self.spend(src.stat().st_size)
+            shutil.copyfile(src, p)
 
     def dir(self, name): self.folder(self.path(name), name)
     def symlink(self, name, target): self.links.append((name, target))
@@ -85,20 +101,28 @@ class _Writer:
         "Make the symbolic links, now that nothing will be written through them; all must end inside `root`"
         made = []
         for name,target in self.links:
-            if os.path.isabs(target) or re.match(r'[\\/]|[A-Za-z]:', target): raise UnsafeArchiveError(f'the link {name!r} points to the absolute path {target!r}')
+            if os.path.isabs(target) or re.match(r'[\\/]|[A-Za-z]:', target):
+                raise UnsafeArchiveError(f'the link {name!r} points to the absolute path {target!r}')
             p = self.path(name)
-            if p.is_dir() and not p.is_symlink(): raise UnsafeArchiveError(f'the member {name!r} is a link, and others are to be written through it')
+            if p.is_dir() and not p.is_symlink():
+                raise UnsafeArchiveError(f'the member {name!r} is a link, and others are to be written '
+                                         'through it')
             self.clear(p, name)
-            os.symlink(target, p); made.append((p,name,target))
+            os.symlink(target, p)
+            made.append((p,name,target))
         root = root.resolve()
         for p,name,target in made:
-            if not Path(os.path.realpath(p)).is_relative_to(root): raise UnsafeArchiveError(f'the link {name!r} points outside, to {target!r}')
+            if not Path(os.path.realpath(p)).is_relative_to(root):
+                raise UnsafeArchiveError(f'the link {name!r} points outside, to {target!r}')
 
 # %% ../../nbs/library/fetch_archive.ipynb #f10327e1
 class _Counted:
     "A readable stream that counts what flows through it"
     def __init__(self, f, spend): self.f,self.spend = f,spend
-    def read(self, n=-1): b = self.f.read(n); self.spend(len(b)); return b
+    def read(self, n=-1):
+        b = self.f.read(n)
+        self.spend(len(b))
+        return b
 
 _open = dict(gz=lambda f: gzip.GzipFile(fileobj=f), bz2=bz2.BZ2File, xz=lzma.LZMAFile, tar=lambda f: f)
 _second_opinion = getattr(tarfile, 'data_filter', lambda member,dest: member)
@@ -107,9 +131,11 @@ def _tar_member(tar, m, w):
     "Write one member of a tar file"
     safe_parts(m.name)
     if m.islnk(): safe_parts(m.linkname)
-    if not (m.isfile() or m.isdir() or m.issym() or m.islnk()): raise UnsafeArchiveError(f'the member {m.name!r} is a device or another special file')
+    if not (m.isfile() or m.isdir() or m.issym() or m.islnk()):
+        raise UnsafeArchiveError(f'the member {m.name!r} is a device or another special file')
     try: _second_opinion(m, str(w.dest))
-    except tarfile.TarError as e: raise UnsafeArchiveError(f'the member {m.name!r} is unsafe ({type(e).__name__})') from e
+    except tarfile.TarError as e:
+        raise UnsafeArchiveError(f'the member {m.name!r} is unsafe ({type(e).__name__})') from e
     if   m.isdir():  w.dir(m.name)
     elif m.issym():  w.symlink(m.name, m.linkname)
     elif m.islnk():  w.hardlink(m.name, m.linkname)
@@ -119,9 +145,12 @@ def _untar(f, kind, w, show):
     "Write all members of a tar file, read as one stream to its very end"
     stream = _Counted(_open[kind](f), _Writer(w.dest, w.budget+2**26, 0).spend)
     with tarfile.open(fileobj=stream, mode='r|', bufsize=2**20) as tar:
-        for m in tar: _tar_member(tar, m, w); show(f.tell())
+        for m in tar:
+            _tar_member(tar, m, w)
+            show(f.tell())
         while rest := tar.fileobj.read(2**20):
-            if kind=='tar' and rest.strip(b'\0'): raise ArchiveError('there is unreadable data after its last readable member')
+            if kind=='tar' and rest.strip(b'\0'):
+                raise ArchiveError('there is unreadable data after its last readable member')
 
 # %% ../../nbs/library/fetch_archive.ipynb #e3689145
 def _unzip(f, w, show):
@@ -130,8 +159,10 @@ def _unzip(f, w, show):
         for o in z.infolist():
             name,mode = o.filename.replace('\\','/'),o.external_attr>>16
             kind = stat.S_IFMT(mode)
-            safe_parts(o.filename); safe_parts(name)
-            if kind not in (0,stat.S_IFREG,stat.S_IFDIR,stat.S_IFLNK): raise UnsafeArchiveError(f'the member {name!r} is a device or another special file')
+            safe_parts(o.filename)
+            safe_parts(name)
+            if kind not in (0,stat.S_IFREG,stat.S_IFDIR,stat.S_IFLNK):
+                raise UnsafeArchiveError(f'the member {name!r} is a device or another special file')
             if o.flag_bits & 1: raise ArchiveError(f'the member {name!r} is encrypted; unpack it by hand')
             if   o.is_dir():         w.dir(name)
             elif kind==stat.S_IFLNK: w.symlink(name, z.read(o).decode() if o.file_size<5000 else '/')
@@ -140,8 +171,10 @@ def _unzip(f, w, show):
             show(f.tell())
 
 # %% ../../nbs/library/fetch_archive.ipynb #a188f5b1
-_broken = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError)
-_odd_names = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, None}     # bz2 and gzip report damage as an OSError without a number
+_broken = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, KeyError,
+           RuntimeError, NotImplementedError)
+# bz2 and gzip report damage as an OSError without a number
+_odd_names = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, None}
 
 def _root(w):
     "The one folder that holds all the rest, else the whole"
@@ -158,18 +191,24 @@ def _extract(f, kind, w, show):
 
 def file_extract(fname, # The archive: .tar, .tgz, .tar.bz2, .tar.xz or .zip, told by its content
                  dest, # An existing, empty folder
-                 max_ratio:float=100., # Refuse to write more than this times the archive's size (or 256 MiB, whichever is more)
+                 max_ratio:float=100.,
+                 # Refuse to write more than this times the archive's size (or 256 MiB, whichever is more)
                  max_files:int=5_000_000, # Refuse to write more entries than this
                 ): # The folder of the data: the archive's one top folder, or `dest`
-    "Unpack `fname` into `dest`, all of it or with an error. Raises `UnsafeArchiveError` or `ArchiveError`, naming the member"
+    """Unpack `fname` into `dest`, all of it or with an error. Raises `UnsafeArchiveError` or `ArchiveError`,
+    naming the member"""
     size = os.path.getsize(fname)
     w = _Writer(dest, max(2**28, int(max_ratio*size)), max_files)
     with open(fname, 'rb') as f, progress_to(f'Unpacking {Path(fname).name}', size) as show:
-        kind = archive_kind(f.read(512)); f.seek(0)
+        kind = archive_kind(f.read(512))
+        f.seek(0)
         try: return _extract(f, kind, w, lambda n: show(n, size))
-        except UnsafeArchiveError as e: raise UnsafeArchiveError(f'{fname} was refused: {e}. If you trust its origin, unpack it by hand.') from e
+        except UnsafeArchiveError as e:
+            raise UnsafeArchiveError(f'{fname} was refused: {e}. If you trust its origin, unpack it '
+                                     'by hand.') from e
         except ArchiveError as e: raise ArchiveError(f'{fname} cannot be unpacked: {e}.') from e
         except _broken as e: raise ArchiveError(f'{fname} is damaged or incomplete ({e}).') from e
         except OSError as e:
             if e.errno not in _odd_names: raise
-            raise ArchiveError(f'{fname} is damaged, or holds a name that this disk cannot store ({e}).') from e
+            raise ArchiveError(f'{fname} is damaged, or holds a name that this disk cannot '
+                               f'store ({e}).') from e

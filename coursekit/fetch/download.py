@@ -6,12 +6,13 @@
 __all__ = ['PAUSE', 'DownloadError', 'NoNetworkError', 'WrongFileError', 'file_check', 'wrong_with', 'download_url']
 
 # %% ../../nbs/library/fetch_download.ipynb #617032ea
-import errno,hashlib,http.client,os,re,shutil,socket,ssl,sys,time
+import errno, hashlib, http.client, os, re, shutil, socket, ssl, sys, time
 from pathlib import Path
-from urllib.error import HTTPError,URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request,urlopen
+from urllib.request import Request, urlopen
 from .cache import *
+from ..files import file_lock
 from .archive import archive_kind
 
 # %% ../../nbs/library/fetch_download.ipynb #4204ffbe
@@ -42,14 +43,15 @@ def file_check(fname, # A file
     return os.path.getsize(fname),_md5(fname, 2**20)
 
 def wrong_with(fname, # A file
-               check, # (size, MD5 of the first MiB) or (size, MD5 of the first MiB, MD5 of all); None: nothing is known
+               check, # (size, MD5 of the first MiB[, MD5 of all]); None: nothing is known
               ): # '' if nothing, else a sentence
     "Say what is wrong with a file, compared with what was published about it"
     if not check: return ''
     size,head,*whole = check
     if (n := os.path.getsize(fname))!=size: return f'it has {n:,} bytes and should have {size:,}'
     for limit,want in [(2**20,head), *[(None,o) for o in whole]]:
-        if (got := _md5(fname, limit))!=want: return f"its MD5 digest{' (first MiB)' if limit else ''} is {got} and should be {want}"
+        if (got := _md5(fname, limit))!=want:
+            return f"its MD5 digest{' (first MiB)' if limit else ''} is {got} and should be {want}"
     return ''
 
 # %% ../../nbs/library/fetch_download.ipynb #5252d01c
@@ -57,7 +59,8 @@ def _sniff(head, url, ctype):
     "Raise `WrongFileError` if the first bytes cannot be those of an archive that `url` names"
     if archive_kind(head) or not re.search(r'\.(tgz|zip|t?gz|bz2|t?xz)$', urlsplit(url).path): return
     what = 'a web page' if re.match(rb'\s*<(!doctype|html|\?xml)', head, re.I) else 'no archive'
-    raise WrongFileError(f'{url} sent {what} ({ctype}), which begins with {head[:60]!r}. A login page of the network, or a moved file? '
+    raise WrongFileError(f'{url} sent {what} ({ctype}), which begins with {head[:60]!r}. A login page of the '
+                         'network, or a moved file? '
                          'Open the address in a browser to see.')
 
 # %% ../../nbs/library/fetch_download.ipynb #b4c49083
@@ -70,8 +73,11 @@ class _Part:
     @property
     def n(self): return self.path.stat().st_size if self.path.exists() else 0
     @property
-    def complete(self): return self.n>0 and self.n==(self.check[0] if self.check else read_stamp(self.path).get('total'))
-    def forget(self): self.path.unlink(missing_ok=True); drop_stamp(self.path)
+    def complete(self):
+        return self.n>0 and self.n==(self.check[0] if self.check else read_stamp(self.path).get('total'))
+    def forget(self):
+        self.path.unlink(missing_ok=True)
+        drop_stamp(self.path)
 
     def headers(self):
         "Ask for the rest only where a changed file would be noticed"
@@ -86,21 +92,28 @@ class _Part:
         if r.status==206:
             m = re.fullmatch(r'bytes (\d+)-(\d+)/(\d+|\*)', r.headers.get('Content-Range','').strip())
             total = int(m[3]) if m and m[3]!='*' else None
-            if not m or int(m[1])!=n or (old and total!=old): self.forget(); raise _Broken('the server sent another part than asked for')
+            if not m or int(m[1])!=n or (old and total!=old):
+                self.forget()
+                raise _Broken('the server sent another part than asked for')
             start,self.resumed = n,True
         else:
             size = r.headers.get('Content-Length','')
             start,total = 0,int(size) if size.isdigit() else None
         if self.check and total not in (None,self.check[0]):
-            raise WrongFileError(f'{self.url} announces {total:,} bytes where {self.check[0]:,} were published: the file there is another one.')
+            raise WrongFileError(f'{self.url} announces {total:,} bytes where {self.check[0]:,} were '
+                                 'published: the file there is another one.')
         tag = r.headers.get('ETag','')
-        write_stamp(self.path, url=self.url, total=total, tag='' if tag.startswith('W/') else tag or r.headers.get('Last-Modified',''))
+        write_stamp(self.path, url=self.url, total=total,
+                    tag='' if tag.startswith('W/') else tag or r.headers.get('Last-Modified',''))
         return start,total
 
 # %% ../../nbs/library/fetch_download.ipynb #2d5ce1b4
 def _room(path, need):
     free = shutil.disk_usage(path.parent).free
-    if need and need>free: raise StorageError(errno.ENOSPC, f'The download needs {need/1e6:,.0f} MB, and the disk of {path.parent} has {free/1e6:,.0f} MB left. '
+    if need and need>free:
+        raise StorageError(errno.ENOSPC,
+                           f'The download needs {need/1e6:,.0f} MB, and the disk of {path.parent} has '
+                           f'{free/1e6:,.0f} MB left. '
         'Free some space, or set the environment variable COURSEKIT_HOME to a folder on another disk.')
 
 def _ask(part, timeout):
@@ -109,7 +122,8 @@ def _ask(part, timeout):
     except HTTPError as e:
         e.close()
         if e.code!=416: raise
-        part.forget(); raise _Broken('the server has no such part of the file') from e
+        part.forget()
+        raise _Broken('the server has no such part of the file') from e
 
 def _attempt(part, timeout, show):
     "Fetch what is missing, or raise"
@@ -119,12 +133,14 @@ def _attempt(part, timeout, show):
         with storage_errors(part.path), open(part.path, 'ab' if start else 'wb') as f:
             while b := r.read1(2**18):
                 if not f.tell(): _sniff(b, part.url, r.headers.get('Content-Type','no type given'))
-                f.write(b); show(f.tell(), total)
+                f.write(b)
+                show(f.tell(), total)
     if total and part.n<total: raise _Broken(f'the connection was closed after {part.n:,} of {total:,} bytes')
 
 # %% ../../nbs/library/fetch_download.ipynb #0ac12928
 _busy = {408, 425, 429, 500, 502, 503, 504}
-_codes = {401:'access is refused', 403:'access is refused', 404:'there is no such file', 410:'the file is gone'}
+_codes = {401:'access is refused', 403:'access is refused', 404:'there is no such file',
+          410:'the file is gone'}
 
 def _reason(e): return e.reason if isinstance(e, URLError) and isinstance(e.reason, BaseException) else e
 
@@ -132,12 +148,15 @@ def _judge(e, # What went wrong
           ): # ('again', 'offline' or 'final'; why)
     "Judge a failed try"
     if isinstance(e, HTTPError):
-        return ('again' if e.code in _busy else 'final'), f"the server answered {e.code} ({_codes.get(e.code, e.reason)})"
+        return ('again' if e.code in _busy
+                else 'final'), f"the server answered {e.code} ({_codes.get(e.code, e.reason)})"
     e = _reason(e)
-    if isinstance(e, ssl.SSLCertVerificationError): return 'final',f'its certificate is not trusted ({e.verify_message})'
+    if isinstance(e, ssl.SSLCertVerificationError):
+        return 'final',f'its certificate is not trusted ({e.verify_message})'
     if isinstance(e, socket.gaierror): return 'offline','its name could not be looked up'
     if isinstance(e, ConnectionRefusedError): return 'offline','the connection was refused'
-    if getattr(e,'errno',None) in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN): return 'offline','there is no way to it'
+    if getattr(e,'errno',None) in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
+        return 'offline','there is no way to it'
     if isinstance(e, TimeoutError): return 'again','it went silent'
     return 'again',str(e) or type(e).__name__
 
@@ -164,13 +183,17 @@ def _fetch(part, timeout, retries, show):
             if not part.complete: _attempt(part, timeout, show)
             if not (wrong := wrong_with(part.path, part.check)): return
             part.forget()
-            if redone or not part.resumed: raise WrongFileError(f'What came from {part.url} is wrong: {wrong}.')
-            redone,best = True,0; continue                    # two halves that did not fit: once more, from the start
+            if redone or not part.resumed:
+                raise WrongFileError(f'What came from {part.url} is wrong: {wrong}.')
+            redone,best = True,0
+            continue                    # two halves that did not fit: once more, from the start
         except _network as e: err,(kind,why) = e,_judge(e)
         if part.n>best: best,k = part.n,0
-        if kind=='final' or k>=(min(1,retries) if kind=='offline' and not best else retries): _give_up(part, err, kind, why, k)
+        if kind=='final' or k>=(min(1,retries) if kind=='offline' and not best else retries):
+            _give_up(part, err, kind, why, k)
         print(f'{urlsplit(part.url).hostname}: {why}; trying again ({k+1} of {retries}) …', file=sys.stderr)
-        _wait(k, err); k += 1
+        _wait(k, err)
+        k += 1
 
 def download_url(url:str, # http:// or https://
                  dest, # The file to write
@@ -179,14 +202,18 @@ def download_url(url:str, # http:// or https://
                  timeout:float=10, # Seconds of silence after which a try is given up
                  retries:int=4, # Further tries while the file does not grow
                 ): # `dest`, as a `Path`
-    "Download one file, resuming an unfinished download. Raises `NoNetworkError`, `WrongFileError`, `DownloadError` or `StorageError`"
+    """Download one file, resuming an unfinished download. Raises `NoNetworkError`, `WrongFileError`,
+    `DownloadError` or `StorageError`"""
     dest = Path(dest)
     with storage_errors(dest), file_lock(dest):
         if dest.exists() and not overwrite: return dest
         part = _Part(url, dest, check)
         with progress_to(f'Downloading {dest.name}') as show:
             try: _fetch(part, timeout, retries, show)
-            except WrongFileError: part.forget(); raise
-        os.replace(part.path, dest); drop_stamp(part.path)
+            except WrongFileError:
+                part.forget()
+                raise
+        os.replace(part.path, dest)
+        drop_stamp(part.path)
         write_stamp(dest, url=url)
     return dest

@@ -11,39 +11,60 @@ from .breeds import EARS
 # %% ../../nbs/library/sketch_body.ipynb #d1ed1799
 def ear(t, side, perk=0.):
     "One ear (`side` −1 or 1) as a plate: where it sits, which way it points, which way it looks."
-    e = EARS[t.ears]; a,b = np.radians(e['at']+t.ea),np.radians(e['to']+t.ea*.5+perk)
+    e = EARS[t.ears]
+    a,b = np.radians(e['at']+t.ea),np.radians(e['to']+t.ea*.5+perk)
     up = e['to']<90
     p = np.array([side*np.sin(a)*t.sw*.9, .12+np.cos(a)*t.sh*.9, -.12 if up else e['z']])
-    v = np.array([side*np.sin(b), np.cos(b), -.12 if up else e.get('v',.16)]); v /= np.linalg.norm(v)
-    f = np.radians(e['face']); n = np.array([side*np.sin(f),.0,np.cos(f)]); n -= v*(n@v); n /= np.linalg.norm(n)
-    u = np.cross(v,n); l,w = e['l']*t.el,e['w']*t.ew
-    return Part(p-v*(.12 if up else .03)*l, np.stack([u*w,v*l*1.1,n*w*.45],1), EAR, t.hf, tuple(v+np.array([side*.3,-.3*(not up),0])), .06, (e['tip'],e['belly'],.86 if up else .15))
+    v = np.array([side*np.sin(b), np.cos(b), -.12 if up else e.get('v',.16)])
+    v /= np.linalg.norm(v)
+    f = np.radians(e['face'])
+    n = np.array([side*np.sin(f),.0,np.cos(f)])
+    n -= v*(n@v)
+    n /= np.linalg.norm(n)
+    u = np.cross(v,n)
+    l,w = e['l']*t.el,e['w']*t.ew
+    return Part(p-v*(.12 if up else .03)*l, np.stack([u*w,v*l*1.1,n*w*.45],1), EAR, t.hf,
+                tuple(v+np.array([side*.3,-.3*(not up),0])), .06, (e['tip'],e['belly'],.86 if up else .15))
 
 def head_parts(t,         # An `individual`
                gape=0.,   # How far the mouth is open, 0–1
                perk=0.):  # Ear movement in degrees
     "The head in its own frame (x right, y up, z out of the face; unit: the radius of a plain skull)."
-    s,m = (-1,1),max(t.ml,0.); ff = t.ff; g = gape*.13; D = t.droop*m; sm = (.05 if ff>.01 else .16) if t.cat else .2
+    s,m = (-1,1),max(t.ml,0.)
+    ff = t.ff
+    g = gape*.13
+    D = t.droop*m
+    sm = (.05 if ff>.01 else .16) if t.cat else .2
     ps  = [ball((0,.12,-.1), (t.sw,t.sh,.92), SKULL, ff+.12*t.top, None, .15)]
     ps += [ball((0,.22,.34), (.62*t.sw,.42,.42+.2*t.brow), SKULL, ff+.12*t.top, None, .25)]
     ps += [ball((k*.5*t.sw,-.25,.1), (.46*t.ck,.46*t.ck,.6), SKULL, ff*1.3, None, .25) for k in s]
-    ps += [ball((0,t.my+.10-D*.4,.44+t.ml/2), (t.mw*.70,t.mh*.80,.42+m/2), MUZZLE, ff*.6, None, .16, t.droop*60)]
-    ps += [ball((k*t.mw*(.46 if t.cat else .38),t.my-(.12 if t.cat else .08)-.14*t.jowl-D*.75,.50+t.ml*.64), (t.mw*.60,t.mh*.68+.24*t.jowl,.36+m*.43), MUZZLE, ff*.7, (k*.6,-.5,-.6), sm) for k in s]
-    ps += [ball((0,t.my-.40-.10*t.jowl-g-D*.8,.42+t.ml*.62), (t.mw*.66,.20,.26+m*.40), MUZZLE, ff, (0,-1,-.3), .08)]
+    ps += [ball((0,t.my+.10-D*.4,.44+t.ml/2), (t.mw*.70,t.mh*.80,.42+m/2), MUZZLE, ff*.6, None, .16,
+                t.droop*60)]
+    ps += [ball((k*t.mw*(.46 if t.cat else .38),t.my-(.12 if t.cat else .08)-.14*t.jowl-D*.75,.50+t.ml*.64),
+                (t.mw*.60,t.mh*.68+.24*t.jowl,.36+m*.43), MUZZLE, ff*.7, (k*.6,-.5,-.6), sm) for k in s]
+    ps += [ball((0,t.my-.40-.10*t.jowl-g-D*.8,.42+t.ml*.62), (t.mw*.66,.20,.26+m*.40), MUZZLE, ff, (0,-1,-.3),
+                .08)]
     if t.ruff>.2:
-        ps += [ball((k*.70,-.50,-.30), (.42+.22*t.ruff,.52+.18*t.ruff,.5), SKULL, t.f*.9, (k*.9,-.7,-.2), .25) for k in s]
+        ps += [ball((k*.70,-.50,-.30), (.42+.22*t.ruff,.52+.18*t.ruff,.5), SKULL, t.f*.9, (k*.9,-.7,-.2),
+                    .25) for k in s]
     if t.beard>.1:
-        ps += [ball((0,t.my-.45-.12*t.beard-D*.8,.5+t.ml*.72), (t.mw*.95,.30+.22*t.beard,.32+.2*m), MUZZLE, .10+.22*t.beard, (0,-1,.15), .12)]
-        ps += [ball((k*t.mw*.75,t.my-.2-D*.7,.5+t.ml*.62), (t.mw*.6,.32+.12*t.beard,.34+.2*m), MUZZLE, .08+.18*t.beard, (k*.5,-1,.1), .12) for k in s]
+        ps += [ball((0,t.my-.45-.12*t.beard-D*.8,.5+t.ml*.72), (t.mw*.95,.30+.22*t.beard,.32+.2*m), MUZZLE,
+                    .10+.22*t.beard, (0,-1,.15), .12)]
+        ps += [ball((k*t.mw*.75,t.my-.2-D*.7,.5+t.ml*.62), (t.mw*.6,.32+.12*t.beard,.34+.2*m), MUZZLE,
+                    .08+.18*t.beard, (k*.5,-1,.1), .12) for k in s]
     if t.brows>.2:
-        ps += [ball((k*t.ex*.86,t.ey+.26,eye_spot(t,k)[0][2]-.04), (.25,.12+.05*t.brows,.2+.08*t.brows), SKULL, .06+.18*t.brows, (k*.35,-.8,.8), .06) for k in s]
+        ps += [ball((k*t.ex*.86,t.ey+.26,eye_spot(t,k)[0][2]-.04), (.25,.12+.05*t.brows,.2+.08*t.brows),
+                    SKULL, .06+.18*t.brows, (k*.35,-.8,.8), .06) for k in s]
     return ps+[ear(t,k,perk*k) for k in s]
 
 def eye_spot(t, side):
     "The centre and outward direction of an eye, on the surface of the skull."
-    x,y = side*t.ex,t.ey; r = np.array([t.sw,t.sh,.92]); q = np.array([x,y-.12])/r[:2]
+    x,y = side*t.ex,t.ey
+    r = np.array([t.sw,t.sh,.92])
+    q = np.array([x,y-.12])/r[:2]
     p = np.array([x,y,-.1+r[2]*np.sqrt(max(.05,1-(q**2).sum()))+.04])
-    n = (p-[0,.12,-.1])/r**2; n = n/np.linalg.norm(n)*.8+np.array([0,0,.6])
+    n = (p-[0,.12,-.1])/r**2
+    n = n/np.linalg.norm(n)*.8+np.array([0,0,.6])
     return p,n/np.linalg.norm(n)
 
 # %% ../../nbs/library/sketch_body.ipynb #d56c990e
@@ -52,35 +73,47 @@ def foot(x, z, w, f): # Where, how wide, how furry
     return ball((x,.18,z), (w*1.12,.19,w*1.5), PAW, f*.4, (0,-.3,1))
 
 def standing(t, j, s=(-1,1)):
-    bl,br,L,w,f = t.bl*.5,t.br,t.leg,t.lt,t.f; y,back = L+br*.85,(0,-.5,-1)
-    ps = [ball((0,y,bl),(br*.82,br*1.02,br*.95),TORSO,f,back,.3), ball((0,y+.05*br,0),(br*.76,br*.85,bl*.95),TORSO,f,back,.4),
+    bl,br,L,w,f = t.bl*.5,t.br,t.leg,t.lt,t.f
+    y,back = L+br*.85,(0,-.5,-1)
+    ps = [ball((0,y,bl),(br*.82,br*1.02,br*.95),TORSO,f,back,.3),
+          ball((0,y+.05*br,0),(br*.76,br*.85,bl*.95),TORSO,f,back,.4),
           ball((0,y+.08*br,-bl),(br*.78,br*.88,br*.9),TORSO,f,back,.3)]
     for k in s:
         x,z = k*br*.48,bl+.05+j(.15)
-        ps += limb((x,L+.2,bl),(x,L*.45,z-.05),w*1.5,w*1.05,LEG,f)+limb((x,L*.5,z-.05),(x,.2,z),w*1.05,w*.9,LEG,f*.7)+[foot(x,z+.16,w,f)]
+        ps += limb((x,L+.2,bl),(x,L*.45,z-.05),w*1.5,w*1.05,LEG,f)+limb((x,L*.5,z-.05),(x,.2,z),w*1.05,w*.9,
+                                                                        LEG,f*.7)+[foot(x,z+.16,w,f)]
         x,z = k*br*.5,-bl-.15+j(.2)
-        ps += [ball((x,L*.9+.1,-bl),(w*1.6,L*.38+.35,br*.66),LEG,f,(0,-1,-.3),.25)]+limb((x,L*.75,z+.1),(x,L*.32,z-.28),w*1.4,w*.9,LEG,f)
+        ps += [ball((x,L*.9+.1,-bl),(w*1.6,L*.38+.35,br*.66),LEG,f,(0,-1,-.3),
+                    .25)]+limb((x,L*.75,z+.1),(x,L*.32,z-.28),w*1.4,w*.9,LEG,f)
         ps += limb((x,L*.35,z-.28),(x,.2,z-.15),w*.9,w*.85,LEG,f*.7)+[foot(x,z+.05,w,f)]
     return ps, y, (0,y+br*.75+t.nl+.45,bl+br*.55+.25), (0,y+br*.55,-bl-br*.55)
 
 def sitting(t, j, s=(-1,1)):
-    bl,br,L,w,f = t.bl*.5,t.br,t.leg,t.lt,t.f; y = L*.92+br*.35
-    ps = [ball((0,y,.1),(br*.82,br*1.0,br*.8),TORSO,f,(0,-1,.1),.3), ball((0,(y+br)*.5,-bl*.4),(br*.85,(y+br)*.42,br*.85),TORSO,f,(0,-1,-.4),.4),
+    bl,br,L,w,f = t.bl*.5,t.br,t.leg,t.lt,t.f
+    y = L*.92+br*.35
+    ps = [ball((0,y,.1),(br*.82,br*1.0,br*.8),TORSO,f,(0,-1,.1),.3),
+          ball((0,(y+br)*.5,-bl*.4),(br*.85,(y+br)*.42,br*.85),TORSO,f,(0,-1,-.4),.4),
           ball((0,br*.8,-bl*.75),(br*1.02,br*.85,br*.95),TORSO,f,(0,-.8,-.8),.3)]
     for k in s:
         x,z = k*(br*.40+j(.04)),.42+j(.06)
-        ps += [ball((k*br*.82,br*.68,-bl*.42),(br*.40,br*.66,br*.78),LEG,f,(0,-.7,.6),.2), foot(k*br*.95,bl*.05+.2,w*1.15,f)]
-        ps += limb((k*br*.45,y,.25),(x,L*.45,z),w*1.45,w*1.05,LEG,f)+limb((x,L*.5,z),(x,.2,z+.02),w*1.05,w*.92,LEG,f*.7)+[foot(x,z+.2,w,f)]
+        ps += [ball((k*br*.82,br*.68,-bl*.42),(br*.40,br*.66,br*.78),LEG,f,(0,-.7,.6),.2),
+               foot(k*br*.95,bl*.05+.2,w*1.15,f)]
+        ps += limb((k*br*.45,y,.25),(x,L*.45,z),w*1.45,w*1.05,LEG,f)+limb((x,L*.5,z),(x,.2,z+.02),w*1.05,
+                                                                          w*.92,LEG,f*.7)+[foot(x,z+.2,w,f)]
     return ps, y, (0,y+br*.72+t.nl+.42,.55+.2*br), (0,.35,-bl*1.05-br*.5)
 
 def lying(t, j, s=(-1,1)):
-    bl,br,L,w,f = t.bl*.5,t.br,t.leg,t.lt,t.f; y,back,ahead = br*.92,(0,-.5,-1),(0,-.4,1)
-    ps = [ball((0,y,bl*.75),(br*.86,br*.98,br*.95),TORSO,f,back,.3), ball((0,y*.95,0),(br*.86,br*.88,bl*.95),TORSO,f,back,.4),
+    bl,br,L,w,f = t.bl*.5,t.br,t.leg,t.lt,t.f
+    y,back,ahead = br*.92,(0,-.5,-1),(0,-.4,1)
+    ps = [ball((0,y,bl*.75),(br*.86,br*.98,br*.95),TORSO,f,back,.3),
+          ball((0,y*.95,0),(br*.86,br*.88,bl*.95),TORSO,f,back,.4),
           ball((0,y*.9,-bl*.85),(br*.95,br*.85,br*.95),TORSO,f,back,.3)]
     for k in s:
         e,x = bl*.75+br*.55+L*.55+j(.2),k*(br*.58+j(.05))
-        ps += limb((k*br*.7,.5,bl*.65),(x,.27,bl*.75+br*.6),w*1.5,w*1.1,LEG,f,ahead)+limb((x,.27,bl*.75+br*.5),(x,.22,e),w*1.1,w*.95,LEG,f*.7,ahead)
-        ps += [foot(x,e+.2,w,f), ball((k*br*.88,br*.6,-bl*.65),(br*.40,br*.6,br*.8),LEG,f,(0,-.7,.6),.2), foot(k*br*1.02,-bl*.65+br*.75,w*1.15,f)]
+        ps += limb((k*br*.7,.5,bl*.65),(x,.27,bl*.75+br*.6),w*1.5,w*1.1,LEG,f,
+                   ahead)+limb((x,.27,bl*.75+br*.5),(x,.22,e),w*1.1,w*.95,LEG,f*.7,ahead)
+        ps += [foot(x,e+.2,w,f), ball((k*br*.88,br*.6,-bl*.65),(br*.40,br*.6,br*.8),LEG,f,(0,-.7,.6),.2),
+               foot(k*br*1.02,-bl*.65+br*.75,w*1.15,f)]
     return ps, y, (0,y+br*.62+t.nl*.7+.45,bl*.8+br*.6), (0,.4,-bl-br*.6)
 
 POSES = dict(sit=sitting, stand=standing, lie=lying)
@@ -92,17 +125,30 @@ def body_parts(t,             # An `individual`
               ): # The parts, and where the centre of the head goes
     "The body in its own frame: it looks along z and stands on y=0."
     if pose not in POSES: raise ValueError(f'unknown pose {pose!r}: choose one of {", ".join(POSES)}')
-    rng = rng or np.random.default_rng(0); ps,y,hd,rump = POSES[pose](t,lambda s: s*rng.standard_normal()); hd = np.array(hd,float); br,f = t.br,t.f
-    ps += limb((0,y+br*.25,hd[2]-.45-.25*br), hd-[0,.3,.35], max(t.nt*1.12,br*.6), t.nt, TORSO, f*1.1, (0,-1,-.1), n=2, soft=.35)
-    if t.ruff>.3: ps += [ball((0,hd[1]-1.05,hd[2]-.25), (.55+.28*t.ruff,.5+.32*t.ruff,.5), TORSO, f*1.1, (0,-1,.25), .3)]
+    rng = rng or np.random.default_rng(0)
+    ps,y,hd,rump = POSES[pose](t,lambda s: s*rng.standard_normal())
+    hd = np.array(hd,float)
+    br,f = t.br,t.f
+    ps += limb((0,y+br*.25,hd[2]-.45-.25*br), hd-[0,.3,.35], max(t.nt*1.12,br*.6), t.nt, TORSO, f*1.1,
+               (0,-1,-.1), n=2, soft=.35)
+    if t.ruff>.3:
+        ps += [ball((0,hd[1]-1.05,hd[2]-.25), (.55+.28*t.ruff,.5+.32*t.ruff,.5), TORSO, f*1.1, (0,-1,.25),
+                    .3)]
     return ps+tail(t,rump,pose,rng), hd
 
 def tail(t, base, pose, rng):
-    "A chain of limbs along a curve. `tc` > .6 curls over the back, < −.2 stands up; otherwise it hangs, or lies beside the pet."
-    n,p,side,out = 7,np.array(base,float),rng.choice([-1,1]),[]; over = t.tc>.6
+    """A chain of limbs along a curve. `tc` > .6 curls over the back, < −.2 stands up; otherwise it hangs, or
+    lies beside the pet."""
+    n,p,side,out = 7,np.array(base,float),rng.choice([-1,1]),[]
+    over = t.tc>.6
     a = np.radians(80. if over else -25. if t.tc>=-.2 else 65.)+.15*rng.standard_normal()
     for i in range(n):
-        d = np.array([0,np.sin(a),-np.cos(a)] if pose=='stand' or over or t.tc<-.2 else [side*np.sin(.5+.28*i),0.,-np.cos(.5+.28*i)])
-        q = p+d*t.tl/n; r = (.17 if t.cat else .2)*(1-.45*i/n)+t.tf*.55*np.sin(np.pi*(.15+.75*i/n)); h = np.array([0,0 if pose=='stand' else max(0,r-.3)*.5,0])
-        out += limb(p+h,q+h,r,r,TAIL,min(t.f,.06)+t.tf*.5,tuple(d+[0,-.3,0]),1,.2); p = q; a += t.tc*.75*(.5+.12*i) if over else t.tc*.26
+        d = np.array([0,np.sin(a),-np.cos(a)] if pose=='stand' or over or t.tc<-.2
+                     else [side*np.sin(.5+.28*i),0.,-np.cos(.5+.28*i)])
+        q = p+d*t.tl/n
+        r = (.17 if t.cat else .2)*(1-.45*i/n)+t.tf*.55*np.sin(np.pi*(.15+.75*i/n))
+        h = np.array([0,0 if pose=='stand' else max(0,r-.3)*.5,0])
+        out += limb(p+h,q+h,r,r,TAIL,min(t.f,.06)+t.tf*.5,tuple(d+[0,-.3,0]),1,.2)
+        p = q
+        a += t.tc*.75*(.5+.12*i) if over else t.tc*.26
     return out

@@ -76,21 +76,25 @@ SKELETONS = {
 class Style:
     "One way of writing a digit: control points, and the matrices that turn them into a Catmull–Rom curve"
     def __init__(self,
-                 line:str,     # A line of `SKELETONS`: weight, then `x,y` points; `!` marks a corner, `/` lifts the pen
+                 line:str,     # Of `SKELETONS`: weight, then `x,y` points; `!`: a corner, `/`: lift the pen
                  npts:int=96): # About how many points the curve gets
         weight,path = line.split(maxsplit=1)
         strokes = [s.split() for s in path.split('/')]
         if min(map(len,strokes))<2: raise ValueError(f"a stroke needs at least 2 points: {line!r}")
-        toks = sum(strokes,[]); n = len(toks)
+        toks = sum(strokes,[])
+        n = len(toks)
         self.weight,self.corner = float(weight),np.array([[t.endswith('!')] for t in toks],float)
         self.pts = (np.array([t.rstrip('!').split(',') for t in toks],float)-[34,50])/100
         (self.tan,self.tip),segs,i = np.zeros((2,n,n)),[],0
         for j in np.cumsum([len(s) for s in strokes])-1: # a stroke runs from point i to point j
-            for k in range(i,j+1): a,b = max(k-1,i),min(k+1,j); self.tan[k,[a,b]] = np.array([-1,1])/(b-a)
+            for k in range(i,j+1):
+                a,b = max(k-1,i),min(k+1,j)
+                self.tan[k,[a,b]] = np.array([-1,1])/(b-a)
             self.tip[i,[i,i+1]] = self.tip[j,[j,j-1]] = 1,-1
             segs,i = segs+[(k,k+1) for k in range(i,j)],j+1
         lens = np.array([np.linalg.norm(self.pts[b]-self.pts[a]) for a,b in segs])
-        self.pos,self.vel = map(np.concatenate,zip(*[self._cubic(a,b,n,max(3,round(npts*l))) for (a,b),l in zip(segs,lens/lens.sum())]))
+        self.pos,self.vel = map(np.concatenate,zip(*[self._cubic(a,b,n,max(3,round(npts*l))) for (a,b),
+                                                     l in zip(segs,lens/lens.sum())]))
 
     def _cubic(self, a, b, n, k):
         t,e = np.linspace(0,1,k)[:,None],np.eye(n)
@@ -153,7 +157,9 @@ def pen_radius(k:int,     # Points along the curve
                rng,       # numpy random generator
               ): # (n,k): radius of the pen in pixels at each point
     "Press the pen: a slow wave of pressure and the roughness of paper around the writer's own radius"
-    n = len(hand['pen']); t = np.linspace(0,2*np.pi,k); a,b,c = .12*rng.standard_normal((3,n,1))
+    n = len(hand['pen'])
+    t = np.linspace(0,2*np.pi,k)
+    a,b,c = .12*rng.standard_normal((3,n,1))
     wave = a*np.sin(t)+b*np.cos(t)+c*np.sin(t/2)+.1*rng.standard_normal((n,k))
     return np.clip(np.exp(hand['pen']+wave),.6,3.2)
 
@@ -162,7 +168,8 @@ def ink_box(curves,    # (n,K,2) points, in any unit
             radius,    # (n,K) radius of the pen in pixels at each point
             edge=1.1,  # Pixels over which the ink fades
            ): # (n,28,28) uint8: 0 is paper, 255 is ink
-    "Ink curves into MNIST's frame: fitted to 20×20 pixels, centred by mass in 28×28. Source: LeCun et al. 1998"
+    """Ink curves into MNIST's frame: fitted to 20×20 pixels, centred by mass in 28×28. Source: LeCun et al.
+    1998"""
     lo,hi,mid = curves.min(1,keepdims=True),curves.max(1,keepdims=True),radius.mean(1)[:,None,None]
     c = (curves-(lo+hi)/2)*(20-2*mid)/np.maximum((hi-lo).max(-1,keepdims=True),1e-6)+10
     c,radius = [(np.round(a*1024)/1024).astype(np.float32) for a in (c,radius)]
@@ -183,20 +190,24 @@ def draw_chunk(digit:int,   # 0…9
                seed:int=42, # Seed of the whole set
               ): # (100,28,28) uint8
     "Draw one hundred pictures of `digit`, by twenty writers with one style each"
-    rng = np.random.default_rng([seed,digit,chunk]); styles,n = STYLES[digit],CHUNK//EACH
+    rng = np.random.default_rng([seed,digit,chunk])
+    styles,n = STYLES[digit],CHUNK//EACH
     hand,w = hands(rng,n,EACH),np.array([s.weight for s in styles])
     pick,out = rng.choice(len(styles),n,p=w/w.sum()).repeat(EACH),np.zeros((CHUNK,28,28),np.uint8)
     for k in np.unique(pick):
-        i = np.flatnonzero(pick==k); h = {a:b[i] for a,b in hand.items()}
-        c = trace_style(styles[k],h,rng); out[i] = ink_box(c,pen_radius(c.shape[1],h,rng))
+        i = np.flatnonzero(pick==k)
+        h = {a:b[i] for a,b in hand.items()}
+        c = trace_style(styles[k],h,rng)
+        out[i] = ink_box(c,pen_radius(c.shape[1],h,rng))
     return out
 
-def sketch_digits(labels,      # How many digits to draw (labels are then drawn at random), or their labels, each 0…9
+def sketch_digits(labels,      # How many digits to draw (of any label), or their labels, each 0…9
                   seed:int=42, # Same seed, same pictures
                  ): # (pictures (n,28,28) uint8, labels (n,) int64)
     "Draw digits in memory. Raises `ValueError` if a label is not a digit"
     if np.ndim(labels)==0: labels = np.random.default_rng(seed).integers(0,10,labels)
-    labels = np.asarray(labels); bad = labels[~np.isin(labels,range(10))]
+    labels = np.asarray(labels)
+    bad = labels[~np.isin(labels,range(10))]
     if len(bad): raise ValueError(f"labels must be whole numbers from 0 to 9, but there is {bad[0]}")
     labels,out = labels.astype(np.int64),np.zeros((len(labels),28,28),np.uint8)
     for d in np.unique(labels):
@@ -209,12 +220,14 @@ MNIST_COUNTS = {'train': [5923,6742,5958,6131,5842,5421,5918,6265,5851,5949], # 
                 'test':  [ 980,1135,1032,1010, 982, 892, 958,1028, 974,1009]}
 
 def _jobs(dest, folders, digits, frac, seed):
-    "One job per chunk: (folder, digit, chunk, names). A name is a place in the shuffled set; test chunks start at 1000"
+    """One job per chunk: (folder, digit, chunk, names). A name is a place in the shuffled set; test chunks
+    start at 1000"""
     for split,folder in folders.items():
         ns  = [max(1,int(n*frac)) for n in MNIST_COUNTS[split]]
         labels = np.random.default_rng([seed,split=='test']).permutation(np.repeat(np.arange(10),ns))
         for d in digits:
-            (path := Path(dest)/folder/str(d)).mkdir(parents=True,exist_ok=True); names = np.flatnonzero(labels==d)
+            (path := Path(dest)/folder/str(d)).mkdir(parents=True,exist_ok=True)
+            names = np.flatnonzero(labels==d)
             for i in range(0,len(names),CHUNK): yield path,d,1000*(split=='test')+i//CHUNK,names[i:i+CHUNK]
 
 def _save(seed, job):
@@ -223,7 +236,8 @@ def _save(seed, job):
     return len(names)
 
 def _draw(dest, folders, digits, workers, progress, frac, seed):
-    jobs = list(_jobs(dest,folders,digits,frac,seed)); total,done = sum(len(j[-1]) for j in jobs),0
+    jobs = list(_jobs(dest,folders,digits,frac,seed))
+    total,done = sum(len(j[-1]) for j in jobs),0
     pool = ProcessPoolExecutor(workers) if workers and workers>1 else None
     try:
         for n in (partial(pool.map,chunksize=4) if pool else map)(partial(_save,seed),jobs):
@@ -235,7 +249,7 @@ def _draw(dest, folders, digits, workers, progress, frac, seed):
 
 # %% ../../nbs/library/sketch_digits.ipynb #0bd6a22e
 def draw_mnist(dest:Path,        # Existing, empty folder to fill
-               workers:int=None, # Processes to share the work (`None`: this one); the pictures do not depend on it
+               workers:int=None, # Processes to share the work (`None`: this one), with the same pictures
                progress=None,    # Called as `progress(done, total)`, counted in pictures
                frac:float=1.,    # Fraction of MNIST's 70,000 pictures
                seed:int=42,      # Same seed, same pictures
@@ -244,12 +258,14 @@ def draw_mnist(dest:Path,        # Existing, empty folder to fill
     _draw(dest,{'train':'training','test':'testing'},range(10),workers,progress,frac,seed)
 
 def draw_mnist_sample(dest:Path,        # Existing, empty folder to fill
-                      workers:int=None, # Processes to share the work (`None`: this one); the pictures do not depend on it
+                      workers:int=None, # Processes to share the work (`None`: this one)
                       progress=None,    # Called as `progress(done, total)`, counted in pictures
                       frac:float=1.,    # Fraction of the 14,434 pictures of `mnist_sample`
                       seed:int=42,      # Same seed, same pictures
                      ):
-    "Fill `dest` with sketches in the folders of `mnist_sample`: `train/{3,7}`, `valid/{3,7}`, and `labels.csv` (0 for a 3, 1 for a 7)"
+    """Fill `dest` with sketches in the folders of `mnist_sample`: `train/{3,7}`, `valid/{3,7}`, and
+    `labels.csv` (0 for a 3, 1 for a 7)"""
     jobs = _draw(dest,{'train':'train','test':'valid'},(3,7),workers,progress,frac,seed)
-    rows = [f'{path.relative_to(dest).as_posix()}/{name}.png,{d//7}' for path,d,_,names in jobs for name in names]
+    rows = [f'{path.relative_to(dest).as_posix()}/{name}.png,{d//7}' for path,d,_,
+            names in jobs for name in names]
     (Path(dest)/'labels.csv').write_text('\n'.join(['name,label',*rows,'']))

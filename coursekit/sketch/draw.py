@@ -31,14 +31,18 @@ def tile(kind:str, # 'hair', 'blob', 'fleck' or 'cell'
     n,rng = 512,np.random.default_rng(7)
     if kind=='cell':
         g = np.stack(np.meshgrid(np.arange(16),np.arange(16)),-1)+rng.uniform(.12,.88,(16,16,2))
-        y,x = np.mgrid[:n,:n]/32; d = np.full((n,n),9.)
+        y,x = np.mgrid[:n,:n]/32
+        d = np.full((n,n),9.)
         for i,j in np.ndindex(3,3):
-            cy,cx = np.floor(y).astype(int)+i-1,np.floor(x).astype(int)+j-1; p = g[cy%16,cx%16]
+            cy,cx = np.floor(y).astype(int)+i-1,np.floor(x).astype(int)+j-1
+            p = g[cy%16,cx%16]
             d = np.minimum(d, np.hypot(p[...,0]-cx%16+cx-x, p[...,1]-cy%16+cy-y))
         return d.astype(np.float32)
     f = np.hypot(*np.meshgrid(np.fft.fftfreq(n),np.fft.fftfreq(n)))*n
-    bands = dict(hair=np.exp(-(f/150)**2), blob=np.exp(-(f/40)**2)/(1+(f/5)**2)**1.2, fleck=np.exp(-((f-42)/16)**2))
-    if kind not in bands: raise ValueError(f"unknown texture {kind!r}: choose 'hair', 'blob', 'fleck' or 'cell'")
+    bands = dict(hair=np.exp(-(f/150)**2), blob=np.exp(-(f/40)**2)/(1+(f/5)**2)**1.2,
+                 fleck=np.exp(-((f-42)/16)**2))
+    if kind not in bands:
+        raise ValueError(f"unknown texture {kind!r}: choose 'hair', 'blob', 'fleck' or 'cell'")
     x = np.fft.ifft2(np.fft.fft2(rng.standard_normal((n,n)))*bands[kind]).real
     return (.5+.5*np.tanh(.8*x/x.std())).astype(np.float32)
 
@@ -61,45 +65,69 @@ class Part(NamedTuple):
 
     def moved(self, R, o=0.): # Rotation (3,3), then shift (3,)
         "The part in another frame."
-        return self._replace(c=R@self.c+o, A=R@self.A, flow=None if self.flow is None else R@np.array(self.flow,float))
+        return self._replace(c=R@self.c+o, A=R@self.A,
+                             flow=None if self.flow is None else R@np.array(self.flow,float))
 
 def rot(yaw=0., pitch=0., roll=0.): # Degrees: to the viewer's right, nose down, clockwise
     "The 3×3 matrix that pitches, then yaws, then rolls."
     (a,b,c),(s,t,u) = np.cos(np.radians([yaw,pitch,roll])),np.sin(np.radians([yaw,pitch,roll]))
-    return np.array([[c,u,0],[-u,c,0],[0,0,1]])@np.array([[a,0,s],[0,1,0],[-s,0,a]])@np.array([[1,0,0],[0,b,-t],[0,t,b]])
+    roll,yaw,pitch = [[c,u,0],[-u,c,0],[0,0,1]], [[a,0,s],[0,1,0],[-s,0,a]], [[1,0,0],[0,b,-t],[0,t,b]]
+    return np.array(roll)@np.array(yaw)@np.array(pitch)
 
-def ball(c, r, kind, fur=.04, flow=None, soft=.12, pitch=0.): # Centre, the three radii; degrees that its front hangs down
+# Centre, the three radii; degrees that its front hangs down
+def ball(c, r, kind, fur=.04, flow=None, soft=.12, pitch=0.):
     "An ellipsoid along the axes."
     return Part(np.array(c,float), rot(0,pitch)@np.diag(np.maximum(r,.03)), kind, fur, flow, soft)
 
 def limb(p, q, r0, r1, kind, fur=.04, flow=(0,-1,0), n=2, soft=.15): # Two ends, the radius at either end
     "`n` overlapping ellipsoids from `p` to `q`: a list of parts."
-    p,q = np.array(p,float),np.array(q,float); l = np.linalg.norm(q-p)+1e-6; d = (q-p)/l
-    e = np.cross(d,[0,0,1] if abs(d[2])<.9 else [1,0,0]); e /= np.linalg.norm(e); g = np.cross(d,e); t = (np.arange(n)+.5)/n
-    return [Part(p+(q-p)*k, np.stack([e*r,d*(l/n*.5+r*.55),g*r],1), kind, fur, flow, soft) for k,r in zip(t,r0+(r1-r0)*t)]
+    p,q = np.array(p,float),np.array(q,float)
+    l = np.linalg.norm(q-p)+1e-6
+    d = (q-p)/l
+    e = np.cross(d,[0,0,1] if abs(d[2])<.9 else [1,0,0])
+    e /= np.linalg.norm(e)
+    g = np.cross(d,e)
+    t = (np.arange(n)+.5)/n
+    return [Part(p+(q-p)*k, np.stack([e*r,d*(l/n*.5+r*.55),g*r],1), kind, fur, flow, soft) for k,
+            r in zip(t,r0+(r1-r0)*t)]
 
 # %% ../../nbs/library/sketch_draw.ipynb #42d84395
 def window(lo, hi, s, ox, oy, W, H): # Corners in units; pixels per unit; the origin's pixel
     "The part of the picture that a shape can touch: (slices, X, Y in units), or None when it is outside."
-    x0,x1 = max(0,int(ox+s*lo[0])),min(W,int(ox+s*hi[0])+2); y0,y1 = max(0,int(oy-s*hi[1])),min(H,int(oy-s*lo[1])+2)
+    x0,x1 = max(0,int(ox+s*lo[0])),min(W,int(ox+s*hi[0])+2)
+    y0,y1 = max(0,int(oy-s*hi[1])),min(H,int(oy-s*lo[1])+2)
     if x1<=x0 or y1<=y0: return None
     X,Y = (np.arange(x0,x1)+.5-ox)/s,(oy-np.arange(y0,y1)-.5)/s
     return (slice(y0,y1),slice(x0,x1)), X.astype(np.float32)[None], Y.astype(np.float32)[:,None]
 
 def ellipsoid(A, X, Y): # Half axes; positions relative to the centre
-    "How far out each pixel is (1 on the outline), the surface's z, and its normal (3,h,w), not yet of length 1."
-    M = np.linalg.inv(A@A.T).astype(np.float32); b = (M[0,2]*X+M[1,2]*Y)/M[2,2]
-    q = np.maximum(M[0,0]*X*X+2*M[0,1]*X*Y+M[1,1]*Y*Y-M[2,2]*b*b,0); Z = np.sqrt(np.maximum(1-q,0)/M[2,2])-b
+    """How far out each pixel is (1 on the outline), the surface's z, and its normal (3,h,w), not yet of
+    length 1."""
+    M = np.linalg.inv(A@A.T).astype(np.float32)
+    b = (M[0,2]*X+M[1,2]*Y)/M[2,2]
+    q = np.maximum(M[0,0]*X*X+2*M[0,1]*X*Y+M[1,1]*Y*Y-M[2,2]*b*b,0)
+    Z = np.sqrt(np.maximum(1-q,0)/M[2,2])-b
     return np.sqrt(q), Z, np.stack([m[0]*X+m[1]*Y+m[2]*Z for m in M])
 
 def plate(p, X, Y):
-    "The same for a plate, with the distance inside its outline (units) first, and the hollow of the ear last."
-    A = p.A; J = A[:2,:2].copy(); wl,ll = np.linalg.norm(A[:,0]),np.linalg.norm(A[:,1]); d,least = np.linalg.det(J),.12*wl*ll
-    if abs(d)<least: J[0,0] += 2*least*np.sign(d or 1)/max(.3,abs(J[1,1]))*np.sign(J[1,1] or 1)    # seen edge-on: turn it a little
-    J = np.linalg.inv(J).astype(np.float32); u,v = J[0,0]*X+J[0,1]*Y,J[1,0]*X+J[1,1]*Y; t = np.clip(v,0,1); tip,belly,root = p.profile
+    """The same for a plate, with the distance inside its outline (units) first, and the hollow of the ear
+    last."""
+    A = p.A
+    J = A[:2,:2].copy()
+    wl,ll = np.linalg.norm(A[:,0]),np.linalg.norm(A[:,1])
+    d,least = np.linalg.det(J),.12*wl*ll
+    if abs(d)<least:
+        # seen edge-on: turn it a little
+        J[0,0] += 2*least*np.sign(d or 1)/max(.3,abs(J[1,1]))*np.sign(J[1,1] or 1)
+    J = np.linalg.inv(J).astype(np.float32)
+    u,v = J[0,0]*X+J[0,1]*Y,J[1,0]*X+J[1,1]*Y
+    t = np.clip(v,0,1)
+    tip,belly,root = p.profile
     half = (1-t)**tip*(1+belly*4*t*(1-t))*(root+(1-root)*np.sqrt(smooth(v,-.15,.35)))+p.fur*.5/wl*(v<1.02)
     inside = np.minimum((half-np.abs(u))*wl*.8, np.minimum(v+.15,1.02-v)*ll)
-    face = np.sign(A[2,2] or 1); Z = u*A[2,0]+v*A[2,1]+face*A[2,2]*.35*(1-u*u)*(1-.6*v); hollow = face>0 and tip>.5
+    face = np.sign(A[2,2] or 1)
+    Z = u*A[2,0]+v*A[2,1]+face*A[2,2]*.35*(1-u*u)*(1-.6*v)
+    hollow = face>0 and tip>.5
     N = (A[:,2]*face/np.linalg.norm(A[:,2]))[:,None,None]+(A[:,0]/wl)[:,None,None]*(u*(-.9 if hollow else .9))
     return inside, Z, N, smooth(half*.92-np.abs(u),0,.3)*smooth(v,.02,.2)*smooth(.95-v,0,.25)*(face>0)
 
@@ -108,81 +136,134 @@ SEAM = {MUZZLE:.6, SKULL:.12, EAR:.5, PAW:.3} # How dark the line is where a par
 
 def splat(B, i:int, p, s, ox, oy): # Buffers, the part's number, the part; pixels per unit, the origin's pixel
     "Draw one part into the soft depth buffer."
-    H,W = B.z.shape; r = np.linalg.norm(p.A,axis=0)
-    if p.profile: k = np.stack([p.c+a*p.A[:,0]+b*p.A[:,1] for a in (-1.3,1.3) for b in (-.1,1.05)]); lo,hi = k.min(0)-p.fur,k.max(0)+p.fur
-    else:         A = p.A*(1+.45*p.fur/r); e = np.sqrt((A**2).sum(1)); lo,hi = p.c-e,p.c+e
+    H,W = B.z.shape
+    r = np.linalg.norm(p.A,axis=0)
+    if p.profile:
+        k = np.stack([p.c+a*p.A[:,0]+b*p.A[:,1] for a in (-1.3,1.3) for b in (-.1,1.05)])
+        lo,hi = k.min(0)-p.fur,k.max(0)+p.fur
+    else:
+        A = p.A*(1+.45*p.fur/r)
+        e = np.sqrt((A**2).sum(1))
+        lo,hi = p.c-e,p.c+e
     if (w := window(lo,hi,s,ox,oy,W,H)) is None: return
-    sl,X,Y = w; X,Y = X-np.float32(p.c[0]),Y-np.float32(p.c[1]); hollow = 0.
+    sl,X,Y = w
+    X,Y = X-np.float32(p.c[0]),Y-np.float32(p.c[1])
+    hollow = 0.
     if p.profile: inside,Z,N,hollow = plate(p,X,Y)
-    else:         q,Z,N = ellipsoid(A,X,Y); inside = (1-q)*np.sort(r)[1]*.9
-    N = N/np.sqrt((N*N).sum(0)); Z = Z+np.float32(p.c[2]); edge = inside*s; z = B.z[sl]; cov = np.clip(edge+.5,0,1); new = z<-50
+    else:
+        q,Z,N = ellipsoid(A,X,Y)
+        inside = (1-q)*np.sort(r)[1]*.9
+    N = N/np.sqrt((N*N).sum(0))
+    Z = Z+np.float32(p.c[2])
+    edge = inside*s
+    z = B.z[sl]
+    cov = np.clip(edge+.5,0,1)
+    new = z<-50
     soft = 2*p.soft*(1.6 if p.kind in (TORSO,LEG) else 1)
-    w = np.where(new, cov>0, cov*np.clip((Z-z)/soft+.5,0,1)).astype(np.float32); win = w>.5
-    B.seam[sl] = np.maximum(B.seam[sl]*(1-w), np.where(new,0,4*w*(1-w))*(1. if p.kind==MUZZLE and p.soft<.1 else SEAM.get(p.kind,0.)))
-    B.z[sl] = np.where(new&(cov>0),Z,z+w*(Z-z)); B.N[(slice(None),*sl)] += w*(N-B.N[(slice(None),*sl)])
-    B.id[sl] = np.where(win,i,B.id[sl]); B.hollow[sl] = np.where(win,hollow,B.hollow[sl])
+    w = np.where(new, cov>0, cov*np.clip((Z-z)/soft+.5,0,1)).astype(np.float32)
+    win = w>.5
+    B.seam[sl] = np.maximum(B.seam[sl]*(1-w), np.where(new,0,4*w*(1-w))*(1. if p.kind==MUZZLE and p.soft<.1
+                                                                         else SEAM.get(p.kind,0.)))
+    B.z[sl] = np.where(new&(cov>0),Z,z+w*(Z-z))
+    B.N[(slice(None),*sl)] += w*(N-B.N[(slice(None),*sl)])
+    B.id[sl] = np.where(win,i,B.id[sl])
+    B.hollow[sl] = np.where(win,hollow,B.hollow[sl])
     B.edge[sl] = np.maximum(B.edge[sl], np.where(cov>0,edge+.5,0))
 
-def rasterize(parts, W:int, H:int, s, ox, oy): # Parts as seen by the camera; the picture; pixels per unit; the origin's pixel
-    "All parts as (H,W) buffers: depth `z`, normal `N` (3,H,W), part number `id` (−1: nothing), pixels inside the outline `edge`, `seam`, `hollow`."
+# Parts as seen by the camera; the picture; pixels per unit; the origin's pixel
+def rasterize(parts, W:int, H:int, s, ox, oy):
+    """All parts as (H,W) buffers: depth `z`, normal `N` (3,H,W), part number `id` (−1: nothing), pixels
+    inside the outline `edge`, `seam`, `hollow`."""
     z = lambda v=0.,*a: np.full((*a,H,W),v,np.float32)
     B = SimpleNamespace(z=z(-99.), N=z(0.,3), id=np.full((H,W),-1,np.int16), edge=z(), seam=z(), hollow=z())
     for i,p in enumerate(parts): splat(B,i,p,s,ox,oy)
     return B
 
 # %% ../../nbs/library/sketch_draw.ipynb #64df9bc3
-def comb(edge, L, flow, x, y, scale, seed, curl=0., coarse=.5, fluff=1.): # (n,) arrays: pixels inside, fur length in px, flow (2,n), pixel positions
-    "Streaks along the flow. Returns strands (n,) around .5, the curled flow, and the frayed alpha (n,). Source: Cabral & Leedom 1993."
-    bend = (lookup('blob',x*2.2+seed,y*2.2)-.5)*(.9+2.5*curl); fx,fy = flow; fx,fy = fx-bend*fy,fy+bend*fx; reach = np.clip(L*.9,2,18)
-    fine = np.zeros(len(x),np.float32); tuft = fine.copy()
+# (n,) arrays: pixels inside, fur length in px, flow (2,n), pixel positions
+def comb(edge, L, flow, x, y, scale, seed, curl=0., coarse=.5, fluff=1.):
+    """Streaks along the flow. Returns strands (n,) around .5, the curled flow, and the frayed alpha (n,).
+    Source: Cabral & Leedom 1993."""
+    bend = (lookup('blob',x*2.2+seed,y*2.2)-.5)*(.9+2.5*curl)
+    fx,fy = flow
+    fx,fy = fx-bend*fy,fy+bend*fx
+    reach = np.clip(L*.9,2,18)
+    fine = np.zeros(len(x),np.float32)
+    tuft = fine.copy()
     for k in np.linspace(-.5,.5,9):
         u,v = (x+fx*reach*k)*scale+seed,(y+fy*reach*k)*scale
-        fine += lookup('hair',u,v); tuft += lookup('hair',u*.42+9,v*.42+9)
-    fine,tuft = ((a-a.mean())/(a.std()+1e-6) for a in (fine,tuft)); w = .24*np.clip(L/9,.15,1)*fluff
-    out = np.clip(.5+.26*tuft+.06*fine,0,1); alpha = np.clip((edge-L*(1.05-out)*(.35+.6*coarse))*.65,0,1)
+        fine += lookup('hair',u,v)
+        tuft += lookup('hair',u*.42+9,v*.42+9)
+    fine,tuft = ((a-a.mean())/(a.std()+1e-6) for a in (fine,tuft))
+    w = .24*np.clip(L/9,.15,1)*fluff
+    out = np.clip(.5+.26*tuft+.06*fine,0,1)
+    alpha = np.clip((edge-L*(1.05-out)*(.35+.6*coarse))*.65,0,1)
     return np.clip(.5+(.24-w*.5)*fine+w*tuft,0,1), (fx,fy), alpha
 
 # %% ../../nbs/library/sketch_draw.ipynb #247c2290
 def pick_light(rng): # A numpy generator
     "Where the lamp stands, how strong it and the sky are, and the colour of the light."
-    a,e = rng.uniform(-1.1,1.1),rng.uniform(.25,1.); d = np.array([np.sin(a)*np.cos(e),np.sin(e),np.cos(a)*np.cos(e)]); w = rng.normal(0,.035)
-    amb = rng.uniform(.38,.62); return SimpleNamespace(dir=d, amb=amb, dif=rng.uniform(1.12,1.3)-amb, rim=rng.random(), tint=np.float32([1+w,1.,1-w]))
+    a,e = rng.uniform(-1.1,1.1),rng.uniform(.25,1.)
+    d = np.array([np.sin(a)*np.cos(e),np.sin(e),np.cos(a)*np.cos(e)])
+    w = rng.normal(0,.035)
+    amb = rng.uniform(.38,.62)
+    return SimpleNamespace(dir=d, amb=amb, dif=rng.uniform(1.12,1.3)-amb, rim=rng.random(),
+                           tint=np.float32([1+w,1.,1-w]))
 
 def lamp(N, light, sharp=18): # Normals (3,…)
     "The lamp's wrapped Lambert term and its highlight (Blinn 1977), each (…)."
-    half = light.dir+[0,0,1]; half = half/np.linalg.norm(half)
+    half = light.dir+[0,0,1]
+    half = half/np.linalg.norm(half)
     return np.clip(np.tensordot(light.dir,N,1)*.8+.28,0,1.2), np.clip(np.tensordot(half,N,1),0,1)**sharp
 
 def shade(col, N, seam, light, gloss): # Colours (n,3), normals (3,n), seam (n,)
     "The coat under the light: (n,3)."
-    d,sp = lamp(N,light); v = (light.amb*(1+.25*N[1])+light.dif*d)*(1-.45*seam); rim = smooth(1-N[2],.55,1.)*light.rim*.35
+    d,sp = lamp(N,light)
+    v = (light.amb*(1+.25*N[1])+light.dif*d)*(1-.45*seam)
+    rim = smooth(1-N[2],.55,1.)*light.rim*.35
     return col*v[:,None]*light.tint+(gloss*sp*light.dif*.45+rim*.18*(.3+N[1].clip(0)))[:,None]
 
 def box_blur(a, r:int): # (H,W)
     "The mean over a square of side 2`r`+1."
     for ax in (0,1):
-        p = np.pad(a,[(r+1,r) if i==ax else (0,0) for i in (0,1)],mode='edge').cumsum(ax,dtype=np.float64); n = 2*r+1
+        p = np.pad(a,[(r+1,r) if i==ax else (0,0) for i in (0,1)],mode='edge').cumsum(ax,dtype=np.float64)
+        n = 2*r+1
         a = (np.take(p,range(n,p.shape[ax]),ax)-np.take(p,range(p.shape[ax]-n),ax))/n
     return a.astype(np.float32)
 
 def enlarge(a, W, H): return np.asarray(Image.fromarray(a).resize((W,H),Image.BILINEAR))
 
 # %% ../../nbs/library/sketch_draw.ipynb #04cd6542
-def decal(img, B, c, U, V, s, ox, oy, fn, tol=.3): # Picture and buffers; centre and the two half axes of the plane
-    "Paint `fn(u,v)` → (colour, alpha) on the plane c+uU+vV, in place, wherever the depth buffer lets it show."
-    J = np.stack([U[:2],V[:2]],1); e = np.append(np.abs(J).sum(1)*1.6,0)
+# Picture and buffers; centre and the two half axes of the plane
+def decal(img, B, c, U, V, s, ox, oy, fn, tol=.3):
+    """Paint `fn(u,v)` → (colour, alpha) on the plane c+uU+vV, in place, wherever the depth buffer lets it
+    show."""
+    J = np.stack([U[:2],V[:2]],1)
+    e = np.append(np.abs(J).sum(1)*1.6,0)
     if abs(np.linalg.det(J))<.12*np.linalg.norm(U)*np.linalg.norm(V): return
     if (w := window(c-e,c+e,s,ox,oy,*B.z.shape[::-1])) is None: return
-    sl,X,Y = w; X,Y = X-c[0],Y-c[1]; J = np.linalg.inv(J); u,v = J[0,0]*X+J[0,1]*Y,J[1,0]*X+J[1,1]*Y; col,a = fn(u,v); z = B.z[sl]
+    sl,X,Y = w
+    X,Y = X-c[0],Y-c[1]
+    J = np.linalg.inv(J)
+    u,v = J[0,0]*X+J[0,1]*Y,J[1,0]*X+J[1,1]*Y
+    col,a = fn(u,v)
+    z = B.z[sl]
     img[sl] = mix(img[sl],col,a*smooth(c[2]+u*U[2]+v*V[2]-z+tol,0,.08)*(z>-50))
 
-def wet(img, B, p, s, ox, oy, colour, light, fn, tol=.1, taper=0.): # A part; `fn(l)`: brightness by local position (3,h,w)
+# A part; `fn(l)`: brightness by local position (3,h,w)
+def wet(img, B, p, s, ox, oy, colour, light, fn, tol=.1, taper=0.):
     "Paint a smooth, shiny ellipsoid over the fur, in place; `taper` narrows it downwards."
     e = np.sqrt((p.A**2).sum(1))
     if (w := window(p.c-e,p.c+e,s,ox,oy,*B.z.shape[::-1])) is None: return
-    sl,X,Y = w; X,Y = np.broadcast_arrays(X-p.c[0],Y-p.c[1]); q,Z,N = ellipsoid(p.A,X,Y); N = N/np.sqrt((N*N).sum(0)+1e-9)
-    l = np.tensordot(np.linalg.inv(p.A),np.stack([X,Y,Z]),1); px = np.sort(np.linalg.norm(p.A,axis=0))[1]*s; z = B.z[sl]
-    a = np.clip((1-q)*px+.5,0,1)*np.clip((1-np.abs(l[0])/np.clip(1-taper*(.25-l[1]*1.1),.3,1.))*px+.5,0,1); d,sp = lamp(N,light,24)
+    sl,X,Y = w
+    X,Y = np.broadcast_arrays(X-p.c[0],Y-p.c[1])
+    q,Z,N = ellipsoid(p.A,X,Y)
+    N = N/np.sqrt((N*N).sum(0)+1e-9)
+    l = np.tensordot(np.linalg.inv(p.A),np.stack([X,Y,Z]),1)
+    px = np.sort(np.linalg.norm(p.A,axis=0))[1]*s
+    z = B.z[sl]
+    a = np.clip((1-q)*px+.5,0,1)*np.clip((1-np.abs(l[0])/np.clip(1-taper*(.25-l[1]*1.1),.3,1.))*px+.5,0,1)
+    d,sp = lamp(N,light,24)
     col = colour*((light.amb+light.dif*d)*fn(l))[...,None]*light.tint+.35*(sp*light.dif)[...,None]
     img[sl] = mix(img[sl],col.astype(np.float32),a*smooth(Z+p.c[2]-z+tol,0,.06)*(z>-50))
 
@@ -195,87 +276,138 @@ def hue(rng): return rng.choice([rng.uniform(.02,.15),rng.uniform(.25,.62),rng.r
 class Canvas:
     "Coordinates (x 0…W/H, y 0…1), random textures and colours for one background."
     def __init__(self, rng, W, H):
-        self.rng,self.asp,self.w,self.h = rng,W/H,W//2+1,H//2+1; self.o = rng.integers(512,size=4)
-        self.x,self.y = np.meshgrid(np.linspace(0,W/H,self.w,dtype=np.float32),np.linspace(0,1,self.h,dtype=np.float32))
+        self.rng,self.asp,self.w,self.h = rng,W/H,W//2+1,H//2+1
+        self.o = rng.integers(512,size=4)
+        self.x,self.y = np.meshgrid(np.linspace(0,W/H,self.w,dtype=np.float32),
+                                    np.linspace(0,1,self.h,dtype=np.float32))
     def noise(self, kind, fx, fy, i=0): return lookup(kind,self.x*fx+self.o[i],self.y*fy+self.o[i-1])-.5
-    def colour(self, s=(.05,.5), v=(.3,.85)): return hsv(hue(self.rng),self.rng.uniform(*s),self.rng.uniform(*v))
+    def colour(self, s=(.05,.5), v=(.3,.85)):
+        return hsv(hue(self.rng),self.rng.uniform(*s),self.rng.uniform(*v))
 
 def indoors(c, kind, hor):
     "A wall over a floor of planks; or a sofa before the wall."
-    r,x,y = c.rng,c.x,c.y; wall = c.colour((.03,.32),(.35,.95))*(1+.10*c.noise('blob',90,90))[...,None]*(1-.15*np.abs(x/c.asp-r.random()))[...,None]
+    r,x,y = c.rng,c.x,c.y
+    wall = c.colour((.03,.32),(.35,.95))*(1+.10*c.noise('blob',90,90))[...,None]
+    wall = wall*(1-.15*np.abs(x/c.asp-r.random()))[...,None]
     if kind=='sofa':
-        f = r.uniform(1.2,2.2); u = x*f+r.random(); u = u-np.round(u); seat = smooth(y,hor+.1,hor+.12)
-        light = .72+.25*np.cos(u*3)**2*(1-seat)+.2*seat-.25*np.exp(-(u/.02)**2)+.10*c.noise('fleck',150,150)+.2*c.noise('blob',60,60)
-        return mix(c.colour((.1,.55),(.3,.75))*(light*(1-.5*np.exp(-((y-hor-.1)/.03)**2)))[...,None],wall,smooth(.18-y,0,.01))
-    dep,on = np.clip((y-hor)/(1-hor),0,1),smooth(y,hor,hor+.01); u = (x-c.asp/2)/(.35+.65*dep)*r.uniform(4,7)
-    plank = .25*(lookup('blob',np.floor(u)*77+c.o[0],y*0)-.5)+.2*(lookup('blob',u*90+c.o[1],y*160)-.5)-.35*(np.abs(u-np.round(u))<.03)
+        f = r.uniform(1.2,2.2)
+        u = x*f+r.random()
+        u = u-np.round(u)
+        seat = smooth(y,hor+.1,hor+.12)
+        light = (.72+.25*np.cos(u*3)**2*(1-seat)+.2*seat-.25*np.exp(-(u/.02)**2)
+                 +.10*c.noise('fleck',150,150)+.2*c.noise('blob',60,60))
+        return mix(c.colour((.1,.55),(.3,.75))*(light*(1-.5*np.exp(-((y-hor-.1)/.03)**2)))[...,None],wall,
+                   smooth(.18-y,0,.01))
+    dep,on = np.clip((y-hor)/(1-hor),0,1),smooth(y,hor,hor+.01)
+    u = (x-c.asp/2)/(.35+.65*dep)*r.uniform(4,7)
+    plank = .25*(lookup('blob',np.floor(u)*77+c.o[0],
+                        y*0)-.5)+.2*(lookup('blob',u*90+c.o[1],y*160)-.5)-.35*(np.abs(u-np.round(u))<.03)
     im = mix(wall,hsv(r.uniform(.04,.11),r.uniform(.15,.55),r.uniform(.3,.8))*(1+plank)[...,None],on)
     return mix(im,np.float32([.84,.83,.80]),smooth(y,hor-.05,hor-.045)*(1-on)) if kind=='wall' else im
 
 def outdoors(c, kind, hor):
     "Sky, something in the distance, and grass, flowers, snow or sand."
-    r,y = c.rng,c.y; sky = mix(hsv(.58,r.uniform(.1,.5),.95),np.float32([.93,.95,.97]),smooth(y/hor,0,1.)*.8+.3*c.noise('blob',50,120))
-    green = hsv(r.uniform(.2,.31),r.uniform(.35,.6),r.uniform(.35,.65)); dep = np.clip((y-hor)/(1-hor),0,1)
-    if kind=='beach': sky = mix(sky,hsv(.52,.42,.7)*(1+.3*c.noise('blob',30,500))[...,None],smooth(y,hor*.72,hor*.73))
-    else: sky = mix(sky,green*r.uniform(.45,.8)*(1+.9*c.noise('blob',150,150,2))[...,None],smooth(y-hor*r.uniform(.3,.9)+.28*c.noise('blob',45,0,3),0,.03))
-    if   kind=='snow':  land = np.float32([.88,.91,.95])*(1+.16*c.noise('blob',60,120)+.05*c.noise('fleck',300,300))[...,None]
-    elif kind=='beach': land = np.float32([.82,.74,.58])*(1+.14*c.noise('blob',70,260)+.12*c.noise('hair',300,300))[...,None]
-    else:               land = green*(1+(.25+.55*dep)*(c.noise('hair',190,60)+.6*c.noise('blob',300,110))*1.1)[...,None]
+    r,y = c.rng,c.y
+    sky = mix(hsv(.58,r.uniform(.1,.5),.95),np.float32([.93,.95,.97]),
+              smooth(y/hor,0,1.)*.8+.3*c.noise('blob',50,120))
+    green = hsv(r.uniform(.2,.31),r.uniform(.35,.6),r.uniform(.35,.65))
+    dep = np.clip((y-hor)/(1-hor),0,1)
+    if kind=='beach':
+        sky = mix(sky,hsv(.52,.42,.7)*(1+.3*c.noise('blob',30,500))[...,None],smooth(y,hor*.72,hor*.73))
+    else:
+        sky = mix(sky,green*r.uniform(.45,.8)*(1+.9*c.noise('blob',150,150,2))[...,None],
+                  smooth(y-hor*r.uniform(.3,.9)+.28*c.noise('blob',45,0,3),0,.03))
+    if   kind=='snow':
+        land = np.float32([.88,.91,.95])*(1+.16*c.noise('blob',60,120)+.05*c.noise('fleck',300,300))[...,None]
+    elif kind=='beach':
+        land = np.float32([.82,.74,.58])*(1+.14*c.noise('blob',70,260)+.12*c.noise('hair',300,300))[...,None]
+    else:
+        land = green*(1+(.25+.55*dep)*(c.noise('hair',190,60)+.6*c.noise('blob',300,110))*1.1)[...,None]
     im = mix(sky,land,smooth(y-hor+.03*c.noise('blob',60,0),0,.015))
     if kind!='garden': return im
-    bloom = smooth(.2-lookup('cell',c.x*170+c.o[0],y*170/(.5+dep)),0,.1)*(lookup('blob',c.x*200,y*200+c.o[2])>.45)*(y>hor*.8)
+    bloom = smooth(.2-lookup('cell',c.x*170+c.o[0],y*170/(.5+dep)),0,
+                   .1)*(lookup('blob',c.x*200,y*200+c.o[2])>.45)*(y>hor*.8)
     return mix(im,hsv(r.choice([.95,.13,.78,0.,.6]),r.uniform(.2,.8),.95),bloom)
 
 def backdrop(c, kind):
     "A photographer's paper, blurred lights, or a blanket with a pattern."
     r,x,y = c.rng,c.x,c.y
-    if kind=='studio': return mix(c.colour((0,.4),(.3,.95)),c.colour((0,.4),(.2,.9)),smooth(np.hypot(x-c.asp/2,y-.4),.1,.9))
+    if kind=='studio':
+        return mix(c.colour((0,.4),(.3,.95)),c.colour((0,.4),(.2,.9)),smooth(np.hypot(x-c.asp/2,y-.4),.1,.9))
     if kind=='bokeh':
         im = hsv(r.uniform(.05,.6),r.uniform(.2,.5),r.uniform(.2,.5))*(1+.7*c.noise('blob',60,60))[...,None]
         for _ in range(r.integers(8,22)):
-            d = np.hypot(x-r.uniform(0,c.asp),y-r.uniform(0,1)); im = mix(im,hsv(r.uniform(.03,.35),.35,.95),smooth(r.uniform(.03,.11)-d,0,.02)*r.uniform(.1,.45))
+            d = np.hypot(x-r.uniform(0,c.asp),y-r.uniform(0,1))
+            im = mix(im,hsv(r.uniform(.03,.35),.35,.95),smooth(r.uniform(.03,.11)-d,0,.02)*r.uniform(.1,.45))
         return im
-    a,f,pat = r.uniform(-.5,.5),r.uniform(4,14),r.integers(3); u,v = x+a*y+.1*c.noise('blob',60,60),y-a*x+.1*c.noise('blob',60,60,1)
-    st = (np.cos(u*f*3)>.3)*.5+(np.cos(v*f*3)>.3)*.5*(pat==1) if pat<2 else smooth(.25-np.hypot(u*f%1-.5,v*f%1-.5),0,.05)
-    return mix(c.colour((.1,.55),(.3,.9)),c.colour((.1,.5),(.4,.95)),st*.8)*(1+.7*c.noise('blob',45,45,2)+.08*c.noise('hair',300,300))[...,None]
+    a,f,pat = r.uniform(-.5,.5),r.uniform(4,14),r.integers(3)
+    u,v = x+a*y+.1*c.noise('blob',60,60),y-a*x+.1*c.noise('blob',60,60,1)
+    if pat<2: st = (np.cos(u*f*3)>.3)*.5+(np.cos(v*f*3)>.3)*.5*(pat==1)
+    else:     st = smooth(.25-np.hypot(u*f%1-.5,v*f%1-.5),0,.05)
+    return mix(c.colour((.1,.55),(.3,.9)),c.colour((.1,.5),(.4,.95)),
+               st*.8)*(1+.7*c.noise('blob',45,45,2)+.08*c.noise('hair',300,300))[...,None]
 
 # %% ../../nbs/library/sketch_draw.ipynb #f1f55e85
 def scene(kind:str, rng, W:int, H:int, horizon:float=.55): # One of `SCENES`; 0 top – 1 bottom
     "A background, float32 (H,W,3)."
     if kind not in SCENES: raise ValueError(f'unknown place {kind!r}: choose one of {", ".join(SCENES)}')
     c = Canvas(rng,W,H)
-    im = (indoors(c,kind,horizon) if kind in ('wall','planks','sofa') else outdoors(c,kind,horizon) if kind in ('grass','garden','snow','beach') else backdrop(c,kind))
+    im = (indoors(c,kind,horizon) if kind in ('wall','planks','sofa') else outdoors(c,kind,horizon)
+          if kind in ('grass','garden','snow','beach') else backdrop(c,kind))
     im = Image.fromarray((im.clip(0,1)*255).astype(np.uint8))
     if kind in ('wall','sofa') and rng.random()<.5: frame(im,rng)
-    return np.asarray(im.filter(ImageFilter.GaussianBlur(float(rng.uniform(.3,2.2))*W/400)).resize((W,H),Image.BICUBIC),np.float32)/255
+    im = im.filter(ImageFilter.GaussianBlur(float(rng.uniform(.3,2.2))*W/400))
+    return np.asarray(im.resize((W,H),Image.BICUBIC),np.float32)/255
 
 def frame(im, rng):
     "Hang a window or a picture on the wall, in place."
-    w,h = im.size; d = ImageDraw.Draw(im); a,b,cw,ch = rng.uniform(-.1,.75)*w,rng.uniform(-.1,.15)*h,rng.uniform(.2,.4)*w,rng.uniform(.2,.4)*h
-    c = lambda s,v: tuple(int(k*255) for k in hsv(hue(rng),s,v)); edge = c(.3,rng.uniform(.15,.8))
-    d.rectangle((a,b,a+cw,b+ch),fill=edge); d.rectangle((a+3,b+3,a+cw-3,b+ch-3),fill=c(.2,rng.uniform(.4,.95))); d.line((a+cw/2,b,a+cw/2,b+ch),fill=edge,width=2)
+    w,h = im.size
+    d = ImageDraw.Draw(im)
+    a,b,cw,ch = rng.uniform(-.1,.75)*w,rng.uniform(-.1,.15)*h,rng.uniform(.2,.4)*w,rng.uniform(.2,.4)*h
+    c = lambda s,v: tuple(int(k*255) for k in hsv(hue(rng),s,v))
+    edge = c(.3,rng.uniform(.15,.8))
+    d.rectangle((a,b,a+cw,b+ch),fill=edge)
+    d.rectangle((a+3,b+3,a+cw-3,b+ch-3),fill=c(.2,rng.uniform(.4,.95)))
+    d.line((a+cw/2,b,a+cw/2,b+ch),fill=edge,width=2)
 
 def toy(im, rng, ground): # Picture (H,W,3); the y of the floor
     "A ball, a bowl or a cushion on the floor: something that is not the pet."
-    H,W = im.shape[:2]; c = hsv(rng.random(),rng.uniform(.4,.9),rng.uniform(.5,.95)); kind = rng.integers(3); r = rng.uniform(.05,.10)*H
+    H,W = im.shape[:2]
+    c = hsv(rng.random(),rng.uniform(.4,.9),rng.uniform(.5,.95))
+    kind = rng.integers(3)
+    r = rng.uniform(.05,.10)*H
     cx,cy = rng.choice([rng.uniform(.03,.25),rng.uniform(.75,.97)])*W,min(H*.97,ground)-r*.9
-    y,x = np.mgrid[:H,:W].astype(np.float32); u,v = (x-cx)/r,(y-cy)/r
-    d = np.hypot(u,v) if kind==0 else np.hypot(u/1.5,(v-.3)/.65) if kind==1 else (np.abs(u/1.7)**3.5+np.abs(v)**3.5)**(1/3.5)
-    light = .65+.4*np.clip(-u*.4-v*.7,-1,1)+.25*((np.abs(np.hypot(u+.7,v)-1.)<.06)&(kind==0)); a = np.clip((1-d)*r*.9+.5,0,1)
-    return mix(im*(1-.4*np.exp(-((u/1.5)**2+((v-1)/.3)**2)))[...,None],np.clip(c*light[...,None],0,1),a).astype(np.float32)
+    y,x = np.mgrid[:H,:W].astype(np.float32)
+    u,v = (x-cx)/r,(y-cy)/r
+    if   kind==0: d = np.hypot(u,v)
+    elif kind==1: d = np.hypot(u/1.5,(v-.3)/.65)
+    else:         d = (np.abs(u/1.7)**3.5+np.abs(v)**3.5)**(1/3.5)
+    light = .65+.4*np.clip(-u*.4-v*.7,-1,1)+.25*((np.abs(np.hypot(u+.7,v)-1.)<.06)&(kind==0))
+    a = np.clip((1-d)*r*.9+.5,0,1)
+    return mix(im*(1-.4*np.exp(-((u/1.5)**2+((v-1)/.3)**2)))[...,None],np.clip(c*light[...,None],0,1),
+               a).astype(np.float32)
 
 # %% ../../nbs/library/sketch_draw.ipynb #dcb693e5
 def develop(img, rng): # float (H,W,3), may exceed 1
     "Exposure, highlights that roll off, vignette, grain and sometimes a breath of blur: a PIL image."
-    H,W = img.shape[:2]; y,x = np.ogrid[-1:1:H*1j,-1:1:W*1j]; k = np.float32(.38); img = np.clip(img*np.float32(np.clip(rng.normal(1.02,.10),.78,1.25)),0,4)
-    img = mix(img,img.mean(-1,keepdims=True),np.float32(rng.uniform(0,.3))); img = np.where(img>1-k,1-k*np.exp((1-k-img)/k),img)
-    grain = tile('hair').take(np.arange(H)+rng.integers(512),0,mode='wrap').take(np.arange(W)+rng.integers(512),1,mode='wrap')-.5
-    img = img*(1-rng.uniform(0,.28)*(x*x+y*y)/2).astype(np.float32)[...,None]+(grain*np.float32(rng.uniform(0,.05)))[...,None]
-    im = Image.fromarray((np.clip(img,0,1)*255+.5).astype(np.uint8)); b = rng.uniform(0,1)
+    H,W = img.shape[:2]
+    y,x = np.ogrid[-1:1:H*1j,-1:1:W*1j]
+    k = np.float32(.38)
+    img = np.clip(img*np.float32(np.clip(rng.normal(1.02,.10),.78,1.25)),0,4)
+    img = mix(img,img.mean(-1,keepdims=True),np.float32(rng.uniform(0,.3)))
+    img = np.where(img>1-k,1-k*np.exp((1-k-img)/k),img)
+    grain = tile('hair').take(np.arange(H)+rng.integers(512),0,
+                              mode='wrap').take(np.arange(W)+rng.integers(512),1,mode='wrap')-.5
+    img = img*(1-rng.uniform(0,.28)*(x*x+y*y)/2).astype(np.float32)[...,None]
+    img = img+(grain*np.float32(rng.uniform(0,.05)))[...,None]
+    im = Image.fromarray((np.clip(img,0,1)*255+.5).astype(np.uint8))
+    b = rng.uniform(0,1)
     return im.filter(ImageFilter.GaussianBlur(.35+.5*b)) if b>.6 else im
 
 def trimap(alpha): # float (H,W), 1 = pet
-    "Oxford's labels: 1 pet, 2 background, 3 the band between (about 1/65 of the long side wide). A PIL image, mode L."
-    m = Image.fromarray((alpha*255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1)).point(lambda v: 255*(v>127))
+    """Oxford's labels: 1 pet, 2 background, 3 the band between (about 1/65 of the long side wide). A PIL
+    image, mode L."""
+    m = Image.fromarray((alpha*255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    m = m.point(lambda v: 255*(v>127))
     b = np.asarray(m.filter(ImageFilter.BoxBlur(max(1,round(max(alpha.shape)/130)))))
     return Image.fromarray(np.where(b==255,1,np.where(b==0,2,3)).astype(np.uint8))

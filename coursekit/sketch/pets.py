@@ -10,27 +10,36 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 from PIL import Image, ImageDraw, ImageFilter
-from .draw import (SKULL,MUZZLE,EAR,TORSO,LEG,PAW,TAIL,SCENES,Part,smooth,mix,lookup,rot,rasterize,
-    comb,pick_light,lamp,shade,box_blur,enlarge,decal,wet,scene,toy,develop,trimap)
+from .draw import (SKULL,MUZZLE,EAR,TORSO,LEG,PAW,TAIL,SCENES,Part,smooth,mix,lookup,rot,
+                                   rasterize,
+    comb,pick_light,shade,box_blur,enlarge,decal,wet,scene,toy,develop,trimap)
 from .breeds import BREEDS,EARS,individual,rgb
 from .body import head_parts,body_parts,eye_spot,POSES
 
 # %% ../../nbs/library/sketch_pets.ipynb #ddd367cb
 LAYERS = {}
-def layer(f): LAYERS[f.__name__] = f; return f
+def layer(f):
+    LAYERS[f.__name__] = f
+    return f
 
-def whereabouts(t, kind, h, b, nb, side=1): # Part kinds (n,); positions in head and body (3,n), normals in the body (3,n); the side of the eye patch
+# Part kinds (n,); positions in head and body (3,n), normals in the body (3,n); the side of the eye patch
+def whereabouts(t, kind, h, b, nb, side=1):
     "Everything the layers ask about a pixel."
     q = SimpleNamespace(kind=kind,side=side,ax=np.abs(h[0]),front=smooth(h[2],-.1,.45),o=t.seed%512)
     (q.hx,q.hy,q.hz),(q.bx,q.by,q.bz),(q.nx,q.ny,q.nz) = h,b,nb
     for i,k in enumerate('skull muz ear torso leg paw tail'.split()): setattr(q,k,kind==i)
-    q.face = q.skull|q.muz; q.head = q.face|q.ear; q.u = q.bz+q.bx
-    q.blob = texture(q,'blob',60,36); q.n = q.blob-.5; q.fleck = texture(q,'fleck',80,50)
+    q.face = q.skull|q.muz
+    q.head = q.face|q.ear
+    q.u = q.bz+q.bx
+    q.blob = texture(q,'blob',60,36)
+    q.n = q.blob-.5
+    q.fleck = texture(q,'fleck',80,50)
     return q
 
 def texture(q, kind, on_head, on_body, shift=0):
     "A noise texture that sticks to the head and the body."
-    return np.where(q.head, lookup(kind,q.hx*on_head+q.o,q.hy*on_head+shift), lookup(kind,q.u*on_body+q.o,q.by*on_body+shift))
+    return np.where(q.head, lookup(kind,q.hx*on_head+q.o,q.hy*on_head+shift),
+                    lookup(kind,q.u*on_body+q.o,q.by*on_body+shift))
 
 def paint_coat(t, q): # An `individual`; its `whereabouts`
     "Every pixel's colour (n,3): the base coat, then each layer that this coat has."
@@ -42,7 +51,9 @@ def paint_coat(t, q): # An `individual`; its `whereabouts`
 # %% ../../nbs/library/sketch_pets.ipynb #33aee969
 @layer
 def belly(t, q, col, k):
-    w = np.where(q.torso,smooth(-q.ny+.35*q.nz,-.1,.7),np.where(q.muz,smooth(-q.hy-.25*q.n,.05,.45),np.where(q.skull,smooth(-q.hy,.25,.7)*.7,(q.leg|q.paw)*.35)))
+    w = np.where(q.torso,smooth(-q.ny+.35*q.nz,-.1,.7),
+                 np.where(q.muz,smooth(-q.hy-.25*q.n,.05,.45),
+                          np.where(q.skull,smooth(-q.hy,.25,.7)*.7,(q.leg|q.paw)*.35)))
     return mix(col,col*.35+.65*np.float32([.97,.94,.88]),w*k)
 
 @layer
@@ -51,40 +62,52 @@ def tick(t, q, col, k):
 
 @layer
 def stripe(t, q, col, k):
-    w = 3*q.n; brow = q.skull&(q.hy>t.ey+.18); cheek = q.skull&~brow; st = np.zeros(len(w),np.float32)
+    w = 3*q.n
+    brow = q.skull&(q.hy>t.ey+.18)
+    cheek = q.skull&~brow
+    st = np.zeros(len(w),np.float32)
     st = np.where(brow,  smooth(np.cos(q.hx*15/(.7+.5*np.maximum(q.hy,0))+w*.5),.2,.8)*q.front,st)
     st = np.where(cheek, smooth(np.cos(q.hy*13+q.ax*7+w),.3,.8)*smooth(q.ax,.45,.65),st)
-    st = np.where(q.torso, smooth(np.cos(q.bz*5.2+.8*q.by+np.abs(q.bx)*1.5+w*1.6),.15,.75)*smooth(q.ny,-.75,-.1),st)
+    st = np.where(q.torso, smooth(np.cos(q.bz*5.2+.8*q.by+np.abs(q.bx)*1.5+w*1.6),.15,
+                                  .75)*smooth(q.ny,-.75,-.1),st)
     st = np.where(q.leg, smooth(np.cos(q.by*7+w),.2,.8)*.8,st)
     st = np.where(q.tail, smooth(np.cos((np.abs(q.bz)+np.abs(q.bx)+q.by*.7)*5.5),.0,.6),st)
     return mix(col,t.coat['mark'],st*k)
 
 @layer
 def spot(t, q, col, k):
-    r = np.where(q.torso,lookup('cell',(q.bz+.8*q.bx)*62+q.o,q.by*62+q.n*26),lookup('cell',q.u*90+q.o,q.by*90)); lim = .36+.06*q.n
+    r = np.where(q.torso,lookup('cell',(q.bz+.8*q.bx)*62+q.o,q.by*62+q.n*26),
+                 lookup('cell',q.u*90+q.o,q.by*90))
+    lim = .36+.06*q.n
     sp,ring,ros = smooth(lim+.06-r,0,.1),smooth(r-.14-.2*q.n,0,.1),t.coat.get('ros',0)*q.torso
-    sp = np.where(q.torso|q.leg,sp*(1-ros+ros*ring),0)*smooth(q.ny,-.8,-.2); core = smooth(lim-r,0,.1)*(1-ring)*ros
+    sp = np.where(q.torso|q.leg,sp*(1-ros+ros*ring),0)*smooth(q.ny,-.8,-.2)
+    core = smooth(lim-r,0,.1)*(1-ring)*ros
     return mix(mix(col,t.coat['mark'],sp*k),col*.6+t.coat['mark']*.4,core*.5)
 
 @layer
 def line(t, q, col, k):
     upper,lower = np.abs(q.hy-(t.ey-.10-.5*(q.ax-t.ex))),np.abs(q.hy-(t.ey-.42-.28*(q.ax-t.ex)))
-    w = np.maximum(smooth(.07-upper,0,.05)*smooth(q.ax,t.ex+.1,t.ex+.2),smooth(.06-lower,0,.05)*smooth(q.ax,.45,.6))
+    w = np.maximum(smooth(.07-upper,0,.05)*smooth(q.ax,t.ex+.1,t.ex+.2),
+                   smooth(.06-lower,0,.05)*smooth(q.ax,.45,.6))
     return mix(col,t.coat['mark'],q.skull*k*w*.9)
 
 # %% ../../nbs/library/sketch_pets.ipynb #a49cdcf5
 @layer
 def saddle(t, q, col, k):
     tail = .85*(np.abs(q.bz)<t.bl*.5+t.br*.6+t.tl*.55)
-    return mix(col,t.coat['saddlec'],k*np.where(q.torso,smooth(q.ny+.5*q.n-.9*q.nz,-.25,0),np.where(q.tail,tail,np.where(q.leg,smooth(q.ny+.5*q.n,.2,.5)*.5,0))))
+    return mix(col,t.coat['saddlec'],
+               k*np.where(q.torso,smooth(q.ny+.5*q.n-.9*q.nz,-.25,0),
+                          np.where(q.tail,tail,np.where(q.leg,smooth(q.ny+.5*q.n,.2,.5)*.5,0))))
 
 @layer
 def patch(t, q, col, k):
-    return mix(col,t.coat['mark'],(q.torso|q.tail|(q.leg&(q.by>t.leg*.55)))*smooth(k-np.where(q.torso,q.blob,q.blob*.8+.1),-.02,.03))
+    where = q.torso|q.tail|(q.leg&(q.by>t.leg*.55))
+    return mix(col,t.coat['mark'],where*smooth(k-np.where(q.torso,q.blob,q.blob*.8+.1),-.02,.03))
 
 @layer
 def hood(t, q, col, k):
-    plain = not t.coat.get('wface'); w = smooth(q.ax*.9+.55*q.n+.35*q.hy-(1-k)*.9+.12+.2*plain,-.03,.05)
+    plain = not t.coat.get('wface')
+    w = smooth(q.ax*.9+.55*q.n+.35*q.hy-(1-k)*.9+.12+.2*plain,-.03,.05)
     return mix(col,t.coat['mark'],np.where(q.ear,1.,(q.face if plain else q.skull)*w))
 
 @layer
@@ -95,28 +118,38 @@ def eyepatch(t, q, col, k):
 
 @layer
 def roan(t, q, col, k):
-    w = smooth(q.fleck*.5+texture(q,'fleck',55,30,77)*.5,.52,.68)*~q.ear; col = mix(col,t.coat['mark'],k*.9*w)
+    w = smooth(q.fleck*.5+texture(q,'fleck',55,30,77)*.5,.52,.68)*~q.ear
+    col = mix(col,t.coat['mark'],k*.9*w)
     return mix(col,col*.6+.4*t.coat['mark'],np.full(len(w),k*.35))
 
 @layer
 def tan(t, q, col, k):
-    brow = smooth(.12-np.hypot(q.ax-t.ex*.8,q.hy-t.ey-.27),-.02,.03); cheek = smooth(-q.hy-.15+.3*(q.ax-.5),0,.15)*q.front
+    brow = smooth(.12-np.hypot(q.ax-t.ex*.8,q.hy-t.ey-.27),-.02,.03)
+    cheek = smooth(-q.hy-.15+.3*(q.ax-.5),0,.15)*q.front
     chest = smooth(.42-np.hypot(np.abs(q.bx)-t.br*.42,q.by-t.leg-t.br*.35)/t.br,0,.1)*(q.nz>.3)
-    w = np.where(q.muz,smooth(q.ax+.3*(t.my+.1-q.hy),.10*t.mw,.5*t.mw),np.where(q.skull,np.maximum(brow,cheek),q.paw*1.))
-    w = np.where(q.torso,np.maximum(smooth(-q.ny,.35,.6),chest),np.where(q.leg,smooth(t.leg*.62-q.by+.4*q.n,-.1,.15),w))
+    w = np.where(q.muz,smooth(q.ax+.3*(t.my+.1-q.hy),.10*t.mw,.5*t.mw),
+                 np.where(q.skull,np.maximum(brow,cheek),q.paw*1.))
+    w = np.where(q.torso,np.maximum(smooth(-q.ny,.35,.6),chest),
+                 np.where(q.leg,smooth(t.leg*.62-q.by+.4*q.n,-.1,.15),w))
     return mix(col,t.coat['mark'],w*k)
 
 @layer
 def uraj(t, q, col, k):
-    brow = smooth(.13-np.hypot(q.ax-t.ex*.75,q.hy-t.ey-.26),-.02,.06); cheek = smooth(-q.hy-.02+.35*(q.ax-.5),-.02,.2)*q.front
-    w = np.where(q.muz,smooth(t.my+.12-q.hy+.3*q.ax,0,.12),np.where(q.skull,np.maximum(brow,cheek),q.tail*smooth(-q.ny,0,.6)*.8))
-    w = np.where(q.torso,smooth(q.nz*.8-q.ny-.1+q.n*.6,.1,.6),np.where(q.leg|q.paw,smooth(q.nz-.2-.3*np.abs(q.nx),0,.5)*.8+.2*q.paw,w))
+    brow = smooth(.13-np.hypot(q.ax-t.ex*.75,q.hy-t.ey-.26),-.02,.06)
+    cheek = smooth(-q.hy-.02+.35*(q.ax-.5),-.02,.2)*q.front
+    w = np.where(q.muz,smooth(t.my+.12-q.hy+.3*q.ax,0,.12),
+                 np.where(q.skull,np.maximum(brow,cheek),q.tail*smooth(-q.ny,0,.6)*.8))
+    w = np.where(q.torso,smooth(q.nz*.8-q.ny-.1+q.n*.6,.1,.6),
+                 np.where(q.leg|q.paw,smooth(q.nz-.2-.3*np.abs(q.nx),0,.5)*.8+.2*q.paw,w))
     return mix(col,t.coat['mark'],np.minimum(1,w*k*1.1))
 
 @layer
 def mask(t, q, col, k):
-    w = np.where(q.muz,1.,q.skull*smooth(1.-np.hypot(q.hx/(t.ex+.22),(q.hy-t.my-.02)/.42)+.3*q.n,0,.3)*q.front)
-    return mix(col,t.coat['mark']*.85,np.minimum(1,np.maximum(w,q.skull*smooth(.26-np.hypot(q.ax-t.ex,q.hy-t.ey),-.02,.1)*.85)*k*1.05))
+    w = np.where(q.muz,1.,q.skull*smooth(1.-np.hypot(q.hx/(t.ex+.22),(q.hy-t.my-.02)/.42)+.3*q.n,0,
+                                         .3)*q.front)
+    return mix(col,t.coat['mark']*.85,
+               np.minimum(1,np.maximum(w,q.skull*smooth(.26-np.hypot(q.ax-t.ex,q.hy-t.ey),-.02,
+                                                        .1)*.85)*k*1.05))
 
 @layer
 def earpoint(t, q, col, k): return mix(col,t.coat['mark'],q.ear*k*.9)
@@ -125,12 +158,15 @@ def earpoint(t, q, col, k): return mix(col,t.coat['mark'],q.ear*k*.9)
 @layer
 def point(t, q, col, k):
     r = np.hypot(q.hx/(.42+.42*k),(q.hy+.08)/.66)-.25*q.n
-    w = np.where(q.skull,smooth(1.15-r,0,.5)*q.front*.95,np.where(q.leg,smooth(t.leg*.75-q.by,-.3,.9)*.9,.10*smooth(q.ny,-.4,.8)))
+    w = np.where(q.skull,smooth(1.15-r,0,.5)*q.front*.95,
+                 np.where(q.leg,smooth(t.leg*.75-q.by,-.3,.9)*.9,.10*smooth(q.ny,-.4,.8)))
     return mix(col,t.coat['mark'],np.where(q.ear|q.tail|q.muz,1.,np.where(q.paw,.95,w))*k)
 
 @layer
 def spec(t, q, col, k):
-    ring = smooth(.34-np.hypot(q.ax-t.ex,(q.hy-t.ey)*1.1),0,.1); arm = smooth(.06-np.abs(q.hy-t.ey-.5*(q.ax-t.ex)),0,.05)*smooth(q.ax,t.ex+.12,t.ex+.2)*smooth(t.ex+.5-q.ax,0,.1)
+    ring = smooth(.34-np.hypot(q.ax-t.ex,(q.hy-t.ey)*1.1),0,.1)
+    arm = smooth(.06-np.abs(q.hy-t.ey-.5*(q.ax-t.ex)),0,
+                 .05)*smooth(q.ax,t.ex+.12,t.ex+.2)*smooth(t.ex+.5-q.ax,0,.1)
     return mix(mix(col,np.float32([.86,.83,.78]),q.skull*ring*.7*k),t.coat['mark'],q.skull*arm*k)
 
 @layer
@@ -141,7 +177,8 @@ def maskring(t, q, col, k):
 WHITE = np.float32([.93,.92,.89])
 @layer
 def wface(t, q, col, k):
-    half = .05+.16*t.coat.get('blaze',0)+.06*k; v = np.where(q.hy<t.ey,half+(t.ey-q.hy)*1.05*k,half*(1.15-.25*q.hy))
+    half = .05+.16*t.coat.get('blaze',0)+.06*k
+    v = np.where(q.hy<t.ey,half+(t.ey-q.hy)*1.05*k,half*(1.15-.25*q.hy))
     w = q.face*smooth(v-q.ax+.14*q.n,-.02,.04)*smooth(q.hz,0,.2)
     return mix(col,WHITE,w*np.where(q.hy<t.ey+.15,1,k>.4)) if k>.2 else col
 
@@ -159,12 +196,18 @@ def eye(t, light, px, pupil, look, lid): # `px`: radius in pixels; `pupil`: half
     "The picture of one eye as a function of u (outwards) and v (up), −1…1."
     aa = lambda d: np.clip(d*px/1.2+.5,0,1)
     def f(u, v):
-        du,dv = u-look[0],v-look[1]; r = np.hypot(du,dv); iris = aa((.93 if t.cat else .80)-r); open_ = np.minimum(lid*(1-.9*np.abs(u)**2.3)-v,v+.86*(1-.9*u*u))
+        du,dv = u-look[0],v-look[1]
+        r = np.hypot(du,dv)
+        iris = aa((.93 if t.cat else .80)-r)
+        open_ = np.minimum(lid*(1-.9*np.abs(u)**2.3)-v,v+.86*(1-.9*u*u))
         ray = (.30+.95*smooth(r*.5-v*.6,-.6,.8))*(1+.10*np.sin(np.arctan2(dv,du)*19))
-        col = mix(np.float32([.83,.81,.77]),t.eye*ray[...,None],iris)*(1-.75*aa(r-(.81 if t.cat else .68))*iris)[...,None]
-        col = mix(col,np.float32([.03,.03,.035]),aa((1-np.hypot(du/pupil[0],dv/pupil[1]))*pupil[0]))*(1-.55*smooth(.42-lid*(1-.9*np.abs(u)**2.3)+v,0,.42))[...,None]
+        col = mix(np.float32([.83,.81,.77]),t.eye*ray[...,None],
+                  iris)*(1-.75*aa(r-(.81 if t.cat else .68))*iris)[...,None]
+        col = mix(col,np.float32([.03,.03,.035]),aa((1-np.hypot(du/pupil[0],dv/pupil[1]))*pupil[0]))
+        col = col*(1-.55*smooth(.42-lid*(1-.9*np.abs(u)**2.3)+v,0,.42))[...,None]
         s = np.sign(light.dir[0])
-        for x,y,rad,w in ((s*.28,.36,.20,1.),(-s*.3,-.35,.10,.45)): col = mix(col,np.float32([1,1,1]),w*aa(rad-np.hypot(u-x,v-y)))
+        for x,y,rad,w in ((s*.28,.36,.20,1.),(-s*.3,-.35,.10,.45)):
+            col = mix(col,np.float32([1,1,1]),w*aa(rad-np.hypot(u-x,v-y)))
         rim = aa(open_+(.17 if t.cat else .13))*aa(1.14-np.abs(u))
         return mix(np.tile(t.rim,(*u.shape,1)),col,aa(open_)),np.maximum(rim,aa(open_))
     return f
@@ -177,29 +220,44 @@ def nostrils(l): # Position on the nose (3,h,w)
 def nose_tip(t): return 0,t.my+.10+t.mh*.22-t.droop*max(t.ml,0)*.75,.80+t.ml
 def finish_face(img, B, t, g, hc, light, rng, s, ox, oy): # `hc`: the centre of the head
     "Eyes, nose, tongue and whiskers: the crisp things on top of the fur, in place."
-    view,R = (lambda p: g.Rh@np.asarray(p,float)+hc),g.Rh; slit = rng.uniform(.22,.62) if t.cat else .42+.1*rng.random()
-    pupil = (slit*.8,.8) if t.cat and slit<.45 else (slit,slit*1.1); look = rng.normal(0,.06,2); lid = t.lid*(.3 if rng.random()<.03 else 1)
+    view,R = (lambda p: g.Rh@np.asarray(p,float)+hc),g.Rh
+    slit = rng.uniform(.22,.62) if t.cat else .42+.1*rng.random()
+    pupil = (slit*.8,.8) if t.cat and slit<.45 else (slit,slit*1.1)
+    look = rng.normal(0,.06,2)
+    lid = t.lid*(.3 if rng.random()<.03 else 1)
     if g.gape>.25:
-        p = Part(view((0,t.my-.47-.10*t.jowl-.13*g.gape-t.droop*max(t.ml,0)*.8,.56+t.ml*.86)),R@np.diag([t.mw*.52,.20+.12*g.gape,.13]),MUZZLE)
+        p = Part(view((0,t.my-.47-.10*t.jowl-.13*g.gape-t.droop*max(t.ml,0)*.8,.56+t.ml*.86)),
+                 R@np.diag([t.mw*.52,.20+.12*g.gape,.13]),MUZZLE)
         wet(img,B,p,s,ox,oy,np.float32([.86,.45,.47]),light,lambda l: 1-.3*smooth(.12-np.abs(l[0]),0,.12),.02)
     for k in (-1,1):
-        p,n = eye_spot(t,k); n = R@n
-        if n[2]<.15: continue                                                     # on the far side of the head
-        up = R@np.array([0,1.,0]); up -= n*(up@n); up /= np.linalg.norm(up); out = np.cross(up,n)*k; a = np.radians(t.sl)
+        p,n = eye_spot(t,k)
+        n = R@n
+        if n[2]<.15:
+            continue                                                     # on the far side of the head
+        up = R@np.array([0,1.,0])
+        up -= n*(up@n)
+        up /= np.linalg.norm(up)
+        out = np.cross(up,n)*k
+        a = np.radians(t.sl)
         U,V = out*np.cos(a)+up*np.sin(a),up*np.cos(a)-out*np.sin(a)
         decal(img,B,view(p),U*t.er*1.08,V*t.er,s,ox,oy,eye(t,light,t.er*s,pupil,(look[0]*k,look[1]),lid))
     tip = view(nose_tip(t))
-    wet(img,B,Part(tip,R@np.diag([t.ns,t.ns*.74,t.ns*.75]),MUZZLE),s,ox,oy,t.nose,light,nostrils,.12,.5 if t.cat else .22)
+    wet(img,B,Part(tip,R@np.diag([t.ns,t.ns*.74,t.ns*.75]),MUZZLE),s,ox,oy,t.nose,light,nostrils,.12,
+        .5 if t.cat else .22)
     if t.cat and t.f>0 and s>26: whiskers(img,t,view,light,rng,s,ox,oy)
 
 def whiskers(img, t, view, light, rng, s, ox, oy):
     "Five fine hairs on each side, drawn at double size and shrunk."
-    H,W = img.shape[:2]; im = Image.new('L',(W*2,H*2)); d = ImageDraw.Draw(im)
+    H,W = img.shape[:2]
+    im = Image.new('L',(W*2,H*2))
+    d = ImageDraw.Draw(im)
     for sd in (-1,1):
         for i in range(5):
-            root,l,rise = np.array([sd*t.mw*.55,t.my-.10-.05*i,.62+t.ml]),rng.uniform(.8,1.15),.28-.16*i+.06*rng.standard_normal()
+            root,l,rise = np.array([sd*t.mw*.55,t.my-.10-.05*i,
+                                    .62+t.ml]),rng.uniform(.8,1.15),.28-.16*i+.06*rng.standard_normal()
             pts = [view(root+np.array([sd*l*f,l*rise*f-.22*f*f,-.25*f*f])) for f in np.linspace(0,1,7)]
-            d.line([(2*(ox+s*p[0]),2*(oy-s*p[1])) for p in pts],fill=int(rng.uniform(120,200)),width=1 if s<95 else 2)
+            d.line([(2*(ox+s*p[0]),2*(oy-s*p[1])) for p in pts],fill=int(rng.uniform(120,200)),
+                   width=1 if s<95 else 2)
     img[:] = mix(img,np.float32([.95,.95,.93])*light.tint,np.asarray(im.reduce(2),np.float32)/255*.9)
 
 # %% ../../nbs/library/sketch_pets.ipynb #a134887c
@@ -207,53 +265,94 @@ def wrinkles(t, q):
     "How dark the folds are: across the forehead of a pug, all over a sphynx."
     brow = np.sin(q.hy*(17 if t.cat else 13)+1.6*np.cos(q.hx*3.5)+2*(lookup('blob',q.hx*50+9,q.hy*50)-.5))
     skin = np.sin(q.by*11+q.bx*3+5*(lookup('blob',q.bx*40,(q.by+q.bz)*40)-.5))-.25
-    w = np.where(q.skull,smooth(q.hz,0,.4)*smooth(q.hy,t.ey+.02,t.ey+.25)*smooth(.75-q.ax,0,.3),.6*q.torso*t.cat)
+    w = np.where(q.skull,smooth(q.hz,0,.4)*smooth(q.hy,t.ey+.02,t.ey+.25)*smooth(.75-q.ax,0,.3),
+                 .6*q.torso*t.cat)
     return 1-.42*t.wrinkle*smooth(np.where(q.skull,brow,skin),.45,1.)*w
 
 def hair_flow(t, g, parts, ids, h, N):
     "The direction of the fur in the picture (2,n), at most 1 long."
-    d = h-np.array([[0],[t.my],[.9+t.ml]]); d = d/np.linalg.norm(d,axis=0); k = min(1,t.top*1.4)
-    d = g.Rh@(d*(1-k)+k*np.stack([np.tanh(4*h[0]),-.9+0*h[0],.1+0*h[0]]))                # a fringe parts in the middle and falls
-    tab = np.float32([(9,9,9) if p.flow is None else p.flow for p in parts])[ids].T; d = np.where(tab[0]>5,d,tab)
-    d = d-N*(d*N).sum(0)*.8; lift = .45+.5*t.ruff*(t.tc>.9); f = np.stack([d[0]+lift*N[0],-d[1]-lift*N[1]]); l = np.hypot(*f)+1e-3
+    d = h-np.array([[0],[t.my],[.9+t.ml]])
+    d = d/np.linalg.norm(d,axis=0)
+    k = min(1,t.top*1.4)
+    # a fringe parts in the middle and falls
+    d = g.Rh@(d*(1-k)+k*np.stack([np.tanh(4*h[0]),-.9+0*h[0],.1+0*h[0]]))
+    tab = np.float32([(9,9,9) if p.flow is None else p.flow for p in parts])[ids].T
+    d = np.where(tab[0]>5,d,tab)
+    d = d-N*(d*N).sum(0)*.8
+    lift = .45+.5*t.ruff*(t.tc>.9)
+    f = np.stack([d[0]+lift*N[0],-d[1]-lift*N[1]])
+    l = np.hypot(*f)+1e-3
     return f*np.minimum(1,l*2)/l
 
 def paint(img, B, t, g, parts, hc, light, rng, s, ox, oy):
     "Colour, light and comb the pet and lay it over the background: (picture, alpha), float (H,W,…)."
-    H,W = B.z.shape; idx = np.flatnonzero(B.edge.ravel()>0); take = lambda a: a.ravel()[idx]; y,x = np.divmod(idx,W); ids = take(B.id)
-    v = np.stack([(x+.5-ox)/s,(oy-y-.5)/s,take(B.z)]).astype(np.float32); N = B.N.reshape(3,-1)[:,idx]; N = N/np.sqrt((N*N).sum(0)+1e-6); f4 = np.float32
+    H,W = B.z.shape
+    idx = np.flatnonzero(B.edge.ravel()>0)
+    take = lambda a: a.ravel()[idx]
+    y,x = np.divmod(idx,W)
+    ids = take(B.id)
+    v = np.stack([(x+.5-ox)/s,(oy-y-.5)/s,take(B.z)]).astype(np.float32)
+    N = B.N.reshape(3,-1)[:,idx]
+    N = N/np.sqrt((N*N).sum(0)+1e-6)
+    f4 = np.float32
     h,b,nb = (g.Rh.T@(v-hc[:,None])).astype(f4),(g.Rb.T@v).astype(f4),(g.Rb.T@N).astype(f4)
-    q = whereabouts(t,np.array([p.kind for p in parts])[ids],h,b,nb,rng.choice([-1,1])); col = paint_coat(t,q)
-    dark = t.coat['base'].mean()<.25; t.rim = f4([.04,.035,.04] if dark else [.10,.08,.08])
+    q = whereabouts(t,np.array([p.kind for p in parts])[ids],h,b,nb,rng.choice([-1,1]))
+    col = paint_coat(t,q)
+    dark = t.coat['base'].mean()<.25
+    t.rim = f4([.04,.035,.04] if dark else [.10,.08,.08])
     col = mix(col,col*.35+.65*rgb('pink')*(.45 if dark else .9),take(B.hollow)*(EARS[t.ears]['to']<90)*.75)
     if t.wrinkle>.15: col = col*wrinkles(t,q)[:,None]
-    r = max(1,int(s*.09)); near = np.where(B.z<-50,v[2].min(initial=0),B.z)[::4,::4]; occ = 1-.5*smooth(take(enlarge(box_blur(box_blur(near,r),r),W,H))-v[2],.05,1.1)
-    L = f4([p.fur for p in parts])[ids]*s; scale = np.clip(70/s,.55,1.6); fluff = np.clip(t.f*4,.25,1)
-    n,(fx,fy),alpha = comb(take(B.edge),L,hair_flow(t,g,parts,ids,h,N),x,y,scale,int(rng.integers(512)),t.wave,t.coarse,fluff)
-    N = N+np.stack([-fy,-fx,0*fx])*((n-.5)*.5*t.coarse*np.minimum(1,L/3)); strand = 1+(n-.5)*1.1*t.coarse*np.clip(.10+L/7,0,1)
+    r = max(1,int(s*.09))
+    near = np.where(B.z<-50,v[2].min(initial=0),B.z)[::4,::4]
+    occ = 1-.5*smooth(take(enlarge(box_blur(box_blur(near,r),r),W,H))-v[2],.05,1.1)
+    L = f4([p.fur for p in parts])[ids]*s
+    scale = np.clip(70/s,.55,1.6)
+    fluff = np.clip(t.f*4,.25,1)
+    n,(fx,fy),alpha = comb(take(B.edge),L,hair_flow(t,g,parts,ids,h,N),x,y,scale,int(rng.integers(512)),
+                           t.wave,t.coarse,fluff)
+    N = N+np.stack([-fy,-fx,0*fx])*((n-.5)*.5*t.coarse*np.minimum(1,L/3))
+    strand = 1+(n-.5)*1.1*t.coarse*np.clip(.10+L/7,0,1)
     col = shade(col,N/np.sqrt((N*N).sum(0)),take(B.seam),light,t.gloss)*(occ*strand)[:,None]
-    here = np.arange(len(idx)); at = np.full(W*H,-1,np.int32); at[idx] = here; k = np.clip(L,0,14)*(n-.35)*1.1            # each hair carries its colour along
-    src = at[np.clip(y-fy*k,0,H-1).astype(np.int32)*W+np.clip(x-fx*k,0,W-1).astype(np.int32)]; src = np.where((src<0)|(q.muz&(t.beard<.1)),here,src)
-    out = img.reshape(-1,3).astype(f4); out[idx] = mix(out[idx],col[src],alpha); mask = np.zeros(W*H,f4); mask[idx] = alpha
+    here = np.arange(len(idx))
+    at = np.full(W*H,-1,np.int32)
+    at[idx] = here
+    k = np.clip(L,0,14)*(n-.35)*1.1            # each hair carries its colour along
+    src = at[np.clip(y-fy*k,0,H-1).astype(np.int32)*W+np.clip(x-fx*k,0,W-1).astype(np.int32)]
+    src = np.where((src<0)|(q.muz&(t.beard<.1)),here,src)
+    out = img.reshape(-1,3).astype(f4)
+    out[idx] = mix(out[idx],col[src],alpha)
+    mask = np.zeros(W*H,f4)
+    mask[idx] = alpha
     return out.reshape(H,W,3),mask.reshape(H,W)
 
 # %% ../../nbs/library/sketch_pets.ipynb #ec7a1385
 def pick_view(t, rng):
     "How close, which pose, how body and head are turned, and where: a dict. Angles in degrees."
-    shot,pose,side = str(rng.choice(['head','bust','full'],p=[.48,.24,.28])),str(rng.choice(list(POSES),p=[.42,.3,.28])),rng.choice([-1,1])
-    body = side*dict(sit=rng.uniform(0,50),stand=rng.uniform(38,88),lie=rng.uniform(15,70))[pose]; yaw = float(np.clip(.35*body+20*rng.standard_normal(),-58,58))
+    shot = str(rng.choice(['head','bust','full'],p=[.48,.24,.28]))
+    pose = str(rng.choice(list(POSES),p=[.42,.3,.28]))
+    side = rng.choice([-1,1])
+    body = side*dict(sit=rng.uniform(0,50),stand=rng.uniform(38,88),lie=rng.uniform(15,70))[pose]
+    yaw = float(np.clip(.35*body+20*rng.standard_normal(),-58,58))
     if shot!='full' and pose=='stand' and rng.random()<.5: body *= .4
     gape = rng.uniform(.3,1) if not t.cat and rng.random()<.38*(t.ml>.2)+.1 else 0.
-    return dict(shot=shot,pose=pose,body=body,cam=rng.uniform(3,14),yaw=yaw,pitch=float(np.clip(rng.normal(1,7),-12,16)),roll=float(np.clip(7*rng.standard_normal(),-18,18)),
+    return dict(shot=shot,pose=pose,body=body,cam=rng.uniform(3,14),yaw=yaw,
+                pitch=float(np.clip(rng.normal(1,7),-12,16)),
+                roll=float(np.clip(7*rng.standard_normal(),-18,18)),
                 gape=gape,perk=float(8*rng.standard_normal()),place=str(rng.choice(SCENES)))
 
 SHOTS = ('head','bust','full')
 def camera(shot, parts, rng, W, H):
-    "Pixels per unit and the pixel of the origin, so that the picture holds the head, head and shoulders, or all of the pet."
+    """Pixels per unit and the pixel of the origin, so that the picture holds the head, head and shoulders,
+    or all of the pet."""
     if shot not in SHOTS: raise ValueError(f'unknown shot {shot!r}: choose one of {", ".join(SHOTS)}')
-    ps = [p for p in parts if shot=='full' or p.kind in (SKULL,MUZZLE,EAR)]; e = [np.sqrt((p.A**2).sum(1)) for p in ps]
-    lo,hi = np.min([p.c-k for p,k in zip(ps,e)],0),np.max([p.c+k for p,k in zip(ps,e)],0); bw,bh = (hi-lo)[:2]; fit = min(W/bw,H/bh); m = (lo+hi)/2
-    if   shot=='full': s,cx,cy = max(fit*rng.uniform(.74,1.06),.5*H/bh,.5*W/bw),rng.normal(.5,.04),rng.normal(.52,.03)
+    ps = [p for p in parts if shot=='full' or p.kind in (SKULL,MUZZLE,EAR)]
+    e = [np.sqrt((p.A**2).sum(1)) for p in ps]
+    lo,hi = np.min([p.c-k for p,k in zip(ps,e)],0),np.max([p.c+k for p,k in zip(ps,e)],0)
+    bw,bh = (hi-lo)[:2]
+    fit = min(W/bw,H/bh)
+    m = (lo+hi)/2
+    if   shot=='full':
+        s,cx,cy = max(fit*rng.uniform(.74,1.06),.5*H/bh,.5*W/bw),rng.normal(.5,.04),rng.normal(.52,.03)
     elif shot=='bust': s,cx,cy = fit*rng.uniform(.42,.60),rng.normal(.5,.07),rng.normal(.40,.04)
     else:              s,cx,cy = fit*rng.uniform(.68,1.10),rng.normal(.5,.05),rng.normal(.48,.04)
     return float(s),float(cx*W-s*m[0]),float(cy*H+s*m[1])
@@ -261,80 +360,121 @@ def camera(shot, parts, rng, W, H):
 def pick_size(rng, size=None):
     "Width and height as in a photo album: mostly 4:3, lying or standing, 200–500 pixels on the long side."
     if isinstance(size,(tuple,list)): return tuple(size)
-    asp = rng.choice([4/3,3/2,1.,3/4,2/3,rng.uniform(.7,1.6)],p=[.34,.16,.12,.2,.06,.12]); long = rng.choice([rng.uniform(200,300),rng.uniform(300,400),rng.uniform(400,500)],p=[.35,.45,.2])
-    long = int(size or long); return (long,int(long/asp)) if asp>=1 else (int(long*asp),long)
+    asp = rng.choice([4/3,3/2,1.,3/4,2/3,rng.uniform(.7,1.6)],p=[.34,.16,.12,.2,.06,.12])
+    long = rng.choice([rng.uniform(200,300),rng.uniform(300,400),rng.uniform(400,500)],p=[.35,.45,.2])
+    long = int(size or long)
+    return (long,int(long/asp)) if asp>=1 else (int(long*asp),long)
 
 def ground_shadow(img, parts, s, ox, oy, light):
     "A soft dark patch on the floor under everything that stands low."
-    H,W = img.shape[:2]; m = Image.new('L',(W//4+1,H//4+1)); d = ImageDraw.Draw(m); top = parts[0].c[1]-1.
+    H,W = img.shape[:2]
+    m = Image.new('L',(W//4+1,H//4+1))
+    d = ImageDraw.Draw(m)
+    top = parts[0].c[1]-1.
     for p in parts:
         if p.kind==PAW or p.kind in (TORSO,LEG,TAIL) and p.c[1]-np.sqrt((p.A[1]**2).sum())<top:
-            x,y,r = ox+s*(p.c[0]-.25*light.dir[0]),oy-s*min(p.c[1]-.12,p.c[1]),s*np.sqrt((p.A[0]**2).sum())*1.25
+            x,y = ox+s*(p.c[0]-.25*light.dir[0]),oy-s*min(p.c[1]-.12,p.c[1])
+            r = s*np.sqrt((p.A[0]**2).sum())*1.25
             d.ellipse([v/4 for v in (x-r,y-r*.22 if p.kind==PAW else y,x+r,y+r*.3)],fill=150)
-    return img*(1-.62*enlarge(np.asarray(m.filter(ImageFilter.GaussianBlur(max(1,s/22))),np.float32)/255,W,H))[...,None]
+    return img*(1-.62*enlarge(np.asarray(m.filter(ImageFilter.GaussianBlur(max(1,s/22))),np.float32)/255,W,
+                              H))[...,None]
 
 # %% ../../nbs/library/sketch_pets.ipynb #9b98cb80
-def arrange(breed, n, size=None, view={}): # As in `draw_pet`
-    "All decisions about where things are: random numbers that follow, the animal, its view, its parts and the centre of its head, the picture's size, the camera."
+def arrange(breed, n, size=None, view=None): # As in `draw_pet`
+    """All decisions about where things are: random numbers that follow, the animal, its view, its parts and
+    the centre of its head, the picture's size, the camera."""
     if breed not in BREEDS: raise ValueError(f'unknown breed {breed!r}: choose one of {", ".join(BREEDS)}')
-    rng = np.random.default_rng([zlib.crc32(breed.encode()),n]); t = individual(breed,rng); t.seed = int(rng.integers(512)); W,H = pick_size(rng,size)
+    rng = np.random.default_rng([zlib.crc32(breed.encode()),n])
+    t = individual(breed,rng)
+    t.seed = int(rng.integers(512))
+    W,H = pick_size(rng,size)
     g = pick_view(t,rng)
-    if (bad := set(view)-set(g)): raise ValueError(f'unknown view {sorted(bad)[0]!r}: choose from {", ".join(g)}')
-    g = SimpleNamespace(**g|view); g.Rb,g.Rh = rot(0,g.cam)@rot(g.body),rot(g.yaw,g.pitch,g.roll)
-    body,hd = body_parts(t,g.pose,rng); hc = g.Rb@(hd+[0,.12*rng.standard_normal(),0])
+    view = view or {}
+    if bad := set(view)-set(g):
+        raise ValueError(f'unknown view {sorted(bad)[0]!r}: choose from {", ".join(g)}')
+    g = SimpleNamespace(**g|view)
+    g.Rb,g.Rh = rot(0,g.cam)@rot(g.body),rot(g.yaw,g.pitch,g.roll)
+    body,hd = body_parts(t,g.pose,rng)
+    hc = g.Rb@(hd+[0,.12*rng.standard_normal(),0])
     parts = [p.moved(g.Rb) for p in body]+[p.moved(g.Rh,hc) for p in head_parts(t,g.gape,g.perk)]
     return rng,t,g,parts,hc,(W,H),camera(g.shot,parts,rng,W,H)
 
 def draw_pet(breed:str, # A key of `BREEDS`
-             n:int,     # Which picture, ≥ 0: the same number gives the same picture, on any machine with the same numpy and pillow
+             n:int,     # Which picture, ≥ 0: the same number gives the same picture
              size=None, # Long side in pixels, or (width, height); by default it varies as in a photo album
-             **view,    # What not to leave to chance: shot ('head','bust','full'), pose, place; body, cam, yaw, pitch, roll in degrees; gape, perk
-            ): # (the picture, its trimap): PIL images of one size; in the trimap 1 = pet, 2 = background, 3 = border
-    "Draw picture `n` of a breed. Raises `ValueError` for an unknown breed, pose, shot or place."
+             **view,    # What not to leave to chance, see below
+            ): # (the picture, its trimap): PIL images of one size
+    """Draw picture `n` of a breed, the same on any machine with the same numpy and pillow; in its trimap
+    1 = pet, 2 = background, 3 = border. `view` may fix shot ('head', 'bust', 'full'), pose and place; body,
+    cam, yaw, pitch and roll in degrees; gape and perk.
+    Raises `ValueError` for an unknown breed, pose, shot or place"""
     rng,t,g,parts,hc,(W,H),(s,ox,oy) = arrange(breed,n,size,view)
-    full = g.shot=='full'; floor = oy-s*min(p.c[1]-.1 for p in parts if p.kind in (PAW,TORSO)); light = pick_light(rng)
-    img = scene(g.place,rng,W,H,float(np.clip(floor/H-rng.uniform(.12,.4),.15,.8)) if full else rng.uniform(.35,.8))
+    full = g.shot=='full'
+    floor = oy-s*min(p.c[1]-.1 for p in parts if p.kind in (PAW,TORSO))
+    light = pick_light(rng)
+    img = scene(g.place,rng,W,H,float(np.clip(floor/H-rng.uniform(.12,.4),.15,.8)) if full
+                else rng.uniform(.35,.8))
     if rng.random()<.22: img = toy(img,rng,floor if full else H*1.02)
-    img = img*light.tint*np.float32(rng.uniform(.85,1.1)); B = rasterize(parts,W,H,s,ox,oy)
+    img = img*light.tint*np.float32(rng.uniform(.85,1.1))
+    B = rasterize(parts,W,H,s,ox,oy)
     if full: img = ground_shadow(img,parts,s,ox,oy,light)
-    img,alpha = paint(img,B,t,g,parts,hc,light,rng,s,ox,oy); finish_face(img,B,t,g,hc,light,rng,s,ox,oy)
+    img,alpha = paint(img,B,t,g,parts,hc,light,rng,s,ox,oy)
+    finish_face(img,B,t,g,hc,light,rng,s,ox,oy)
     return develop(img,rng),trimap(alpha)
 
 # %% ../../nbs/library/sketch_pets.ipynb #0da46d2f
-def pet_points(breed:str, n:int, size=None, **view): # As for `draw_pet`; {'nose', 'left_eye', 'right_eye', 'head': (x, y)}, in pixels from the left and upper edge; they may lie outside, and on the far side of the head
-    "Where the landmarks of `draw_pet(breed, n, size, **view)` are. Left is left in the picture."
+def pet_points(breed:str, n:int, size=None, **view): # As for `draw_pet`
+    """Where the landmarks of `draw_pet(breed, n, size, **view)` are: {'nose', 'left_eye', 'right_eye',
+    'head': (x, y)}, in pixels from the left and upper edge. Left is left in the picture. They may lie
+    outside, and on the far side of the head"""
     _,t,g,_,hc,_,(s,ox,oy) = arrange(breed,n,size,view)
-    def px(p): x,y,_ = g.Rh@np.asarray(p,float)+hc; return float(ox+s*x),float(oy-s*y)
-    return dict(nose=px(nose_tip(t)), left_eye=px(eye_spot(t,-1)[0]), right_eye=px(eye_spot(t,1)[0]), head=px((0,.12,-.1)))
+    def px(p):
+        x,y,_ = g.Rh@np.asarray(p,float)+hc
+        return float(ox+s*x),float(oy-s*y)
+    return dict(nose=px(nose_tip(t)), left_eye=px(eye_spot(t,-1)[0]), right_eye=px(eye_spot(t,1)[0]),
+                head=px((0,.12,-.1)))
 
 # %% ../../nbs/library/sketch_pets.ipynb #07127aff
 def save_pet(job): # (folder, breed, number)
     "Draw one pet and write its JPEG and its trimap; returns the name."
-    dest,breed,n = job; im,tri = draw_pet(breed,n); name = f'{breed}_{n}'
-    im.save(dest/'images'/f'{name}.jpg',quality=90); tri.save(dest/'annotations'/'trimaps'/f'{name}.png')
+    dest,breed,n = job
+    im,tri = draw_pet(breed,n)
+    name = f'{breed}_{n}'
+    im.save(dest/'images'/f'{name}.jpg',quality=90)
+    tri.save(dest/'annotations'/'trimaps'/f'{name}.png')
     return name
 
 def write_lists(folder:Path, breeds, per_breed:int): # The annotations folder
-    "Oxford's list.txt, trainval.txt and test.txt: `name class_id species breed_id`; ids count from 1; species 1 = cat, 2 = dog; half of each breed is for training."
-    order = sorted(BREEDS,key=str.lower); kin = {c:[b for b in order if BREEDS[b]['cat']==c] for c in (True,False)}; parts = dict(trainval=[],test=[])
+    """Oxford's list.txt, trainval.txt and test.txt: `name class_id species breed_id`; ids count from 1;
+    species 1 = cat, 2 = dog; half of each breed is for training."""
+    order = sorted(BREEDS,key=str.lower)
+    kin = {c:[b for b in order if BREEDS[b]['cat']==c] for c in (True,False)}
+    parts = dict(trainval=[],test=[])
     for b in sorted(breeds,key=str.lower):
-        c = BREEDS[b]['cat']; row = f'{order.index(b)+1} {1 if c else 2} {kin[c].index(b)+1}'
-        for n in range(1,per_breed+1): parts['trainval' if n<=(per_breed+1)//2 else 'test'].append(((b.lower(),n),f'{b}_{n} {row}'))
-    head = ['#Image CLASS-ID SPECIES BREED ID','#ID: 1:37 Class ids','#SPECIES: 1:Cat 2:Dog','#BREED ID: 1-25:Cat 1:12:Dog','#Sketches drawn by coursekit, not photos','#']
+        c = BREEDS[b]['cat']
+        row = f'{order.index(b)+1} {1 if c else 2} {kin[c].index(b)+1}'
+        for n in range(1,per_breed+1):
+            parts['trainval' if n<=(per_breed+1)//2 else 'test'].append(((b.lower(),n),f'{b}_{n} {row}'))
+    head = ['#Image CLASS-ID SPECIES BREED ID','#ID: 1:37 Class ids','#SPECIES: 1:Cat 2:Dog',
+            '#BREED ID: 1-25:Cat 1:12:Dog','#Sketches drawn by coursekit, not photos','#']
     for k,v in parts.items(): (folder/f'{k}.txt').write_text(''.join(f'{r}\n' for _,r in v))
-    (folder/'list.txt').write_text(''.join(f'{r}\n' for r in head+[r for _,r in sorted(parts['trainval']+parts['test'])]))
+    rows = [r for _,r in sorted(parts['trainval']+parts['test'])]
+    (folder/'list.txt').write_text(''.join(f'{r}\n' for r in head+rows))
 
 def draw_pets(dest:Path,        # The folder to fill
-              workers:int=None, # Processes, ≥ 1; by default one per core. The bytes are the same for any number
+              workers:int=None, # Processes, ≥ 1; default: one per core. The bytes are the same for any number
               progress=None,    # Called as progress(done, total) now and then
               per_breed:int=40, # Pictures of each breed
               breeds=None,      # Which breeds; by default all 37
              ): # The number of pictures
-    "Fill `dest` with sketch pets in the layout of the Oxford-IIIT Pet archive (Parkhi et al. 2012). Raises `ValueError` for unknown breeds or counts below 1."
-    dest,breeds = Path(dest),list(BREEDS if breeds is None else breeds); workers = os.cpu_count() or 1 if workers is None else workers
+    """Fill `dest` with sketch pets in the layout of the Oxford-IIIT Pet archive (Parkhi et al. 2012). Raises
+    `ValueError` for unknown breeds or counts below 1."""
+    dest,breeds = Path(dest),list(BREEDS if breeds is None else breeds)
+    workers = os.cpu_count() or 1 if workers is None else workers
     for b in breeds:
         if b not in BREEDS: raise ValueError(f'unknown breed {b!r}: choose from {", ".join(BREEDS)}')
-    if per_breed<1 or workers<1: raise ValueError(f'per_breed and workers must be at least 1, got {per_breed} and {workers}')
+    if per_breed<1 or workers<1:
+        raise ValueError(f'per_breed and workers must be at least 1, got {per_breed} and {workers}')
     for d in ('images','annotations/trimaps'): (dest/d).mkdir(parents=True,exist_ok=True)
     jobs = [(dest,b,n) for n in range(1,per_breed+1) for b in breeds]
     def follow(names):
@@ -344,6 +484,8 @@ def draw_pets(dest:Path,        # The folder to fill
     else:
         try:
             with ProcessPoolExecutor(min(workers,len(jobs))) as ex: follow(ex.map(save_pet,jobs,chunksize=4))
-        except BrokenProcessPool: follow(map(save_pet,jobs))    # no processes here, as in a script without `if __name__=='__main__'`: draw alone
+        except BrokenProcessPool:
+            # no processes here, as in a script without `if __name__=='__main__'`: draw alone
+            follow(map(save_pet,jobs))
     write_lists(dest/'annotations',breeds,per_breed)
     return len(jobs)

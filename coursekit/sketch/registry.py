@@ -21,7 +21,8 @@ def source_version(*modules:str, # Names of modules; they are found, not importe
     for o in modules:
         try: spec = find_spec(o)
         except ModuleNotFoundError: spec = None
-        h.update(Path(spec.origin).read_bytes().replace(b'\r\n',b'\n') if spec and spec.origin else b'missing')
+        h.update(Path(spec.origin).read_bytes().replace(b'\r\n',b'\n') if spec and spec.origin
+                 else b'missing')
     return h.hexdigest()[:12]
 
 # %% ../../nbs/library/sketch_registry.ipynb #77a4e78b
@@ -57,16 +58,22 @@ class Sketch:
 # %% ../../nbs/library/sketch_registry.ipynb #787cf840
 _digits,_pets = 'coursekit.sketch.digits','coursekit.sketch.pets'
 SKETCHES = {o.name:o for o in [
-    Sketch('mnist_sample_sketch', f'{_digits}:draw_mnist_sample', 'pen-stroke 3s and 7s, 28×28, in the folders and numbers of MNIST_SAMPLE', ('MNIST_SAMPLE','MNIST_TINY')),
-    Sketch('mnist_sketch', f'{_digits}:draw_mnist', 'pen-stroke digits 0 to 9, 28×28, in the folders of MNIST', ('MNIST',)),
-    Sketch('pets_sketch', f'{_pets}:draw_pets', 'painted cats and dogs of 37 breeds, named as in Oxford-IIIT Pet', ('PETS',), ('coursekit.sketch.breeds',)),
+    Sketch('mnist_sample_sketch', f'{_digits}:draw_mnist_sample',
+           'pen-stroke 3s and 7s, 28×28, in the folders and numbers of MNIST_SAMPLE',
+           ('MNIST_SAMPLE','MNIST_TINY')),
+    Sketch('mnist_sketch', f'{_digits}:draw_mnist',
+           'pen-stroke digits 0 to 9, 28×28, in the folders of MNIST', ('MNIST',)),
+    Sketch('pets_sketch', f'{_pets}:draw_pets',
+           'painted cats and dogs of 37 breeds, named as in Oxford-IIIT Pet', ('PETS',),
+           ('coursekit.sketch.breeds',)),
 ]}
 
 def find_sketch(url:str, # `sketch://name`
                ): # The `Sketch`
     "Look up a sketch by its address. Raises `ValueError` with the known names"
     name = url.removeprefix('sketch://').strip('/')
-    if name not in SKETCHES: raise ValueError(f"There is no sketch data called {name!r}. There is: {', '.join(SKETCHES)}.")
+    if name not in SKETCHES:
+        raise ValueError(f"There is no sketch data called {name!r}. There is: {', '.join(SKETCHES)}.")
     return SKETCHES[name]
 
 def sketch_for(name:str, # A name in `URLs`, such as 'PETS'
