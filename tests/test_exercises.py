@@ -19,10 +19,13 @@ def load(mod): return importlib.import_module(f'coursekit.course.exercises.{mod}
 def test_there_are_exercises(): assert len(MODULES) >= 5, MODULES
 
 @pytest.mark.parametrize('mod', MODULES)
-def test_answers(mod, capsys):
-    "Right answer: done. Two mistakes or more: each its own hint. Untouched: not yet"
-    load(mod).prove()
-    assert 4 <= len(load(mod).all), f'{mod}: a lesson has 4 to 6 exercises'
+def test_page_proves_its_answers(mod):
+    """`check.prove()` runs with the cells of the page. Right answer: done. Two mistakes or more: each its
+    own hint. Untouched: not yet"""
+    check = load(mod)
+    page = json.loads((ROOT/f'nbs/library/course_exercises_{mod}.ipynb').read_text(encoding='utf-8'))
+    assert 'check.prove()' in [s.strip() for s in code(page)]
+    assert 4 <= len(check.all), f'{mod}: a lesson has 4 to 6 exercises'
 
 @pytest.mark.parametrize('mod', MODULES)
 def test_lesson_and_exercises_agree(mod):

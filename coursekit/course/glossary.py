@@ -16,7 +16,7 @@ CODE = re.compile(r'```.*?```|`[^`\n]*`|<code>.*?</code>|(?m:^> .*$)', re.S)
 BOLD = re.compile(r'\[\*\*([^*\n]+)\*\*\]\(glossary\.ipynb#([^)\s]+)\)|\*\*([^*\n]+)\*\*')
 PLURALS = ('ies','y'), ('es',''), ('s',''), ('ices','ix')
 
-def _is_label(text): return text.strip()[-1:] in '.:?!'
+def _is_label(text): return text.strip('` ')[-1:] in ('', '.', ':', '?', '!') # no term, or only code
 
 def bold_terms(text): # (term, anchor or None) pairs
     "Find the bold terms in Markdown, with the anchors in the glossary that they link to"

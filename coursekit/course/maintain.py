@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FROM_INDEX', 'Names', 'STEPS', 'FUNCTIONS', 'COMMANDS', 'nbdev', 'nbdev_script', 'plain_env', 'modules', 'library',
-           'differences', 'out_of_step', 'readme_text', 'stale_notebooks', 'problems', 'check', 'stale', 'export',
-           'clean', 'execute', 'glossary', 'readme', 'lab', 'stream', 'Progress', 'one_thread', 'test', 'main']
+           'differences', 'out_of_step', 'readme_text', 'stale_notebooks', 'problems', 'chosen', 'check', 'stale',
+           'export', 'clean', 'execute', 'glossary', 'readme', 'lab', 'stream', 'Progress', 'one_thread', 'test',
+           'main']
 
 # %% ../../nbs/library/course_maintain.ipynb #2e12f4ee
 import argparse, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -76,7 +77,7 @@ def out_of_step(root): # Sentences, each naming a file and the remedy
             res.append(f'{rel.as_posix()} is not clean: coursekit clean {p.stem}')
     return res
 
-# %% ../../nbs/library/course_maintain.ipynb #b834c880
+# %% ../../nbs/library/course_maintain.ipynb #ded11e5a
 FROM_INDEX = '<!-- Written from nbs/index.ipynb by `make readme`: edit the notebook. -->'
 
 def _readme_cell(c): # Markdown of one cell: code fenced, its output beneath it
@@ -107,12 +108,17 @@ def problems(nbs): # Sentences, each naming a file and the remedy
         res.append('README.md differs from nbs/index.ipynb: make readme')
     return res
 
-# %% ../../nbs/library/course_maintain.ipynb #99aa2f25
-Names = Param('notebooks, by the start of their names (default: all)', nargs='*')
+# %% ../../nbs/library/course_maintain.ipynb #928b820b
+Names = Param('notebooks, by their names or the start of them (default: all)', nargs='*')
 
-def _chosen(nbs, names): # Paths. Raises `SystemExit` where none matches
-    res = [p for p in notebooks(nbs) if not names or p.stem.startswith(tuple(names))]
-    if not res: raise SystemExit(f'No notebook in {nbs} starts with {names}')
+def chosen(nbs, names): # Paths
+    "The notebooks named so, or whose names start so; all for none. Raises `SystemExit` where none matches"
+    every,res = notebooks(nbs),[]
+    for name in names or ['']:
+        exact = [p for p in every if p.stem==name]
+        found = exact or [p for p in every if p.stem.startswith(name)]
+        if not found: raise SystemExit(f'No notebook in {nbs} starts with {name}')
+        res += [p for p in found if p not in res]
     return res
 
 def _say(sentences): # Exit code
@@ -142,10 +148,10 @@ def export(nbs:Nbs=None): # 0
 def clean(names:Names, nbs:Nbs=None): # 0
     "Clean notebooks"
     nbs = find_nbs(nbs)
-    chosen = _chosen(nbs, names)
-    def contents(): return {p.relative_to(nbs.parent): p.read_bytes() for p in chosen}
+    todo = chosen(nbs, names)
+    def contents(): return {p.relative_to(nbs.parent): p.read_bytes() for p in todo}
     before = contents()
-    for p in chosen:
+    for p in todo:
         if not _is_folded(p): write_nb(fold(read_nb(p)), p)
         if names: nbdev('clean', nbs.parent, '--fname', p)
     if not names: nbdev('clean', nbs.parent)
@@ -157,7 +163,7 @@ def execute(names:Names,
             nbs:Nbs=None): # 1 if one failed; it is left as it was
     "Run notebooks and keep their outputs"
     nbs,nbf,failures = find_nbs(nbs),need('nbformat'),0
-    for p in _chosen(nbs, names):
+    for p in chosen(nbs, names):
         nb,t = nbf.read(p, as_version=4),time.time()
         failed = run_nb(nb, p.parent, nbs.parent, timeout)
         result = f'FAILED in {failed}' if failed else f'{time.time()-t:.0f} s {headline(nb)}'
@@ -236,7 +242,7 @@ class Progress:
 
     def slowest(self, n=5): return sorted(self.took.items(), key=lambda o: -o[1])[:n]
 
-# %% ../../nbs/library/course_maintain.ipynb #0f2da1e6
+# %% ../../nbs/library/course_maintain.ipynb #f7014468
 def _ruff(root, timeout):
     progress,cmd = Progress(0),[sys.executable, '-m', 'ruff', 'check', '--output-format', 'concise']
     return stream(cmd, root, progress.show, timeout), progress
@@ -275,7 +281,7 @@ def test(timeout:int=1800, # seconds that one step may take
     print('\n'.join(['', 'The slowest notebooks and tests:', *slow, '', *rows]), flush=True)
     return int(any(r.startswith('FAILED') for r in rows))
 
-# %% ../../nbs/library/course_maintain.ipynb #487c6103
+# %% ../../nbs/library/course_maintain.ipynb #9e0c40c9
 FUNCTIONS = course, site, lab, test, check, stale, execute, clean, export, glossary, readme
 COMMANDS  = {f.__name__: f for f in FUNCTIONS}
 
@@ -300,5 +306,5 @@ def main(argv=None): # Exit code
     command = COMMANDS[kwargs.pop('command')]
     return command(**{k:v for k,v in kwargs.items() if k not in ('pdb','xtra')}) # options that fastcore adds
 
-# %% ../../nbs/library/course_maintain.ipynb #782bf0e0
+# %% ../../nbs/library/course_maintain.ipynb #8edf0429
 if __name__=='__main__' and '__file__' in globals(): sys.exit(main())
