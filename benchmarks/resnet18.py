@@ -114,7 +114,8 @@ def topic(name, what, make_dls, adam, **goals):
         for k,r in results.items():
             gap = float((r-base).norm()/(base-start).norm())
             limit = .01 if k=='coursekit Learner' else .5
-            assert gap<limit, f'{k} and fastai did not do the same work: their ways differ by {gap:.1%} of their length'
+            assert gap<limit, \
+                f'{k} and fastai did not do the same work: their ways differ by {gap:.1%} of their length'
     return t
 
 def epoch(): # All of the sample, once
