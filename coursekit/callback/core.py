@@ -48,11 +48,11 @@ class Callback:
 
     def __getattr__(self, k): # What the callback has not, its learner may have
         if k.startswith('__') or k in vars(event): raise AttributeError(k)
-        me,learn = type(self).__name__,self.__dict__.get('learn')
-        if learn is None:
+        me = type(self).__name__
+        if self.learn is None:
             raise AttributeError(f'`{me}` has no attribute `{k}`, and it is not attached to a learner yet')
         try:
-            return getattr(learn, k)
+            return getattr(self.learn, k)
         except AttributeError:
             raise AttributeError(f'Neither `{me}` nor its learner has an attribute `{k}`') from None
 
@@ -69,7 +69,7 @@ class Callback:
         return class2attr(self, 'Callback')
     def handler(self, ev): # Name of an event
         "The bound method for the event `ev`, None if there is none"
-        return getattr(self, ev) if ev in self.__dict__ or hasattr(type(self), ev) else None
+        return getattr(self, ev, None)
     def __call__(self, ev): # Name of an event
         "Run the method for the event `ev` if it is there and this callback runs now"
         f = self.handler(ev)
@@ -267,8 +267,7 @@ class Recorder(Callback):
         self.learn.final_record = self.log[1:].copy()
         if self.only_validate: return
         self.values.append(self.learn.final_record)
-        n_cancelled = len(self.values)-len(self.iters)        # epochs that never came to `after_train`
-        self.iters += [self.smooth_loss.count]*n_cancelled
+        if len(self.iters)<len(self.values): self.iters.append(self.smooth_loss.count) # there was no `after_train`
         if self.add_time:
             self.log += [None]*(len(self.metric_names)-1-len(self.log))     # the time stands in its column
             self.log.append(format_time(time.time()-self.start_time))
