@@ -113,16 +113,14 @@ def _loss_of_items(f): # A function with `reduction` is asked; any other is call
     return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
 
 def _in_order(dl): # A loader for all items of `dl`, in their order
-    if isinstance(dl, torch.utils.data.DataLoader):
-        sampler = dl.sampler
-        shuffles = isinstance(sampler, torch.utils.data.RandomSampler) and sampler._num_samples is None
-        if not (shuffles or dl.drop_last): return dl
-        if shuffles: sampler = None # any other one chooses the items, so it stays
-        return torch.utils.data.DataLoader(
-            dl.dataset, batch_size=dl.batch_size, sampler=sampler, num_workers=dl.num_workers,
-            collate_fn=dl.collate_fn, pin_memory=dl.pin_memory)
-    changes = getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)
-    return dl.new(shuffle=False, drop_last=False) if changes and hasattr(dl, 'new') else dl
+    if not isinstance(dl, torch.utils.data.DataLoader):
+        changes = getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)
+        return dl.new(shuffle=False, drop_last=False) if changes and hasattr(dl, 'new') else dl
+    shuffles = isinstance(dl.sampler, torch.utils.data.RandomSampler) and dl.sampler._num_samples is None
+    if not (shuffles or dl.drop_last): return dl
+    sampler = None if shuffles else dl.sampler # any other one chooses the items, so it stays
+    same = {k:getattr(dl, k) for k in ('batch_size','num_workers','collate_fn','pin_memory')}
+    return torch.utils.data.DataLoader(dl.dataset, sampler=sampler, **same)
 
 def _decoded(f, preds): # What outputs mean, as the loss `f` says
     if hasattr(f, 'decodes'): return f.decodes(preds)
@@ -262,12 +260,14 @@ class Learner:
             explain(e, f'(in callback `{type(cb).__name__}`, event `{ev}`)')
             raise
 
-    def _with_events(self, f, name, ex):
+    def _with_events(self, f, level):
         try:
-            self(f'before_{name}')
+            self(f'before_{level}')
             f()
-        except ex: self(f'after_cancel_{name}')
-        self(f'after_{name}')
+        except CancelException as e:
+            if e.level!=level: raise
+            self(f'after_cancel_{level}')
+        self(f'after_{level}')
 
     # One batch
     def _split(self, b): # A batch into inputs and targets, on the model's device
@@ -283,8 +283,8 @@ class Learner:
 
     def _do_grad_opt(self):
         try:
-            self._with_events(self._backward, 'backward', CancelBackwardException)
-            self._with_events(self._step, 'step', CancelStepException)
+            self._with_events(self._backward, 'backward')
+            self._with_events(self._step, 'step')
         except CancelException as e: # who skips only this batch may want to keep its gradient
             if not isinstance(e, CancelBatchException): self.opt.zero_grad()
             raise
@@ -307,7 +307,7 @@ class Learner:
         "Predict, and with targets compute the loss; while training, take a step"
         self.iter,self._n_begun,self._stage = i,i+1,'batch'
         self._split(b)
-        self._with_events(self._do_one_batch, 'batch', CancelBatchException)
+        self._with_events(self._do_one_batch, 'batch')
         self._stage = 'data'
 
     # All batches, epochs, a fit
@@ -331,12 +331,12 @@ class Learner:
 
     def _do_epoch_train(self):
         self.dl = self.get_dl(0)
-        self._with_events(self.all_batches, 'train', CancelTrainException)
+        self._with_events(self.all_batches, 'train')
 
     def _do_epoch_validate(self, ds_idx=1, dl=None):
         self.dl = self.get_dl(ds_idx) if dl is None else dl
         if self.dl is None: return
-        with torch.no_grad(): self._with_events(self.all_batches, 'validate', CancelValidException)
+        with torch.no_grad(): self._with_events(self.all_batches, 'validate')
 
     def _do_epoch(self):
         self._do_epoch_train()
@@ -344,7 +344,7 @@ class Learner:
 
     def _do_fit(self):
         for self.epoch in range(self.start_epoch, self.n_epoch):
-            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+            self._with_events(self._do_epoch, 'epoch')
 
     def fit(self, n_epoch, # Epochs
             lr=None, wd=None, # Learning rate, or `slice` of them; weight decay; default: the learner's
@@ -510,28 +510,36 @@ class Learner:
         else: change = replaced(self, loss_func=_loss_of_items(f))
         with change: yield self
 
-    def _infer(self, dl, cbs=None, result=noop): # Go through `dl` without training; returns `result(self)`
-        if self._busy: return self.validate_midfit(dl, cbs, result)
+    def _infer(self, dl, cbs=None): # Go through `dl` without training, and return what was measured
+        if self._busy: return self.validate_midfit(dl, cbs)
         began = []
         def epoch():
             began.append(True)
-            self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch', CancelEpochException)
+            self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch')
         with self.added_cbs(cbs), self.no_logging():
             self.only_validate = True
             self._run(epoch)
-            if began: return result(self)
+            if began: return self._measured()
         raise RuntimeError('A callback raised `CancelFitException` in `before_fit`, so there is no result')
 
     def validate_midfit(self, dl, # A data loader
-                        cbs=None, # Callbacks for this validation only
-                        result=noop): # Function of the learner, called when `dl` is done
-        "Go through `dl` in the middle of a fit, which does not notice: no fit and no epoch begins or ends"
+                        cbs=None): # Callbacks for this validation only
+        "`validate` in the middle of a fit, which does not notice: no fit and no epoch begins or ends"
         rec = getattr(self, 'recorder', None)
         with self.validation_context(cbs, inner=True):
-            if rec is not None: rec.log,rec.cancel_valid = L([self.epoch]),False
+            if rec is not None: rec.before_epoch()
             self._do_epoch_validate(dl=dl)
-            if rec is not None: self.final_record = rec.log[1:].copy()
-            return result(self)
+            if rec is not None: rec.after_epoch()
+            return self._measured()
+
+    def _measured(self): # What a validation found
+        rec = getattr(self, 'recorder', None)
+        if rec is None: return
+        asked = rec.active_metrics and not rec.cancel_valid and len(self.final_record)
+        if asked and all(o is None for o in self.final_record):
+            raise ValueError('The data loader gave no targets, so nothing can be measured. '
+                             'For predictions call `learn.get_preds(dl=dl)`')
+        return self.final_record
 
     @contextmanager
     def validation_context(self, cbs=None, # Callbacks for its time
@@ -554,15 +562,7 @@ class Learner:
         "Loss and metrics on a data loader"
         dl = self.get_dl(ds_idx) if dl is None else dl
         if dl is None: raise ValueError('There is no validation data: pass `dl`')
-        return self._infer(dl, cbs, Learner._measured)
-
-    def _measured(self): # What a validation found
-        found,rec = self.final_record,getattr(self, 'recorder', None)
-        asked = rec is not None and rec.active_metrics and not rec.cancel_valid
-        if asked and len(found) and all(o is None for o in found):
-            raise ValueError('The data loader gave no targets, so nothing can be measured. '
-                             'For predictions call `learn.get_preds(dl=dl)`')
-        return found
+        return self._infer(dl, cbs)
 
     def get_preds(self, ds_idx=1, dl=None, # Which loader of `dls`; or one such as `dls.test_dl(files)`
                   with_input=False, with_decoded=False, # Return inputs too, first? Decoded predictions?

@@ -123,17 +123,14 @@ def accuracy(inp, # Outputs: n × classes (× more), classes along `axis`
     pred,targ = flatten_check(inp.argmax(dim=axis), targ)
     return (pred==targ).float().mean()
 
-def error_rate(inp, # Outputs: n × classes (× more), classes along `axis`
-               targ, # Class numbers
-               axis=-1): # Where the classes are
+def error_rate(inp, targ, axis=-1): # As for `accuracy`
     "Share of items whose largest output is not the target's: 1 - `accuracy`"
     return 1 - accuracy(inp, targ, axis=axis)
 
 # %% ../nbs/library/metrics.ipynb #6b32b835
-def top_k_accuracy(inp, # Outputs: n × classes (× more), classes along `axis`
-                   targ, # Class numbers
+def top_k_accuracy(inp, targ, # As for `accuracy`
                    k=5, # How many guesses there are
-                   axis=-1): # Where the classes are
+                   axis=-1): # As for `accuracy`
     "Share of items whose target is among the `k` largest outputs"
     top = inp.topk(k=min(k, inp.shape[axis]), dim=axis)[1]
     return (top==targ.unsqueeze(axis)).any(axis).float().mean()
@@ -153,13 +150,12 @@ def mse(inp, # Predictions, of any shape
     "Mean squared error. Raises `ValueError` for unequal lengths"
     return F.mse_loss(*flatten_check(inp, targ))
 
-def mae(inp, # Predictions, of any shape
-        targ): # As many targets
+def mae(inp, targ): # As for `mse`
     "Mean absolute error. Raises `ValueError` for unequal lengths"
     inp,targ = flatten_check(inp, targ)
     return (inp-targ).abs().mean()
 
-def msle(inp, targ): # As in `mse`, all above -1
+def msle(inp, targ): # As for `mse`, all above -1
     "Mean squared logarithmic error: of `log(1+inp)` and `log(1+targ)`"
     inp,targ = flatten_check(inp, targ)
     return F.mse_loss(torch.log1p(inp), torch.log1p(targ))

@@ -209,12 +209,10 @@ class Recorder(Callback):
         self.lrs,self.iters,self.values,self.hps = [],[],[],{}
         self.smooth_loss.reset()
         self.has_valid = self.learn.get_dl(1) is not None
-        self.metric_names = L('epoch', *self._column_names(), *(['time'] if self.add_time else []))
-    def _column_names(self):
-        names = [f'train_{m.name}' for m in self._train_metrics]
+        names = ['epoch', *(f'train_{m.name}' for m in self._train_metrics)]
         for m in self._valid_metrics if self.has_valid else ():
             names.append(f'valid_{m.name}' if self.train_metrics or m is self.loss else m.name)
-        return names
+        self.metric_names = L(names + ['time']*self.add_time)
 
     def before_epoch(self):
         self.cancel_train,self.cancel_valid,self.start_time = False,False,time.time()
@@ -257,8 +255,8 @@ class Recorder(Callback):
     def after_validate(self):
         vals = L(_metric_value(m) for m in self._valid_metrics)
         self.log += vals
-        if not self.active_metrics or self._warned_of_nan: return
-        if not vals or not isinstance(vals[0], float) or math.isfinite(vals[0]): return
+        bad = self.active_metrics and isinstance(vals[0], float) and not math.isfinite(vals[0])
+        if not bad or self._warned_of_nan: return
         self._warned_of_nan = True                            # once in a training
         where = '' if self.only_validate else f' in epoch {self.epoch}, the training loss is'
         warnings.warn(f'The validation loss is not a number (nan or inf){where}: '
