@@ -101,7 +101,8 @@ def _is_oom(e): # Was the memory too small?
 
 def _oom_hint(bs): # What helps if the memory is too small for `bs` items
     smaller = f'`bs={bs//2}`, ' if bs>1 else ''
-    return f'There is not enough memory for batches of {bs} items. Try {smaller}smaller images or a smaller model.'
+    return (f'There is not enough memory for batches of {bs} items. '
+            f'Try {smaller}smaller images or a smaller model.')
 
 # %% ../nbs/08_learner.ipynb #12986eeb
 #| code-fold: true
@@ -406,7 +407,7 @@ class Learner:
         self.batch,self.xb,self.yb = (),(None,),(None,)
         self.dl = self.pred = self.loss = self.loss_grad = None
         self.training = self.only_validate = self._busy = False
-        self._stage,self._n_begun = None,0 # for an error: is it in the 'data', a 'batch' or there a 'callback'?
+        self._stage,self._n_begun = None,0 # for errors: 'data', 'batch', or in a batch 'callback'
 
     @property
     def in_real_fit(self):
@@ -425,9 +426,9 @@ class Learner:
     def _error_note(self, e): # Where `e` happened, and what usually helps
         stage,hint = self._stage,''
         if stage is None or isinstance(e, CancelException): return ''
-        if stage=='data':
-            return f'(while the {self._phase} data was asked for batch {self._n_begun}, in epoch {self.epoch})'
-        where = f'in {self._phase}, epoch {self.epoch}, batch {self.iter}'
+        epoch = f'epoch {self.epoch}'
+        if stage=='data': return f'(while the {self._phase} data was asked for batch {self._n_begun}, in {epoch})'
+        where = f'in {self._phase}, {epoch}, batch {self.iter}'
         if _is_oom(e): return f'({where})\n{_oom_hint(find_bs(self.batch))}'
         if stage=='batch' and self.pred is not None:
             if self.loss_grad is None: hint = _loss_hint(self.loss_func, self.pred, self.yb)
@@ -669,6 +670,6 @@ class Learner:
                  + 'after_validate|End Valid|after_epoch|End Epoch Loop|after_fit|End Fit')
         for o in lines.split('|'):
             if o.startswith('End'): indent -= 2
-            names = ', '.join(type(cb).__name__ for cb in self.ordered_cbs(o))
-            print(' '*indent + (f'- {o:15}: [{names}]' if o in vars(event) else o))
+            names = [type(cb).__name__ for cb in self.ordered_cbs(o)]
+            print(' '*indent + (f'- {o:15}: [{", ".join(names)}]' if o in vars(event) else o))
             if o.startswith('Start'): indent += 2

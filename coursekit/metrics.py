@@ -250,11 +250,12 @@ _about_args = dict(
     thresh='yes means at least this', sigmoid='are the outputs logits?',
     labels='numbers of the classes to look at, default all', pos_label='which answer is to be found',
     average='how to join the classes: "macro", "micro" or "weighted"; "binary" if there are two',
-    multi_class='each class against the rest ("ovr") or each other ("ovo")', sample_weight='weights of the items')
+    multi_class='each class against the rest ("ovr") or each other ("ovo")',
+    sample_weight='weights of the items')
 
 def _skm(name, # Of the function that this makes
          func, # Of the function of scikit-learn
-         defaults, # Arguments and their defaults; with `sigmoid` it is for several labels at once
+         defaults, # Arguments and their defaults: with `axis` it wants classes, with `sigmoid` several labels
          doc, # What is special about it
          **fixed): # What else goes to `skm_to_fastai`
     kinds,multi = inspect.Parameter,'sigmoid' in defaults
@@ -262,10 +263,10 @@ def _skm(name, # Of the function that this makes
     sig = inspect.Signature([*ps, kinds('kwargs', kinds.VAR_KEYWORD)], return_annotation=AccumMetric)
     def make(*args, **kwargs) -> AccumMetric:
         given = sig.bind(*args, **kwargs).arguments
-        kwargs = {**defaults, **fixed, **given.pop('kwargs', {}), **given}
+        kwargs = {'is_class':'axis' in defaults, **defaults, **fixed, **given.pop('kwargs', {}), **given}
         if multi:
             activation = 'sigmoid' if kwargs.pop('sigmoid') else 'no'
-            kwargs = dict(is_class=False, flatten=False, activation=activation) | kwargs
+            kwargs = dict(flatten=False, activation=activation) | kwargs
         f = getattr(_imported('sklearn.metrics'), func)
         check_names(kwargs, names_of(skm_to_fastai, AccumMetric, f), name)
         return skm_to_fastai(f, **kwargs)
@@ -275,15 +276,16 @@ def _skm(name, # Of the function that this makes
     make.__doc__ = '\n'.join([head, *(f'- `{k}`: {_about_args[k]}' for k in defaults)])
     return make
 
-_classes,_answers = dict(axis=-1),dict(thresh=0.5, sigmoid=True) # one label for an item, or several
+_axis,_answers = dict(axis=-1),dict(thresh=0.5, sigmoid=True) # one label for an item, or several
 _average = dict(labels=None, pos_label=1, average='binary', sample_weight=None)
 _beta = dict(beta=inspect.Parameter.empty)
 
 # %% ../nbs/library/metrics.ipynb #aaca9565
-_scores = dict(F1Score='f1_score', Precision='precision_score', Recall='recall_score', Jaccard='jaccard_score')
+_scores = dict(F1Score='f1_score', Precision='precision_score',
+               Recall='recall_score', Jaccard='jaccard_score')
 
 F1Score,Precision,Recall,Jaccard = [
-    _skm(name, func, _classes|_average, 'between 0 and 1; with more than two classes choose an `average`')
+    _skm(name, func, _axis|_average, 'between 0 and 1; with more than two classes choose an `average`')
     for name,func in _scores.items()]
 
 F1ScoreMulti,PrecisionMulti,RecallMulti,JaccardMulti = [
@@ -291,22 +293,21 @@ F1ScoreMulti,PrecisionMulti,RecallMulti,JaccardMulti = [
     for name,func in _scores.items()]
 
 # %% ../nbs/library/metrics.ipynb #b5a7f9c0
-FBeta = _skm('FBeta', 'fbeta_score', _beta|_classes, 'between 0 and 1')
-BalancedAccuracy = _skm('BalancedAccuracy', 'balanced_accuracy_score', _classes, 'the mean recall of the classes')
-CohenKappa = _skm('CohenKappa', 'cohen_kappa_score', _classes, '1 is perfect, 0 is chance')
-MatthewsCorrCoef = _skm('MatthewsCorrCoef', 'matthews_corrcoef', _classes, 'between -1 and 1')
-HammingLoss = _skm('HammingLoss', 'hamming_loss', _classes, 'the share of wrong answers')
-BrierScore = _skm('BrierScore', 'brier_score_loss', _classes, 'of two classes; of answers, not probabilities')
+FBeta = _skm('FBeta', 'fbeta_score', _beta|_axis, 'between 0 and 1')
+BalancedAccuracy = _skm('BalancedAccuracy', 'balanced_accuracy_score', _axis, 'mean recall of the classes')
+CohenKappa = _skm('CohenKappa', 'cohen_kappa_score', _axis, '1 is perfect, 0 is chance')
+MatthewsCorrCoef = _skm('MatthewsCorrCoef', 'matthews_corrcoef', _axis, 'between -1 and 1')
+HammingLoss = _skm('HammingLoss', 'hamming_loss', _axis, 'the share of wrong answers')
+BrierScore = _skm('BrierScore', 'brier_score_loss', _axis, 'of two classes; of answers, not probabilities')
 
-_numbers = dict(is_class=False)
-R2Score = _skm('R2Score', 'r2_score', {}, 'of numbers; 1 is perfect, 0 is as good as their mean', **_numbers)
-ExplainedVariance = _skm('ExplainedVariance', 'explained_variance_score', {}, 'of numbers; at most 1', **_numbers)
+R2Score = _skm('R2Score', 'r2_score', {}, 'of numbers; 1 is perfect, 0 is as good as their mean')
+ExplainedVariance = _skm('ExplainedVariance', 'explained_variance_score', {}, 'of numbers; at most 1')
 
 _second = dict(activation='binary_softmax')
-RocAucBinary = _skm('RocAucBinary', 'roc_auc_score', _classes, 'of two classes, the second to be found', **_second)
-APScoreBinary = _skm('APScoreBinary', 'average_precision_score', _classes,
-                     'of two classes, the second to be found', **_second)
-RocAuc = _skm('RocAuc', 'roc_auc_score', _classes|dict(average='macro', multi_class='ovr'),
+RocAucBinary = _skm('RocAucBinary', 'roc_auc_score', _axis, 'to find the second of two classes', **_second)
+APScoreBinary = _skm('APScoreBinary', 'average_precision_score', _axis, 'to find the second of two classes',
+                     **_second)
+RocAuc = _skm('RocAuc', 'roc_auc_score', _axis|dict(average='macro', multi_class='ovr'),
               'of more than two classes; 1 is perfect, 0.5 is chance', activation='softmax', flatten=False)
 
 FBetaMulti = _skm('FBetaMulti', 'fbeta_score', _beta|_answers|dict(average='macro'), 'between 0 and 1')
@@ -315,8 +316,8 @@ APScoreMulti = _skm('APScoreMulti', 'average_precision_score', dict(sigmoid=True
 HammingLossMulti = _skm('HammingLossMulti', 'hamming_loss', _answers, 'the share of wrong answers')
 BrierScoreMulti = _skm('BrierScoreMulti', 'brier_score_loss', _answers, 'of all answers together '
                        '(with scikit-learn 1.7 or later fastai gives the sum over the labels)', flatten=True)
-MatthewsCorrCoefMulti = _skm('MatthewsCorrCoefMulti', 'matthews_corrcoef', _answers, 'of all answers together',
-                             flatten=True)
+MatthewsCorrCoefMulti = _skm('MatthewsCorrCoefMulti', 'matthews_corrcoef', _answers,
+                             'of all answers together', flatten=True)
 
 # %% ../nbs/library/metrics.ipynb #448b9842
 def PearsonCorrCoef(dim_argmax=None, **kwargs) -> AccumMetric: # As in `AccumMetric`

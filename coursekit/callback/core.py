@@ -265,7 +265,8 @@ class Recorder(Callback):
         self.learn.final_record = self.log[1:].copy()
         if self.only_validate: return
         self.values.append(self.learn.final_record)
-        if len(self.iters)<len(self.values): self.iters.append(self.smooth_loss.count) # there was no `after_train`
+        if len(self.iters)<len(self.values):                  # the epoch never came to `after_train`
+            self.iters.append(self.smooth_loss.count)
         if self.add_time:
             self.log += [None]*(len(self.metric_names)-1-len(self.log))     # the time stands in its column
             self.log.append(format_time(time.time()-self.start_time))

@@ -16,6 +16,7 @@ from ..core import *
 from .core import *
 from ..errors import check_names, names_of
 from ..learner import *
+from ..metrics import func_name
 from ..state import keep_weights, untouched
 
 # %% ../../nbs/09_schedules.ipynb #94965098
@@ -303,7 +304,7 @@ def _suggestions(funcs, lrs, losses, num_it): # Names, named tuple of rates, poi
     if len(ys)<3:
         raise ValueError(f'The loss was useless after {len(lrs)} batches, too few for a suggestion: '
                          'try a smaller `start_lr` or `end_lr`, or more batches (`num_it`)')
-    names = [getattr(f, '__name__', None) or f.func.__name__ for f in funcs]
+    names = [func_name(f) for f in funcs]
     found,points = zip(*(f(xs, ys, num_it) for f in funcs))
     return names,namedtuple('SuggestedLRs', names)(*found),list(points)
 
@@ -333,7 +334,7 @@ class SuggestionMethod:
     "The ways to suggest a rate, for `lr_find`"
     Valley,Slide,Minimum,Steep = map(staticmethod, (valley,slide,minimum,steep))
 
-@patch
+@patch # onto the recorder, as in fastai 1
 def plot(self:Recorder, skip_end=5, **kwargs):
     "`plot_lr_find`, by its name in fastai 1"
     return self.plot_lr_find(skip_end=skip_end, **kwargs)
