@@ -1,5 +1,5 @@
 """Do metrics equal fastai's? Both are fed the same outputs and targets in the same uneven batches; the topic
-stops if a value differs by more than 1e-6 (of itself, if above 1: fastai keeps the smooth loss in 32 bits)."""
+stops if a value differs by more than 1e-6 (of itself, if above 1: fastai keeps the loss in 32 bits)."""
 from types import SimpleNamespace
 import numpy as np, torch
 from .harness import Topic
