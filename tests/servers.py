@@ -56,8 +56,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             start = int(rng.removeprefix('bytes=').rstrip('-'))
         if start>=n>0: return self.send_error(416)
         self.send_response(206 if start else 200)
-        shift = int(arg) if what=='shifted' else 0
-        if start: self.send_header('Content-Range', f'bytes {start+shift}-{n-1}/{n}')
+        if start:
+            self.send_header('Content-Range',
+                             f'bytes {start + int(arg or 0) if what=="shifted" else start}-{n-1}/{n}')
         if item.etag: self.send_header('ETag', item.etag)
         self.send_header('Content-Type', item.ctype)
         self.send_header('Content-Length', str(n-start))

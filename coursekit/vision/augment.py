@@ -372,7 +372,7 @@ def relight(t, # (n, channels, height, width) in 0…1
         out[s] = x
     return out
 
-# %% ../../nbs/13_augmentation.ipynb #daea269c
+# %% ../../nbs/13_augmentation.ipynb #c07bbab0
 #| code-fold: true
 class LightingTfm(RandTransform):
     """Changes colours. Brightness, contrast and saturation are linear in the logits of the pixels, so that

@@ -9,7 +9,7 @@ __all__ = ['imagenet_stats', 'cifar_stats', 'mnist_stats', 'ImageError', 'conver
            'ResizeMethod', 'PadMode', 'as_width_height', 'CropTransform', 'Resize', 'CropPad', 'RandomCrop',
            'RandomResizedCrop', 'dihedral', 'FlipItem', 'DihedralItem', 'Image', 'PIL']
 
-# %% ../../nbs/library/vision_core.ipynb #7735bc4d
+# %% ../../nbs/library/vision_core.ipynb #2539c736
 import io, math, os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,12 +27,12 @@ from ..data.transforms import *
 
 _all_ = ['Image','PIL']
 
-# %% ../../nbs/library/vision_core.ipynb #4ab4000e
+# %% ../../nbs/library/vision_core.ipynb #18b18bc8
 imagenet_stats = ([0.485,0.456,0.406], [0.229,0.224,0.225]) # mean and deviation of red, green, blue …
 cifar_stats    = ([0.491,0.482,0.447], [0.247,0.243,0.261]) # … in ImageNet, in CIFAR-10 …
 mnist_stats    = ([0.131], [0.308])                         # … and of MNIST's grey
 
-# %% ../../nbs/library/vision_core.ipynb #eef674fa
+# %% ../../nbs/library/vision_core.ipynb #d63d69ad
 class ImageError(OSError):
     "A file that is no picture, or a broken one"
     @classmethod
@@ -79,7 +79,7 @@ def convert_mask(im, # PIL image
     if hi>255: raise ValueError(f"a mask holds class numbers 0…255, this one goes up to {hi}")
     return Image.fromarray(a.astype(np.uint8))
 
-# %% ../../nbs/library/vision_core.ipynb #8fb6e6b5
+# %% ../../nbs/library/vision_core.ipynb #f9c012e6
 _T = Image.Transpose
 _turns = {2:_T.FLIP_LEFT_RIGHT, 3:_T.ROTATE_180, 4:_T.FLIP_TOP_BOTTOM, 5:_T.TRANSPOSE,
           6:_T.ROTATE_270, 7:_T.TRANSVERSE, 8:_T.ROTATE_90}   # number in EXIF → what puts a picture upright
@@ -154,7 +154,7 @@ def _resampled(im, box, size, resample): # The part of `im` in `box`, see `_hwc`
     if x.shape[-2:]!=size[::-1]: x = F.interpolate(x, size[::-1], mode=_torch_modes[resample], antialias=True)
     return x[0].permute(1,2,0)
 
-# %% ../../nbs/library/vision_core.ipynb #5e5a7f4a
+# %% ../../nbs/library/vision_core.ipynb #b76441a2
 class PILBase(Image.Image):
     "A PIL image that opens, shows itself and becomes a tensor; a file is decoded when pixels are needed"
     _mode_,_show_args,_tensor_cls,_retain = 'RGB',{},TensorImage,True
@@ -283,7 +283,7 @@ class PILMask(PILBase):
     _mode_,_show_args,_tensor_cls = 'L',{'alpha':0.5, 'cmap':'tab20', 'interpolation':'nearest'},TensorMask
     _convert = staticmethod(convert_mask)
 
-# %% ../../nbs/library/vision_core.ipynb #f5bf4952
+# %% ../../nbs/library/vision_core.ipynb #f40f7aed
 @ToTensor # a row for pictures
 def encodes(self, o:PILBase):
     x = o.planes()
@@ -329,7 +329,7 @@ def verify_images(fns): # File names
     with ThreadPoolExecutor(min(16, (os.cpu_count() or 1)+2)) as ex: good = list(ex.map(verify_image, fns))
     return L(f for f,g in zip(fns, good) if not g)
 
-# %% ../../nbs/library/vision_core.ipynb #40e13b3b
+# %% ../../nbs/library/vision_core.ipynb #d236e181
 @patch(as_prop=True) # PIL's class, as in fastai: an image that PIL has opened has them, too
 def shape(self:Image.Image):
     "(height, width)"
@@ -349,7 +349,7 @@ def to_thumb(self:Image.Image, h, w=None):
     im.thumbnail((w or h, h))
     return im
 
-# %% ../../nbs/library/vision_core.ipynb #2bc56c49
+# %% ../../nbs/library/vision_core.ipynb #e16ab5c3
 def random_float(lo=0., hi=1.):
     "A number in `lo`…`hi`, all equally likely"
     return lo + (hi-lo)*torch.rand(()).item()
@@ -402,7 +402,7 @@ class RandTransform(DisplayedTransform):
         vals = {k:getattr(self, k) for k,p in ps.items() if getattr(self, k, p.default)!=p.default}
         return f"{self.name}({', '.join(f'{k}={v}' for k,v in vals.items())})"
 
-# %% ../../nbs/library/vision_core.ipynb #f8d2337f
+# %% ../../nbs/library/vision_core.ipynb #36a2dfba
 class ResizeMethod:
     "What to do with a picture of another shape than the target"
     Squish,Crop,Pad = 'squish','crop','pad'
@@ -487,10 +487,6 @@ class Resize(CropTransform):
 
 class CropPad(CropTransform):
     "Cut the middle out, or pad to the size, without resampling"
-    def __init__(self, size, # Pixels: a side, or (height, width)
-                 pad_mode:str=PadMode.Zeros, # 'zeros', 'border' or 'reflection'
-                 **kwargs): # `p`, `split_idx`, `order`
-        super().__init__(size, pad_mode, **kwargs)
     def draw_box(self, w, h, split_idx): return self.place(w, h, *self.size, True)
     def scale_to(self, w, h): return 1,1
 
@@ -529,13 +525,12 @@ class RandomResizedCrop(CropTransform):
         if w/h<lo: return w,max(1, int(w/lo))
         return (max(1, int(h*hi)),h) if w/h>hi else (w,h)
 
-# %% ../../nbs/library/vision_core.ipynb #074b4e49
+# %% ../../nbs/library/vision_core.ipynb #aff9dd02
 def dihedral(x, # PIL image, or tensor whose last two axes are height and width
              k:int): # 0…7: bit 0 mirrors left-right, then bit 1 up-down, then bit 2 swaps rows and columns
     "Flip and transpose without loss"
     if isinstance(x, Image.Image):
-        T = Image.Transpose
-        for bit,how in ((1,T.FLIP_LEFT_RIGHT),(2,T.FLIP_TOP_BOTTOM),(4,T.TRANSPOSE)):
+        for bit,how in ((1,_T.FLIP_LEFT_RIGHT),(2,_T.FLIP_TOP_BOTTOM),(4,_T.TRANSPOSE)):
             if k&bit: x = x.transpose(how)
         return x
     if k&3: x = x.flip([d for bit,d in ((1,-1),(2,-2)) if k&bit])

@@ -6,7 +6,7 @@
 __all__ = ['prefetch', 'ImageDL', 'AddMaskCodes', 'ImageBlock', 'MaskBlock', 'PointBlock', 'BBoxBlock', 'BBoxLblBlock',
            'show_batch', 'show_results', 'ImageDataLoaders', 'get_grid', 'clip_remove_empty', 'bb_pad']
 
-# %% ../../nbs/library/vision_data.ipynb #71d850c4
+# %% ../../nbs/library/vision_data.ipynb #bc356aa6
 import os
 import torch, matplotlib.pyplot as plt
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +97,10 @@ def _axes_for(samples, ctxs, max_n, where, kwargs, **grid): # matplotlib axes; `
     return get_grid(min(len(samples), max_n), **grid) if ctxs is None else ctxs
 
 def _show_sample(s, ctx, **kwargs): # All on one axis: pictures drawn over each other, the rest as title
-    for o in (s,) if hasattr(s, 'show') else s:
+    parts = (s,) if hasattr(s, 'show') else s
+    named = any(isinstance(o, LabeledBBox) for o in parts)    # then the boxes are there twice
+    for o in parts:
+        if named and isinstance(o, TensorBBox): continue
         if isinstance(o, (TensorImageBase,PILBase)): o.show(ctx=ctx, **kwargs)
         elif hasattr(o, 'show'): o.show(ctx=ctx)
         elif o is not None: show_title(str(o), ctx=ctx)
@@ -106,19 +109,11 @@ def _show_sample(s, ctx, **kwargs): # All on one axis: pictures drawn over each 
 def show_batch(x:TensorImage, y, samples, # See `show_batch` of `data.core`
                ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, # As for `get_grid`
                **kwargs): # As for `Axes.imshow`
-    "Pictures in a grid, masks over them, labels above. Raises `TypeError` for an unknown argument"
+    "Pictures in a grid, masks and points over them, labels above. Raises `TypeError` for an unknown argument"
     axs = _axes_for(samples, ctxs, max_n, 'show_batch', kwargs, nrows=nrows, ncols=ncols, figsize=figsize)
     for s,ax in zip(samples, axs): _show_sample(s, ax, **kwargs)
 
-@typedispatch
-def show_batch(x:TensorImage, y:TensorBBox, samples, # See `show_batch` of `data.core`
-               ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, # As for `get_grid`
-               **kwargs): # As for `Axes.imshow`
-    "Pictures with their boxes, named if they have names"
-    axs = _axes_for(samples, ctxs, max_n, 'show_batch', kwargs, nrows=nrows, ncols=ncols, figsize=figsize)
-    for s,ax in zip(samples, axs): _show_sample((s[0],s[-1]), ax, **kwargs)
-
-# %% ../../nbs/library/vision_data.ipynb #e025ad37
+# %% ../../nbs/library/vision_data.ipynb #b88291c0
 def _as_text(o): return '; '.join(map(str, o)) if isinstance(o, (list,tuple,L)) else str(o)
 
 @typedispatch
@@ -132,29 +127,17 @@ def show_results(x:TensorImage, y, samples, outs, # See `show_results` of `data.
         targ,pred = _as_text(s[-1]),_as_text(out[0])
         show_title(f'{targ}\n{pred}', ctx=ax, color='#009E73' if targ==pred else '#D55E00')
 
-def _show_beside(samples, outs, axs, **kwargs): # Each sample on one axis, its prediction on the next
-    for s,out,left,right in zip(samples, outs, axs[::2], axs[1::2]):
-        _show_sample(s, left, **kwargs)
-        _show_sample((s[0],out[0]), right, **kwargs)
-
 @typedispatch
-def show_results(x:TensorImage, y:TensorMask, samples, outs, # See `show_results` of `data.core`
-                 ctxs=None, max_n=6, nrows=None, ncols=2, figsize=None, # As for `get_grid`
+def show_results(x:TensorImage, y:TensorMask|TensorPoint, samples, outs, # See `show_results` of `data.core`
+                 ctxs=None, max_n=6, nrows=None, ncols=1, figsize=None, # As for `get_grid`; pairs are counted
                  **kwargs): # As for `Axes.imshow`
-    "Target masks on the left, predictions on the right. Raises `TypeError` for an unknown argument"
-    axs = _axes_for(samples, ctxs, max_n, 'show_results', kwargs, nrows=nrows, ncols=ncols, figsize=figsize,
-                    double=True, title='Target / prediction')
-    _show_beside(samples[:max_n], outs, axs, **kwargs)
-
-@typedispatch
-def show_results(x:TensorImage, y:TensorPoint, samples, outs, # See `show_results` of `data.core`
-                 ctxs=None, max_n=6, nrows=None, ncols=1, figsize=None, # As for `get_grid`
-                 **kwargs): # As for `Axes.imshow`
-    "Target points on the left, predictions on the right. Raises `TypeError` for an unknown argument"
+    "Targets on the left, predictions on the right. Raises `TypeError` for an unknown argument"
     n = min(len(samples), max_n, (nrows or max_n)*ncols)
     axs = _axes_for(samples, ctxs, n, 'show_results', kwargs, nrows=nrows or -(-n//ncols), ncols=2*ncols,
                     figsize=figsize, double=True, title='Target / prediction')
-    _show_beside(samples[:n], outs, axs, **kwargs)
+    for s,out,left,right in zip(samples[:n], outs, axs[::2], axs[1::2]):
+        _show_sample(s, left, **kwargs)
+        _show_sample((s[0],out[0]), right, **kwargs)
 
 # %% ../../nbs/library/vision_data.ipynb #e61a899b
 class ImageDataLoaders(DataLoaders):
