@@ -1,27 +1,3 @@
-<<<<<<< HEAD
-"""A fresh process that trains and prints its memory: `python -m benchmarks._memory coursekit resnet18`"""
-import importlib, json, os, sys
-
-def peak(): # MB; `ru_maxrss` would count what the parent process had
-    try:
-        with open('/proc/self/status') as f: lines = f.readlines()
-        return next(int(l.split()[1]) for l in lines if l.startswith('VmHWM'))/1024
-    except (OSError, StopIteration):
-        import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 1024)
-
-def bare_epoch(model, loss, lr, sets, bs, work):
-    import torch
-    train,valid = (torch.utils.data.DataLoader(o, batch_size=bs) for o in sets)
-    opt = (torch.optim.SGD if work=='linear' else torch.optim.AdamW)(model.parameters(), lr)
-    for xb,yb in train:
-        loss(model(xb), yb).backward()
-        opt.step()
-        opt.zero_grad()
-    model.eval()
-    with torch.no_grad():
-        for xb,yb in valid: float(loss(model(xb), yb))
-=======
 """A fresh process that trains and prints its memory; memory.py starts it.
 
 By hand: `python -m benchmarks._memory coursekit resnet18`
@@ -33,30 +9,12 @@ def peak(): # MB; `ru_maxrss` would count what the parent process had
     except (OSError, StopIteration):
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 1024)
->>>>>>> main
 
 def train(lib, work): # One epoch, in the way of that library
     import torch, torch.nn.functional as F
     from .work import N, N_VALID, linear, mnist_loss, batch_accuracy
     torch.manual_seed(0)
     if work=='linear':
-<<<<<<< HEAD
-        n,bs,model,loss,lr = N,256,linear(),mnist_loss,1.
-        x,y = torch.rand(N+N_VALID,784),torch.randint(2,(N+N_VALID,1))
-    else: # 12 batches of 64 pictures
-        n,bs,loss,lr = 768,64,F.cross_entropy,1e-3
-        zoo = importlib.import_module('coursekit.vision.models' if lib=='coursekit' else 'torchvision.models')
-        model = zoo.resnet18(num_classes=2)
-        x,y = torch.rand(832,3,28,28),torch.randint(2,(832,))
-    items = list(zip(x,y))
-    sets = items[:n],items[n:]
-    if lib=='bare': return bare_epoch(model, loss, lr, sets, bs, work)
-    L,D,DL,O,M = (importlib.import_module(f'{lib}.{o}')
-                  for o in ('learner','data.core','data.load','optimizer','metrics'))
-    opt,metric = (O.SGD,batch_accuracy) if work=='linear' else (O.Adam,M.accuracy)
-    dls = D.DataLoaders(*(DL.DataLoader(o, bs=bs, num_workers=0) for o in sets))
-    learn = L.Learner(dls, model, loss_func=loss, lr=lr, opt_func=opt, metrics=metric)
-=======
         x,y = torch.rand(N+N_VALID,784),torch.randint(2,(N+N_VALID,1))
         sets,bs,model,loss,lr = [list(zip(x[:N],y[:N])),list(zip(x[N:],y[N:]))],256,linear(),mnist_loss,1.
     else: # 12 batches of 64 pictures
@@ -82,20 +40,14 @@ def train(lib, work): # One epoch, in the way of that library
                       loss_func=loss, lr=lr,
                       opt_func=O.SGD if work=='linear' else O.Adam,
                       metrics=batch_accuracy if work=='linear' else M.accuracy)
->>>>>>> main
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
 
 if __name__ == '__main__':
     lib,work = sys.argv[1:]
     os.environ.setdefault('MPLBACKEND', 'agg')
-<<<<<<< HEAD
-    bare = ['torch','torchvision','matplotlib','pandas','fastcore']
-    for m in bare if lib=='bare' else [f'{lib}.vision.all']: importlib.import_module(m)
-=======
     for m in {'bare':['torch','torchvision','matplotlib','pandas',
                       'fastcore']}.get(lib, [f'{lib}.vision.all']):
         importlib.import_module(m)
->>>>>>> main
     before = peak()
     train(lib, work)
     print(json.dumps(dict(peak=peak(), imported=before, added=peak()-before)))

@@ -1,13 +1,8 @@
-<<<<<<< HEAD
-"""Do metrics equal fastai's? Both are fed the same outputs and targets in the same uneven batches; the topic
-stops if a value differs by more than 1e-6 (of itself, if above 1: fastai keeps the loss in 32 bits)."""
-=======
 """Do metrics equal fastai's? Both are fed the same outputs and targets in the same uneven batches.
 
 The topic stops if a value differs by more than 1e-6 (of itself, if above 1: fastai keeps the smooth loss in
 32 bits).
 """
->>>>>>> main
 from types import SimpleNamespace
 import numpy as np, torch
 from .harness import Topic
@@ -17,40 +12,6 @@ def data(): # Outputs and targets: three classes, two classes, several labels, n
     def randn(*s): return torch.randn(*s, generator=g)
     y3,y2 = torch.randint(0,3,(101,), generator=g),torch.randint(0,2,(101,), generator=g)
     return dict(three=(randn(101,3)+2*torch.eye(3)[y3],y3), two=(randn(101,2)+torch.eye(2)[y2],y2),
-<<<<<<< HEAD
-                many=(randn(101,4),(randn(101,4)>0).float()), numbers=(randn(101,1),randn(101,1)),
-                masks=(randn(21,2,8,8),torch.randint(0,2,(21,8,8), generator=g)))
-
-def metrics(m): # Of a module, for each kind of data
-    macro = [f(average='macro') for f in (m.F1Score, m.Precision, m.Recall, m.Jaccard)]
-    return dict(
-        three=[m.accuracy, m.error_rate, m.RocAuc(), m.BalancedAccuracy(), m.CohenKappa(),
-               m.MatthewsCorrCoef(), m.HammingLoss(), m.FBeta(2, average='macro'), *macro],
-        two=[m.F1Score(), m.Precision(), m.Recall(), m.Jaccard(), m.FBeta(0.5), m.BrierScore(),
-             m.RocAucBinary(), m.APScoreBinary()],
-        many=[m.accuracy_multi, m.F1ScoreMulti(), m.PrecisionMulti(), m.RecallMulti(), m.JaccardMulti(),
-              m.FBetaMulti(2), m.RocAucMulti(), m.APScoreMulti(), m.HammingLossMulti()],
-        numbers=[m.mse, m.mae, m.rmse, m.exp_rmspe, m.R2Score(), m.ExplainedVariance(), m.PearsonCorrCoef(),
-                 m.SpearmanCorrCoef()],
-        masks=[m.Dice(), m.JaccardCoeff(), m.DiceMulti(), m.JaccardCoeffMulti(), m.foreground_acc])
-
-def value(metric, batches): # After all `batches`, dicts of what a learner has
-    metric.reset()
-    for b in batches: metric.accumulate(SimpleNamespace(**b, to_detach=lambda o: o.detach()))
-    return np.array(float(metric.value))
-
-def values(m, mk, loss, smooth): # All values, by name; `mk` makes a metric of a function
-    res,sets = {},data()
-    for kind,ms in metrics(m).items():
-        batches = [dict(pred=p, y=t, yb=(t,), xb=(p,)) for p,t in zip(*(o.split(16) for o in sets[kind]))]
-        for o in map(mk, ms): res[f'{kind} {o.name.lstrip("_")}'] = value(o, batches)
-    p,t = sets['three']
-    res['top_k_accuracy'] = np.array(float(m.top_k_accuracy(p, t, k=2)))
-    res['msle'] = np.array(float(m.msle(p.abs(), p.square())))
-    batches = [dict(loss=b.pow(2).mean(), yb=(b,)) for b in p.repeat(4,1).split(16)]
-    for name,o in (('loss',loss()), ('smooth loss',smooth()), ('perplexity',m.Perplexity())):
-        res[name] = value(o, batches)
-=======
                 many=(randn(101,4),(randn(101,4)>0).float()),
                 numbers=(randn(101,1),randn(101,1)),
                 masks=(randn(21,2,8,8),torch.randint(0,2,(21,8,8), generator=g)))
@@ -83,16 +44,7 @@ def values(m, mk, loss, smooth): # A module of metrics, what makes a metric of a
         for b in p.repeat(4,1).split(16):
             o.accumulate(SimpleNamespace(loss=b.pow(2).mean(), yb=(b,), to_detach=lambda o: o.detach()))
         res[name] = np.array(float(o.value))
->>>>>>> main
     return res
-
-def assert_equal(ours, theirs):
-    assert ours.keys()==theirs.keys(), ours.keys()^theirs.keys()
-    gaps = {k: abs(float(ours[k]-o))/max(1, abs(float(o))) for k,o in theirs.items()}
-    worst = max(gaps, key=gaps.get)
-    assert gaps[worst]<=1e-6, f'{worst}: {ours[worst]}, fastai {theirs[worst]}'
-    print(f'agree-metrics: {len(theirs)} metrics; '
-          f'the largest difference from fastai is {gaps[worst]:.1e} ({worst})')
 
 def agree():
     t = Topic('agree-metrics', 'metrics, equal to 1e-6', seconds=1)
@@ -103,9 +55,6 @@ def agree():
     @t.run('fastai', role='fastai')
     def _(): return values(fm, fl.mk_metric, fl.AvgLoss, fl.AvgSmoothLoss)
     @t.same
-<<<<<<< HEAD
-    def _(results): assert_equal(results['coursekit'], results['fastai'])
-=======
     def _(results):
         a,b = results['coursekit'],results['fastai']
         assert a.keys()==b.keys(), a.keys()^b.keys()
@@ -114,7 +63,6 @@ def agree():
         assert gaps[worst]<=1e-6, f'{worst}: {a[worst]}, fastai {b[worst]}'
         print(f'agree-metrics: {len(b)} metrics; the largest difference from fastai is {gaps[worst]:.1e} '
               f'({worst})')
->>>>>>> main
     return t
 
 TOPICS = {'agree-metrics': agree}

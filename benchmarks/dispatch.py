@@ -1,14 +1,8 @@
-<<<<<<< HEAD
-"""What dispatch costs: a call by type, a pipeline over an item, work on a semantic tensor (lesson 11)."""
-=======
 "What dispatch costs (lesson 11): a call by type, a pipeline over an item, an operation on a semantic tensor."
->>>>>>> main
 import torch
 from .harness import Topic
 
 N = 2000 # calls in one go
-
-ROLES = {'fastai':dict(role='fastai'), 'coursekit':dict(faster=1.5)}
 
 def _tfm(Transform):
     class Add(Transform):
@@ -29,22 +23,13 @@ def calls():
     @t.run('bare: isinstance', role='bare')
     def _():
         for _ in range(N):
-<<<<<<< HEAD
-            r = tuple(x+1 if isinstance(x, int) else
-                      x+'!' if isinstance(x, str) else x for x in (1,'a'))
-=======
             r = tuple(x+1 if isinstance(x, int) else x+'!' if isinstance(x, str) else x for x in (1,'a'))
->>>>>>> main
         return r
     for k,(T,_,_) in _libs().items():
         def f(tfm=_tfm(T)()):
             for _ in range(N): r = tfm((1,'a'))
             return r
-<<<<<<< HEAD
-        t.run(k, **ROLES[k])(f)
-=======
         t.run(k, **dict(role='fastai') if k=='fastai' else dict(faster=1.5))(f)
->>>>>>> main
     t.same(_equal)
     return t
 
@@ -55,37 +40,22 @@ def pipelines():
         def f(p=P([A(),A(),A(),A()])):
             for _ in range(N//4): r = p.decode(p((1,'a')))
             return r
-<<<<<<< HEAD
-        t.run(k, **ROLES[k])(f)
-=======
         t.run(k, **dict(role='fastai') if k=='fastai' else dict(faster=1.5))(f)
->>>>>>> main
     t.same(_equal)
     return t
 
 def tensors():
     from torchvision import tv_tensors
-<<<<<<< HEAD
-    what = f'{N:,} times (x*2).flip(-1) on 3 × 8 × 8; tv_tensors forget their type'
-    t = Topic('semantic-tensor', what, seconds=5)
-=======
     t = Topic('semantic-tensor', f'{N:,} times (x*2).flip(-1) on 3 × 8 × 8; tv_tensors forget their type',
               seconds=5)
->>>>>>> main
     x = torch.rand(3,8,8)
-    kinds = {'bare: Tensor':x, 'tv_tensors':tv_tensors.Image(x)}
-    kinds |= {k: I(x) for k,(_,_,I) in _libs().items()}
-    roles = ROLES | {'bare: Tensor':dict(role='bare'), 'coursekit':dict(faster=1)}
+    kinds = {'bare: Tensor':x, 'tv_tensors':tv_tensors.Image(x), **{k: I(x) for k,(_,_,I) in _libs().items()}}
     for k,o in kinds.items():
         def f(o=o):
             for _ in range(N): r = (o*2).flip(-1)
             return float(r.sum())
-<<<<<<< HEAD
-        t.run(k, **roles.get(k, {}))(f)
-=======
         t.run(k, **{'bare: Tensor':dict(role='bare'), 'fastai':dict(role='fastai'),
                     'coursekit':dict(faster=1)}.get(k, {}))(f)
->>>>>>> main
     t.same(_equal)
     return t
 

@@ -1,12 +1,8 @@
 """Measure contestants side by side: in one process, in turns, many rounds; compare each round with itself.
 
 A machine drifts (other programs, heat), and it drifts for all contestants of a round alike. So the ratio of
-<<<<<<< HEAD
-two contestants is taken inside each round. The median of these is reported; the middle half is the spread.
-=======
 two contestants is taken inside each round, and the median of these ratios is reported, with the middle half
 of them as the spread.
->>>>>>> main
 """
 import gc, os, platform, time
 from importlib.metadata import version, PackageNotFoundError
@@ -14,21 +10,6 @@ from statistics import median
 
 class Contestant:
     "One way to do the work; `f` does it once and may return a result, to be compared with the others"
-<<<<<<< HEAD
-    def __init__(self, name, f, role=None,
-                 at_most=None,  # Goals: at most so many times bare;
-                 faster=None,   # at least so many times better than fastai;
-                 below=None):   # at most so much
-        self.name,self.f,self.role,self.times = name,f,role,[]
-        self.at_most,self.faster,self.below = at_most,faster,below
-
-class Topic:
-    """One piece of work and those who do it. Roles: 'bare' and 'fastai' are what others are compared with, at
-    most one of each"""
-    def __init__(self, name, title, seconds=10, # A fair time for its rounds
-                 least=7,                       # At least so many rounds
-                 unit='s',                      # The time is measured; or what is returned, in 'µs' or 'MB'
-=======
     def __init__(self, name, f, role, at_most, faster, below):
         self.name,self.f,self.role = name,f,role
         self.at_most,self.faster,self.below,self.times = at_most,faster,below,[]
@@ -39,28 +20,10 @@ class Topic:
     def __init__(self, name, title, seconds=10, # A fair time for its rounds
                  least=7,                       # At least so many rounds
                  unit='s',                      # Of time; else ('µs', 'MB') of what the functions return
->>>>>>> main
                  once=False):                   # No round to warm up, and only one round?
         self.name,self.title,self.seconds,self.least,self.unit,self.once = name,title,seconds,least,unit,once
         self.cs,self.check = [],None
 
-<<<<<<< HEAD
-    def run(self, name, **kwargs): # Role and goals, as in `Contestant`
-        "Decorator: the function is a contestant"
-        def f(fn):
-            self.cs.append(Contestant(name, fn, **kwargs))
-            return fn
-        return f
-
-    def same(self, fn):
-        "Decorator: `fn` gets {name: result} of the first round, and asserts that all did the same work"
-        self.check = fn
-        return fn
-
-    def role(self, role): return next((c for c in self.cs if c.role==role), None)
-
-def clock(f): # Seconds, and what `f` returns
-=======
     def run(self, name, role=None, # 'bare' or 'fastai'
             at_most=None, faster=None, below=None): # Goals: times bare; times better than fastai; so much
         "Decorator: the function is a contestant"
@@ -75,7 +38,6 @@ def clock(f): # Seconds, and what `f` returns
     def role(self, role): return next((c for c in self.cs if c.role==role), None)
 
 def clock(f):
->>>>>>> main
     gc.collect()
     t = time.perf_counter()
     res = f()
@@ -87,18 +49,9 @@ def measure(topic, seconds=None, rounds=None, most=100): # Rounds that were run
     first = {c.name: c.f() for c in topic.cs}
     if topic.check: topic.check(first)
     gc.collect()
-<<<<<<< HEAD
-    gc.freeze()           # while the clock runs, the garbage collector leaves alone what was there before
-    n,end = 0,time.perf_counter()+(seconds or topic.seconds)
-    def go_on():
-        if rounds: return n<rounds
-        return n<topic.least or n<most and time.perf_counter()<end
-    while go_on():
-=======
     gc.freeze()           # what was there before is no business of the garbage collector while the clock runs
     n,end = 0,time.perf_counter()+(seconds or topic.seconds)
     while n<rounds if rounds else n<topic.least or n<most and time.perf_counter()<end:
->>>>>>> main
         k = n%len(topic.cs)
         n += 1
         for c in topic.cs[k:]+topic.cs[:k]: c.times.append(clock(c.f)[topic.unit!='s'])
@@ -113,18 +66,13 @@ def _once(topic):
 
 def quartiles(xs):
     xs = sorted(xs)
-<<<<<<< HEAD
-    def at(q): return xs[int(q*(len(xs)-1)+.5)]
-=======
     at = lambda q: xs[int(q*(len(xs)-1)+.5)]
->>>>>>> main
     return at(.25),median(xs),at(.75)
 def ratios(a, b): return quartiles([x/y for x,y in zip(a.times, b.times)])
 
 def text(v, unit):
-    if unit=='s' and v<1: v,unit = v*1e3,'ms'
-    digits = sum(v<limit for limit in (100,10))
-    return f'{v:.{digits}f} {unit}'
+    if unit=='s': return f'{v:.2f} s' if v>=1 else f'{v*1e3:.{1 if v<.1 else 0}f} ms'
+    return f'{v:.{0 if v>=100 else 1 if v>=10 else 2}f} {unit}'
 def ratio_text(q): return f'{q[1]:.2f} ({q[0]:.2f}–{q[2]:.2f})'
 def verdict(goal, met): return f'{goal} {"met" if met else "MISSED"}'
 
@@ -132,21 +80,6 @@ def rows(topic): # Lists of six texts
     "One row for each contestant"
     bare,fast = topic.role('bare'),topic.role('fastai')
     for c in topic.cs:
-<<<<<<< HEAD
-        times_bare = times_fast = goal_bare = goal_fast = ''
-        lo,mid,hi = quartiles(c.times)
-        if c.below is not None: goal_bare = verdict(f'≤ {c.below:g} {topic.unit}', mid<=c.below)
-        if bare and c is not bare:
-            q = ratios(c, bare)
-            times_bare = ratio_text(q)
-            if c.at_most is not None: goal_bare = verdict(f'≤ {c.at_most:g}', q[1]<=c.at_most)
-        if fast and c is not fast:
-            q = ratios(fast, c)
-            times_fast = ratio_text(q)
-            if c.faster is not None: goal_fast = verdict(f'≥ {c.faster:g}', q[1]>=c.faster)
-        half = '' if len(c.times)==1 else f'{text(lo, topic.unit)} – {text(hi, topic.unit)}'
-        yield [c.name, text(mid, topic.unit), half, times_bare, goal_bare, times_fast, goal_fast]
-=======
         lo,mid,hi = quartiles(c.times)
         b = f = gb = gf = ''
         put = lambda v: text(v, topic.unit)
@@ -160,22 +93,10 @@ def rows(topic): # Lists of six texts
             f = ratio_text(q)
             gf = '' if c.faster is None else verdict(f'≥ {c.faster:g}', q[1]>=c.faster)
         yield [c.name, put(mid), '' if len(c.times)==1 else f'{put(lo)} – {put(hi)}', b, gb, f, gf]
->>>>>>> main
 
 HEAD = ['', 'median', 'middle half', '× bare', 'goal', '× better than fastai', 'goal']
 def table(measured): # Text; `measured`: pairs of topic and rounds
     "All topics in one table"
-<<<<<<< HEAD
-    parts = [(f'{t.name}: {t.title} ({n} round{"s" if n>1 else ""})', [['  '+r[0], *r[1:]] for r in rows(t)])
-             for t,n in measured]
-    cells = [HEAD, *(r for _,rs in parts for r in rs)]
-    widths = [max(len(r[i]) for r in cells) for i in range(len(HEAD))]
-    def put(r):
-        first,*others = zip(r, widths)
-        return '  '.join([first[0].ljust(first[1]), *(s.rjust(w) for s,w in others)]).rstrip()
-    rule = '─'*(sum(widths)+2*len(widths)-2)
-    return '\n'.join([put(HEAD), *(l for head,rs in parts for l in (rule, head, *map(put, rs))), rule])
-=======
     lines = [(None,HEAD)]
     for t,n in measured:
         lines += [(f'{t.name}: {t.title} ({n} round{"s" if n>1 else ""})',None),
@@ -186,7 +107,6 @@ def table(measured): # Text; `measured`: pairs of topic and rounds
                               (s,w) in enumerate(zip(r, ws))).rstrip()
     rule = '─'*(sum(ws)+2*len(ws)-2)
     return '\n'.join([put(HEAD), *(put(r) if r else f'{rule}\n{head}' for head,r in lines[1:]), rule])
->>>>>>> main
 
 def goals(measured): # (met, all)
     texts = [s for t,_ in measured for r in rows(t) for s in (r[4],r[6]) if s]
@@ -194,9 +114,7 @@ def goals(measured): # (met, all)
 
 def cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 def processor():
-    try:
-        with open('/proc/cpuinfo') as f: lines = f.readlines()
-        return next(l.split(':')[1].strip() for l in lines if l.startswith('model name'))
+    try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 def installed(name):
     try: return version(name)
@@ -212,15 +130,7 @@ def busy(): # A sentence, or ''
 def machine(): # Text
     "What was measured where"
     import torch
-<<<<<<< HEAD
-    load = f'load average {os.getloadavg()[0]:.1f}' if hasattr(os, 'getloadavg') else ''
-    packages = 'coursekit','fastai','torch','torchvision','fastcore'
-    versions = ' · '.join(f'{p} {installed(p)}' for p in packages)
-    return (f'{processor()}, {cores()} cores ({load}), {torch.get_num_threads()} threads in torch\n'
-            f'{platform.system()} · Python {platform.python_version()} · {versions}')
-=======
     busy = f'load average {os.getloadavg()[0]:.1f}' if hasattr(os, 'getloadavg') else ''
     vs = ' · '.join(f'{p} {installed(p)}' for p in ('coursekit','fastai','torch','torchvision','fastcore'))
     return (f'{processor()}, {cores()} cores ({busy}), {torch.get_num_threads()} threads in torch\n'
             f'{platform.system()} · Python {platform.python_version()} · {vs}')
->>>>>>> main

@@ -3,17 +3,10 @@ import os, subprocess, sys
 from .harness import Topic
 
 BARE = 'import torch, torchvision, matplotlib, pandas, fastcore'
-OURS = 'from coursekit.vision.all import *'
-
 def fresh(code):
-<<<<<<< HEAD
-    env = os.environ | dict(MPLBACKEND='agg')
-    def f(): subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, env=env)
-=======
     def f():
         subprocess.run([sys.executable, '-c', code], check=True, capture_output=True,
                        env={**os.environ, 'MPLBACKEND':'agg'})
->>>>>>> main
     return f
 
 def topic():
@@ -21,16 +14,10 @@ def topic():
     def add(name, code, **kw): t.run(name, **kw)(fresh(code))
     add('bare', BARE, role='bare')
     add('bare and scikit-learn', f'{BARE}, sklearn.metrics')
-<<<<<<< HEAD
-    add('coursekit.vision.all', OURS, at_most=1)
-    add('coursekit.vision.all, torchvision', f'{OURS}\nimport torchvision')
-    add('coursekit.vision.all, torchvision, scikit-learn', f'{OURS}\nimport torchvision, sklearn.metrics')
-=======
     add('coursekit.vision.all', 'from coursekit.vision.all import *', at_most=1)
     add('coursekit.vision.all, torchvision', 'from coursekit.vision.all import *; import torchvision')
     add('coursekit.vision.all, torchvision, scikit-learn',
         'from coursekit.vision.all import *; import torchvision, sklearn.metrics')
->>>>>>> main
     add('fastai.vision.all', 'from fastai.vision.all import *', role='fastai')
     return t
 

@@ -1,10 +1,3 @@
-<<<<<<< HEAD
-"""`Learner.fit(1)`: training, validation, loss and accuracy; each with its own loader and optimizer."""
-import torch
-from .harness import Topic
-from .work import (N, N_VALID, all_close, bare_fit, batch_accuracy, flat, linear, loaders, mnist_loss,
-                   seeded, simple_net)
-=======
 """`Learner.fit(1)`: training and validation with loss and accuracy.
 
 Each library has its own loader, optimizer and default callbacks.
@@ -33,27 +26,10 @@ def bare_fit(model, opt, train, valid): # What a `Learner` does, without one
             acc += batch_accuracy(p, yb)*len(xb)
             m += len(xb)
     return float(losses)/n,float(vloss)/m,float(acc)/m
->>>>>>> main
 
 def topic(name, make, lr, **goals):
     import coursekit.learner as ck, coursekit.data.core as ckd, coursekit.optimizer as cko
     import fastai.learner as fa, fastai.data.core as fad, fastai.optimizer as fao
-<<<<<<< HEAD
-    # both show progress by default …
-    import coursekit.callback.progress, fastai.callback.progress # noqa: F401
-    t = Topic(f'fit-{name}', f'Learner.fit(1) of {make.__name__}: {N:,} + {N_VALID:,} items, batch 256, '
-              'with accuracy, own SGD')
-    train,valid = loaders(),loaders(valid=True)
-    models = {k: seeded(make) for k in ('bare','coursekit','fastai')}
-    opt = torch.optim.SGD(models['bare'].parameters(), lr=lr)
-    def learner(k, m, d, o):
-        dls = d.DataLoaders(train[k], valid[k])
-        return m.Learner(dls, models[k], loss_func=mnist_loss, metrics=batch_accuracy, lr=lr, opt_func=o.SGD)
-    learn = dict(coursekit=learner('coursekit', ck, ckd, cko), fastai=learner('fastai', fa, fad, fao))
-    @t.run('bare: slices, torch.optim', role='bare')
-    def _():
-        bare_fit(models['bare'], opt, mnist_loss, batch_accuracy, train['bare'], valid['bare'])
-=======
     import coursekit.callback.progress, fastai.callback.progress  # noqa: F401 (both show progress by default …)
     t = Topic(f'fit-{name}', f'Learner.fit(1) of {make.__name__}: {N:,} + {N_VALID:,} items, batch 256, with '
                              'accuracy, own SGD')
@@ -66,7 +42,6 @@ def topic(name, make, lr, **goals):
     @t.run('bare: slices, torch.optim', role='bare')
     def _():
         bare_fit(models['bare'], opt, train['bare'], valid['bare'])
->>>>>>> main
         return flat(models['bare'])
     def fit(k):
         with learn[k].no_bar(), learn[k].no_logging(): learn[k].fit(1)   # … and neither does here
@@ -76,9 +51,5 @@ def topic(name, make, lr, **goals):
     t.same(all_close)
     return t
 
-<<<<<<< HEAD
-TOPICS = {'fit-linear':     lambda: topic('linear', linear, 1., at_most=1.25, faster=2),
-=======
 TOPICS = {'fit-linear': lambda: topic('linear', linear, 1., at_most=1.25, faster=2),
->>>>>>> main
           'fit-simple-net': lambda: topic('simple-net', simple_net, 0.1)}

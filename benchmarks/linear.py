@@ -19,13 +19,8 @@ def epoch(dl, params, lr=1.): # The loop of lesson 03, the same for everyone
 
 def topic(shuffle):
     how = 'shuffled' if shuffle else 'in order'
-<<<<<<< HEAD
-    name = f'linear-{how.replace(" ","-")}'
-    t = Topic(name, f'one epoch of the linear model, {N:,} × 784, batch 256, {how}')
-=======
     t = Topic(f'linear-{how.replace(" ","-")}',
               f'one epoch of the linear model, {N:,} × 784, batch 256, {how}')
->>>>>>> main
     dls = loaders(shuffle=shuffle)
     params = {k: init() for k in dls}
     def add(k, name, **kw): t.run(name, **kw)(lambda: epoch(dls[k], params[k]))
@@ -33,15 +28,6 @@ def topic(shuffle):
     add('torch', 'torch DataLoader')
     add('coursekit', 'coursekit DataLoader', at_most=1.25, faster=3)
     add('fastai', 'fastai DataLoader', role='fastai')
-<<<<<<< HEAD
-    import coursekit.data.load as ck, fastai.data.load as fa
-    def first_epoch(name, loader, **kwargs):                     # pays for what later ones find prepared
-        params = init()
-        @t.run(f'{name}, first epoch')
-        def _(): return epoch(loader(list(zip(*digits()[:2])), bs=BS, shuffle=shuffle, **kwargs), params)
-    first_epoch('coursekit', ck.DataLoader)
-    first_epoch('fastai', fa.DataLoader, num_workers=0)
-=======
     # a first epoch pays for what later ones find prepared
     make = lambda: list(zip(*digits()[:2]))
     fresh = {k: init() for k in ('coursekit','fastai')}
@@ -50,7 +36,6 @@ def topic(shuffle):
                                                   fresh['coursekit']))
     t.run('fastai, first epoch')(lambda: epoch(fa.DataLoader(make(), bs=BS, shuffle=shuffle, num_workers=0),
                                                fresh['fastai']))
->>>>>>> main
     if not shuffle: t.same(all_close)
     return t
 

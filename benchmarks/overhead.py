@@ -1,37 +1,17 @@
-<<<<<<< HEAD
-"""What it costs to call a callback: fit with many, fit with none, and the difference for each call."""
-=======
 "What a call of a callback costs: fit with many, fit with none, the difference divided by the calls."
->>>>>>> main
 import time, torch
 from torch import nn
 from .harness import Topic
 
-<<<<<<< HEAD
-EVENTS = ('before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward', 'before_step',
-          'after_step', 'after_batch')
-=======
 EVENTS = ['before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward', 'before_step',
           'after_step', 'after_batch']
->>>>>>> main
 K,N = 5,200             # callbacks for each event; batches
-CALLS = len(EVENTS)*K*N
-TITLE = (f'a call of a callback: fit with and without {len(EVENTS)*K} of them, each with a method for one of '
-         f'the events inside a batch, {N} batches')
 
 class Box: n = 0
-<<<<<<< HEAD
-
-def callbacks(Callback, box): # K for each event; each has one method, which counts
-    def f(self): box.n += 1
-    def name(e, i): return f'Count{e.title().replace("_","")}{i}'
-    return [type(name(e, i), (Callback,), {e:f})() for e in EVENTS for i in range(K)]
-=======
 def callbacks(Callback, box): # K for each event; each has one method, which only counts
     def f(self): box.n += 1
     return [type(f'Count{e.title().replace("_","")}{i}', (Callback,), {e:f})() for e in EVENTS
             for i in range(K)]
->>>>>>> main
 
 def fit_time(learn, cbs):
     with learn.no_bar(), learn.no_logging():
@@ -39,37 +19,8 @@ def fit_time(learn, cbs):
         learn.fit(1, cbs=cbs)
         return time.perf_counter()-t
 
-def bare_time(): # Microseconds for one call
-    box = Box()
-    methods = [getattr(o, e) for o,e in zip(callbacks(object, box), [e for e in EVENTS for _ in range(K)])]
-    t = time.perf_counter()
-    for _ in range(N):
-        for f in methods: f()
-    t = time.perf_counter()-t
-    assert box.n==CALLS
-    return t/CALLS*1e6
-
-def call_time(learn, Callback): # Microseconds for one call
-    box = Box()
-    cbs = callbacks(Callback, box)
-    before,with_them,after = (fit_time(learn, o) for o in (None,cbs,None))     # drift cancels
-    assert box.n >= CALLS, f'{box.n} calls instead of {CALLS}'
-    return (with_them-(before+after)/2)/box.n*1e6
-
 def topic():
     import coursekit.learner as ck, coursekit.data.core as ckd, coursekit.data.load as ckl
-<<<<<<< HEAD
-    import coursekit.optimizer as cko, coursekit.callback.core as ckc, coursekit.callback.progress # noqa: F401
-    import fastai.learner as fa, fastai.data.core as fad, fastai.data.load as fal
-    import fastai.optimizer as fao, fastai.callback.core as fac, fastai.callback.progress # noqa: F401
-    t = Topic('callback', TITLE, seconds=8, unit='µs')
-    t.run('bare: calling the methods', role='bare')(bare_time)
-    items = [(torch.ones(1),torch.ones(1))]*N
-    def add(name, learner, dls, loader, opt, Callback, **goals):
-        two = dls.DataLoaders(*(loader.DataLoader(items[:n], bs=1, num_workers=0) for n in (N,1)))
-        learn = learner.Learner(two, nn.Linear(1,1), loss_func=nn.MSELoss(), opt_func=opt.SGD, lr=0.)
-        t.run(name, **goals)(lambda: call_time(learn, Callback))
-=======
     import coursekit.optimizer as cko, coursekit.callback.core as ckc
     import fastai.learner as fa, fastai.data.core as fad, fastai.data.load as fal
     import fastai.optimizer as fao, fastai.callback.core as fac
@@ -101,7 +52,6 @@ def topic():
             c = fit_time(learn, None)     # without, with, without: drift cancels
             assert box.n >= calls, f'{box.n} calls instead of {calls}'
             return (b-(a+c)/2)/box.n*1e6
->>>>>>> main
     add('coursekit', ck, ckd, ckl, cko, ckc.Callback, below=5)
     add('fastai', fa, fad, fal, fao, fac.Callback, role='fastai')
     return t

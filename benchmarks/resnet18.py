@@ -1,51 +1,26 @@
-<<<<<<< HEAD
-"""`Learner.fit(1)` of resnet18 on the 3s and 7s, 28×28: 12 batches of 64 of them, so that there are many
-rounds; and once all of them."""
-=======
 """`Learner.fit(1)` of resnet18 on the 3s and 7s, 28×28.
 
 On 12 batches of 64 of them, so that there are many rounds; and once on all of them.
 """
->>>>>>> main
 import functools, random, torch, torch.nn.functional as F
 from .harness import Topic
-from .work import bare_fit, flat, seeded
+from .work import flat
 
 N,N_VALID,BS,THREE = 768,256,64,('3','7')
 
 @functools.cache
 def files(): # Folder, training files, validation files: as many 3s as 7s, in a random order
     from coursekit.data.external import untar_data, URLs
-<<<<<<< HEAD
-    path,rng = untar_data(URLs.MNIST_SAMPLE_SKETCH),random.Random(0)
-    def some(kind, n):
-        fs = [f for c in THREE for f in sorted((path/kind/c).iterdir())[:n//2]]
-        rng.shuffle(fs)
-=======
     path,dice = untar_data(URLs.MNIST_SAMPLE_SKETCH),random.Random(0)
     def some(kind, n):
         fs = [f for c in THREE for f in sorted((path/kind/c).iterdir())[:n//2]]
         dice.shuffle(fs)
->>>>>>> main
         return fs
     return path,some('train', N),some('valid', N_VALID)
 
 def read(f): # A picture of 3 × 28 × 28 and its class, without any library's help
     import numpy as np
     from PIL import Image
-<<<<<<< HEAD
-    with Image.open(f) as im: pixels = torch.from_numpy(np.array(im.convert('RGB')))
-    return pixels.permute(2,0,1)/255,torch.tensor(THREE.index(f.parent.name))
-
-def accuracy(preds, targs): return (preds.argmax(1)==targs).float().mean()
-
-def bare_opt(model, adam, lr): # As each library's: no decay for biases and norms
-    if not adam: return torch.optim.SGD(model.parameters(), lr=lr)
-    ps = list(model.parameters())
-    groups = [dict(params=[p for p in ps if p.dim()>1], weight_decay=.01),
-              dict(params=[p for p in ps if p.dim()<=1], weight_decay=0.)]
-    return torch.optim.AdamW(groups, lr=lr, betas=(.9,.99), eps=1e-5)
-=======
     with Image.open(f) as im:
         x = torch.from_numpy(np.array(im.convert('RGB'))).permute(2,0,1)/255
         return x,torch.tensor(THREE.index(f.parent.name))
@@ -80,22 +55,15 @@ def bare_opt(model, adam, lr): # As each library's: no decay for biases and norm
     ps = [p for p in model.parameters() if p.dim()>1],[p for p in model.parameters() if p.dim()<=1]
     return torch.optim.AdamW([dict(params=ps[0], weight_decay=.01), dict(params=ps[1], weight_decay=0.)],
                              lr=lr, betas=(.9,.99), eps=1e-5)
->>>>>>> main
 
 def from_tensors(): # {'bare', 'coursekit', 'fastai'}: (training, validation) loaders, of lists of tensors
     import coursekit.data.load as ck, coursekit.data.core as ckd
     import fastai.data.load as fa, fastai.data.core as fad
     sets = [[read(f) for f in fs] for fs in files()[1:]]
-<<<<<<< HEAD
-    return dict(bare=[torch.utils.data.DataLoader(o, batch_size=BS) for o in sets],
-                coursekit=ckd.DataLoaders(*(ck.DataLoader(o, bs=BS) for o in sets)),
-                fastai=fad.DataLoaders(*(fa.DataLoader(o, bs=BS, num_workers=0) for o in sets)))
-=======
     def two(f): return [f(o) for o in sets]
     return dict(bare=two(lambda o: torch.utils.data.DataLoader(o, batch_size=BS)),
                 coursekit=ckd.DataLoaders(*two(lambda o: ck.DataLoader(o, bs=BS))),
                 fastai=fad.DataLoaders(*two(lambda o: fa.DataLoader(o, bs=BS, num_workers=0))))
->>>>>>> main
 
 class Files(torch.utils.data.Dataset):
     def __init__(self, fs): self.fs = fs
@@ -105,24 +73,6 @@ class Files(torch.utils.data.Dataset):
 def from_files(): # As `from_tensors`, of files: each library opens them in its own way, anew in each epoch
     import coursekit.vision.all as ck, fastai.vision.all as fa
     path,train,valid = files()
-<<<<<<< HEAD
-    in_valid = {str(f) for f in valid}
-    def dls(m):
-        splitter = m.FuncSplitter(lambda f: str(f) in in_valid)
-        block = m.DataBlock(blocks=(m.ImageBlock, m.CategoryBlock), splitter=splitter, get_y=m.parent_label)
-        return block.dataloaders(train+valid, path=path, bs=BS, val_bs=BS, num_workers=0)
-    Loader = torch.utils.data.DataLoader
-    shuffled = Loader(Files(train), batch_size=BS, shuffle=True, drop_last=True)
-    return dict(bare=(shuffled,Loader(Files(valid), batch_size=BS)), coursekit=dls(ck), fastai=dls(fa))
-
-def topic(name, what, make_dls, adam, **goals):
-    import coursekit.learner as ck, coursekit.optimizer as cko, coursekit.metrics as ckm
-    import coursekit.vision.models as ckv
-    import fastai.learner as fa, fastai.optimizer as fao, fastai.metrics as fam, torchvision.models as tvm
-    import coursekit.callback.progress, fastai.callback.progress # noqa: F401
-    t = Topic(name, f'Learner.fit(1) of resnet18: {N} + {N_VALID} digits of 3 × 28 × 28, batch {BS}, '
-              f'with accuracy, {what}', seconds=45)
-=======
     test = {str(f) for f in valid}
     def dls(m):
         return m.DataBlock(blocks=(m.ImageBlock, m.CategoryBlock),
@@ -140,55 +90,22 @@ def topic(name, what, make_dls, adam, **goals):
     import coursekit.callback.progress, fastai.callback.progress  # noqa: F401
     t = Topic(name, f'Learner.fit(1) of resnet18: {N} + {N_VALID} digits of 3 × 28 × 28, batch {BS}, with '
                     f'accuracy, {what}', seconds=45)
->>>>>>> main
     dls,lr = make_dls(),1e-3 if adam else 1e-2
-    zoos = dict(bare=tvm, coursekit=ckv, fastai=tvm)
-    models = {k: seeded(zoo.resnet18, num_classes=2) for k,zoo in zoos.items()}
+    models = dict(bare=seeded(tvm.resnet18), coursekit=seeded(ckv.resnet18), fastai=seeded(tvm.resnet18))
     opt,start = bare_opt(models['bare'], adam, lr),flat(models['bare'])
-<<<<<<< HEAD
-    def learner(k, m, o, metrics):
-        own = dict(opt_func=o.Adam, wd=.01) if adam else dict(opt_func=o.SGD, wd=0.)
-        return m.Learner(dls[k], models[k], loss_func=F.cross_entropy, lr=lr, metrics=metrics.accuracy, **own)
-    learn = dict(coursekit=learner('coursekit', ck, cko, ckm), fastai=learner('fastai', fa, fao, fam))
-=======
     learn = {k: m.Learner(dls[k], models[k], loss_func=F.cross_entropy, opt_func=o.Adam if adam else o.SGD,
                           lr=lr, wd=.01 if adam else 0., metrics=mm.accuracy)
              for k,m,o,mm in (('coursekit',ck,cko,ckm), ('fastai',fa,fao,fam))}
->>>>>>> main
     def fit(k):
         with learn[k].no_bar(), learn[k].no_logging(): learn[k].fit(1)
         return flat(models[k])
     @t.run('bare: torch DataLoader, torch.optim', role='bare')
     def _():
-<<<<<<< HEAD
-        bare_fit(models['bare'], opt, F.cross_entropy, accuracy, *dls['bare'])
-=======
         bare_fit(models['bare'], opt, *dls['bare'])
->>>>>>> main
         return flat(models['bare'])
     t.run('coursekit Learner', **goals)(lambda: fit('coursekit'))
     t.run('fastai Learner', role='fastai')(lambda: fit('fastai'))
     @t.same
-<<<<<<< HEAD
-    def _(results): # Ours and fastai's go the same way; torch's Adam rounds otherwise, and that grows
-        if make_dls is from_files: return                              # all see batches of their own
-        base = results.pop('fastai Learner')
-        for k,r in results.items():
-            gap = float((r-base).norm()/(base-start).norm())
-            same = gap<(.01 if k=='coursekit Learner' else .5)
-            assert same, f'{k} and fastai did not do the same work: their ways differ by {gap:.1%}'
-    return t
-
-def epoch(): # All of the sample, once
-    from coursekit.vision import all as ck
-    what = 'fit_one_cycle(1, 0.1) on all 3s and 7s, from files, with validation'
-    t = Topic('resnet18-epoch', what, once=True)
-    path = ck.untar_data(ck.URLs.MNIST_SAMPLE_SKETCH)
-    ck.set_seed(42)
-    dls = ck.ImageDataLoaders.from_folder(path, num_workers=0)
-    learn = ck.vision_learner(dls, ck.resnet18, pretrained=False, loss_func=F.cross_entropy,
-                              metrics=ck.accuracy)
-=======
     def _(results):
         # Ours and fastai's go the same way; torch's Adam rounds otherwise, and that grows. From files, all
         # see batches of their own
@@ -210,7 +127,6 @@ def epoch(): # All of the sample, once
     set_seed(42)
     learn = vision_learner(ImageDataLoaders.from_folder(path, num_workers=0), resnet18, pretrained=False,
                            loss_func=F.cross_entropy, metrics=accuracy)
->>>>>>> main
     @t.run('coursekit', below=60)
     def _():
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 0.1)
@@ -221,17 +137,8 @@ def epoch(): # All of the sample, once
         t.cs[0].name = f'coursekit: {acc:.1%} right (goal ≥ 99 %: {"met" if acc>=.99 else "MISSED"})'
     return t
 
-<<<<<<< HEAD
-def with_adam():  return topic('fit-resnet18', 'own Adam', from_tensors, True, faster=1.05)
-def with_sgd():   return topic('fit-resnet18-sgd', 'own SGD', from_tensors, False)
-def with_files(): return topic('fit-resnet18-files', 'own Adam, from files', from_files, True, faster=1.05)
-
-TOPICS = {'fit-resnet18':with_adam, 'fit-resnet18-sgd':with_sgd, 'fit-resnet18-files':with_files,
-          'resnet18-epoch':epoch}
-=======
 TOPICS = {'fit-resnet18':       lambda: topic('fit-resnet18', 'own Adam', from_tensors, True, faster=1.05),
           'fit-resnet18-sgd':   lambda: topic('fit-resnet18-sgd', 'own SGD', from_tensors, False),
           'fit-resnet18-files': lambda: topic('fit-resnet18-files', 'own Adam, from files', from_files, True,
                                               faster=1.05),
           'resnet18-epoch':     epoch}
->>>>>>> main

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""One epoch of `simple_net` (784 → 30 → 1): lesson 05's loop, each library with its own loader and SGD."""
-=======
 "One epoch of `simple_net` (784 → 30 → 1): lesson 05's loop, each library with its own loader and SGD."
->>>>>>> main
 import torch
 from .harness import Topic
 from .work import N, loaders, mnist_loss, simple_net, seeded, flat, all_close
@@ -18,13 +14,8 @@ def topic():
     import coursekit.optimizer as ck, fastai.optimizer as fa
     t = Topic('simple-net', f'one epoch of simple_net, {N:,} × 784, batch 256, in order, own SGD')
     dls,nets = loaders(),{k: seeded(simple_net) for k in ('bare','torch','coursekit','fastai')}
-<<<<<<< HEAD
-    kinds = dict(bare=torch.optim.SGD, torch=torch.optim.SGD, coursekit=ck.SGD, fastai=fa.SGD)
-    opts = {k: f(nets[k].parameters(), lr=0.1) for k,f in kinds.items()}
-=======
     opts = {k: f(nets[k].parameters(), lr=0.1) for k,
             f in dict(bare=torch.optim.SGD, torch=torch.optim.SGD, coursekit=ck.SGD, fastai=fa.SGD).items()}
->>>>>>> main
     def add(k, name, **kw): t.run(name, **kw)(lambda: epoch(dls[k], nets[k], opts[k]))
     add('bare', 'bare: slices, torch.optim', role='bare')
     add('torch', 'torch DataLoader, torch.optim')

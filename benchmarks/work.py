@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The work that several topics share: digits, their loss and metric, loaders of all kinds. All on the CPU."""
-=======
 "What several topics share: digits, their loss and metric, and loaders of all three kinds, on the CPU."
->>>>>>> main
 import functools, torch
 from torch import nn
 N,N_VALID,BS = 12_396,2_038,256          # sizes of MNIST_SAMPLE
@@ -10,62 +6,38 @@ N,N_VALID,BS = 12_396,2_038,256          # sizes of MNIST_SAMPLE
 @functools.cache
 def digits(): # x, y, valid x, valid y
     "Two kinds of pictures with as many pixels as real digits: time does not depend on what they show"
-<<<<<<< HEAD
-    g,n = torch.Generator().manual_seed(0),N+N_VALID
-    y,kinds = torch.randint(2, (n,1), generator=g),torch.rand(2, 784, generator=g)
-=======
     g = torch.Generator().manual_seed(0)
     n = N+N_VALID
     y = torch.randint(2, (n,1), generator=g)
     kinds = torch.rand(2, 784, generator=g)
->>>>>>> main
     x = (kinds[y[:,0]]+torch.rand(n, 784, generator=g))/2
     return x[:N],y[:N],x[N:],y[N:]
 
 def mnist_loss(preds, targs):
     preds = preds.sigmoid()
     return torch.where(targs==1, 1-preds, preds).mean()
-<<<<<<< HEAD
-
-def batch_accuracy(preds, targs): return ((preds>0) == (targs==1)).float().mean()
-
-def seeded(make, **kwargs):
-    torch.manual_seed(0)
-    return make(**kwargs)
-
-=======
 def batch_accuracy(preds, targs): return ((preds>0) == (targs==1)).float().mean()
 
 def seeded(make):
     torch.manual_seed(0)
     return make()
->>>>>>> main
 def linear(): return nn.Linear(784, 1)
 def simple_net(): return nn.Sequential(nn.Linear(784,30), nn.ReLU(), nn.Linear(30,1))
 
 def slices(x, y): # The least that one can do
     for i in range(0, len(x), BS): yield x[i:i+BS],y[i:i+BS]
-
 def shuffled_slices(x, y):
-<<<<<<< HEAD
-    for j in torch.randperm(len(x)).split(BS): yield x[j],y[j]
-=======
     idx = torch.randperm(len(x))
     for i in range(0, len(x), BS):
         j = idx[i:i+BS]
         yield x[j],y[j]
->>>>>>> main
 
 class Slices:
     "A loader of bare slices, which can be gone through again"
     def __init__(self, x, y, shuffle=False): self.args,self.f = (x,y),shuffled_slices if shuffle else slices
     def __iter__(self): return self.f(*self.args)
 
-<<<<<<< HEAD
-def loaders(valid=False, shuffle=False): # {'bare', 'torch', 'coursekit', 'fastai'}: a loader of each kind
-=======
 def loaders(valid=False, shuffle=False): # {'bare', 'torch', 'coursekit', 'fastai'}: loaders of the same items
->>>>>>> main
     import coursekit.data.load as ck, fastai.data.load as fa
     x,y = digits()[2:] if valid else digits()[:2]
     dset = list(zip(x,y))
@@ -73,42 +45,12 @@ def loaders(valid=False, shuffle=False): # {'bare', 'torch', 'coursekit', 'fasta
                 torch=torch.utils.data.DataLoader(dset, batch_size=BS, shuffle=shuffle),
                 coursekit=ck.DataLoader(dset, bs=BS, shuffle=shuffle),
                 fastai=fa.DataLoader(dset, bs=BS, shuffle=shuffle, num_workers=0))
-<<<<<<< HEAD
-
-def bare_fit(model, opt, loss_func, metric, train, valid): # What a `Learner` does, without one
-    def mean(sums, n): return float(sums)/n
-    model.train()
-    losses,n = 0.,0
-    for xb,yb in train:
-        loss = loss_func(model(xb), yb)
-        loss.backward()
-        opt.step()
-        opt.zero_grad()
-        losses += loss.detach()*len(xb)
-        n += len(xb)
-    model.eval()
-    valid_losses,metrics,m = 0.,0.,0
-    with torch.no_grad():
-        for xb,yb in valid:
-            preds = model(xb)
-            valid_losses += loss_func(preds, yb)*len(xb)
-            metrics += metric(preds, yb)*len(xb)
-            m += len(xb)
-    return mean(losses, n),mean(valid_losses, m),mean(metrics, m)
-=======
->>>>>>> main
 
 def flat(model): return torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
 def all_close(results, tol=1e-4):
     "Assert that all contestants ended with the same weights"
     (n0,r0),*rest = results.items()
     for n,r in rest:
-<<<<<<< HEAD
-        gap = float((r0-r).abs().max())
-        same = torch.allclose(r0, r, atol=tol)
-        assert same, f'{n} and {n0} did not do the same work: weights differ by {gap:.3g}'
-=======
         gap = (r0-r).abs().max()
         assert torch.allclose(r0, r, atol=tol), \
             f'{n} and {n0} did not do the same work: weights differ by {gap:.3g}'
->>>>>>> main
