@@ -144,7 +144,7 @@ class ShowGraphCallback(Callback):
     "Draws training and validation loss, anew after each epoch"
     order,run_valid = 65,False
     def before_fit(self):
-        silent = self.only_validate or self.logger is noop or hasattr(self.learn, 'lr_finder')
+        silent = self.logger is noop or not self.is_real_training
         self.run,self.handle = in_notebook() and not silent,None
     def after_epoch(self):
         if len(self.recorder.losses)<2: return
@@ -170,7 +170,7 @@ class CSVLogger(Callback):
         self.fname,self.append = Path(fname),append
     def before_fit(self):
         "Open the file"
-        self.run = not (self.only_validate or hasattr(self.learn, 'lr_finder'))
+        self.run = self.is_real_training
         if not self.run: return
         path = self.path/self.fname
         path.parent.mkdir(parents=True, exist_ok=True)
