@@ -67,10 +67,6 @@ class Callback:
     def name(self):
         "The name under which the learner knows the callback: `GradientClip` is `learn.gradient_clip`"
         return class2attr(self, 'Callback')
-    @property
-    def is_real_training(self):
-        "Is this a training, and neither a validation nor `lr_find`?"
-        return not (self.only_validate or hasattr(self.learn, 'lr_finder'))
     def handler(self, ev): # Name of an event
         "The bound method for the event `ev`, None if there is none"
         return getattr(self, ev) if ev in self.__dict__ or hasattr(type(self), ev) else None
@@ -208,8 +204,6 @@ class Recorder(Callback):
         "The smoothed loss of each batch"
         self.smooth_loss.flush()
         return self.smooth_loss.smooth
-    @property
-    def _mets(self): return self.active_metrics               # its old name, which `Learner` still uses
     @property
     def _train_metrics(self): return [self.smooth_loss, *(self.metrics if self.train_metrics else ())]
     @property

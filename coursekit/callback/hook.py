@@ -211,7 +211,7 @@ class ActivationStats(HookCallback):
 
     def before_fit(self):
         "Start anew; validating and `lr_find` leave what is recorded alone"
-        self.run = self.is_real_training
+        self.run = self.in_real_fit
         if not self.run: return
         super().before_fit()
         self.stats = L()

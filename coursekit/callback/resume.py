@@ -94,7 +94,7 @@ class CheckpointCallback(Callback):
 
     def before_fit(self):
         "Go on from the file if that is wanted"
-        self.run = self.is_real_training
+        self.run = self.in_real_fit
         if not self.run: return
         self._warn_of_persistent_workers()
         self.rows = []

@@ -88,7 +88,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
 
     def before_fit(self):
         "Open the writer, log the graph"
-        self.run = self.is_real_training
+        self.run = self.in_real_fit
         if not self.run: return
         self.pending = []
         self.open_writer()

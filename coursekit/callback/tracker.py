@@ -49,7 +49,7 @@ class TrackerCallback(Callback):
 
     def before_fit(self):
         "Find the column. Raises `ValueError` if the table has no such column"
-        self.run = self.is_real_training
+        self.run = self.in_real_fit
         if not self.run: return
         rec = self.recorder
         self.cols = list(rec.metric_names)[1:-1 if rec.add_time else None]
