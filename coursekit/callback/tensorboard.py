@@ -134,6 +134,6 @@ class TensorBoardCallback(TensorBoardBaseCallback):
 class TensorBoardProjectorCallback(TensorBoardBaseCallback):
     "Logs the features of `layer` for each item: as a callback of `learn.validate` or `get_preds`"
     def before_fit(self):
-        self.run = self.only_validate and not hasattr(self.learn,'lr_finder')
+        self.run = self.only_validate
         if self.run: self.open_writer()
     def before_validate(self): self.collect_features()

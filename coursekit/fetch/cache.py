@@ -34,7 +34,7 @@ def storage_errors(path, # The file or folder that is being written
     except DataError:
         raise
     except OSError as e:
-        if   e.errno in _full:    why = 'the disk is full. Free some space'
+        if   e.errno in _full:    why = f'the disk is full ({e.strerror}). Free some space'
         elif e.errno in _shut:    why = f'it cannot be written ({os.strerror(e.errno)}). Make it writable'
         elif e.errno in _no_lock: why = 'its file system knows no file locks. Take a folder on a local disk'
         else: raise

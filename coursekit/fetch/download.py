@@ -102,13 +102,6 @@ class _Part:
         return int(start),total
 
 # %% ../../nbs/library/fetch_download.ipynb #2d5ce1b4
-def _check_room(path, need):
-    free = shutil.disk_usage(path.parent).free
-    if need and need>free:
-        raise StorageError(errno.ENOSPC, f'The download needs {need/1e6:,.0f} MB, and the disk of '
-                           f'{path.parent} has {free/1e6:,.0f} MB left. Free some space, or set the '
-                           'environment variable COURSEKIT_HOME to a folder on another disk.')
-
 def _ask(part, timeout): # The answer of the server
     try:
         return urlopen(Request(part.url, headers=part.headers()), timeout=timeout)
@@ -121,8 +114,10 @@ def _ask(part, timeout): # The answer of the server
 def _attempt(part, timeout, show): # Fetch what is missing, or raise
     with _ask(part, timeout) as r:
         start,total = part.accept(r)
-        _check_room(part.path, total and total-start)
-        with storage_errors(part.path), open(part.path, 'ab' if start else 'wb') as f:
+        missing,free = (total or start)-start,shutil.disk_usage(part.path.parent).free
+        if missing>free:
+            raise OSError(errno.ENOSPC, f'{missing/1e6:,.0f} MB are missing, {free/1e6:,.0f} MB are free')
+        with open(part.path, 'ab' if start else 'wb') as f:
             while b := r.read1(2**18):
                 if not f.tell(): _check_head(b, part.url, r.headers.get('Content-Type','no type given'))
                 f.write(b)
