@@ -76,6 +76,12 @@ class Callback:
         if f is None or not self.run: return
         now = self.run_train if getattr(self, 'training', True) else self.run_valid
         if now or ev not in batch_events: return f()
+    def state_dict(self):
+        "What a checkpoint must keep: attributes by name, of tensors, numbers and texts"
+        return {}
+    def load_state_dict(self, sd): # From `state_dict`
+        "Go on from a checkpoint"
+        for k,v in sd.items(): setattr(self, k, v)
     def __repr__(self): return type(self).__name__
 
 # %% ../../nbs/library/callback_core.ipynb #271232e9
@@ -271,6 +277,14 @@ class Recorder(Callback):
             self.log += [None]*(len(self.metric_names)-1-len(self.log))     # the time stands in its column
             self.log.append(format_time(time.time()-self.start_time))
         self.logger(self.log)
+
+    def state_dict(self):
+        self.smooth_loss.flush()
+        loss = {k:getattr(self.smooth_loss, k) for k in ('val','raw','smooth')}
+        return {'values':self.values, 'iters':self.iters, 'lrs':self.lrs, 'smooth_loss':loss}
+    def load_state_dict(self, sd):
+        self.values,self.iters,self.lrs = [L(o) for o in sd['values']],sd['iters'],sd['lrs']
+        vars(self.smooth_loss).update(sd['smooth_loss'], pending=[])
 
     def plot_loss(self, skip_start=5, # Leave out so many batches
                   with_valid=True, # Draw the validation loss of each epoch, too?

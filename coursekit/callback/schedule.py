@@ -93,6 +93,7 @@ class ParamScheduler(Callback):
         for k in self.scheds: self.hps[k].append(self.opt.hypers[-1][k])
     def after_fit(self):
         if hasattr(self.learn, 'recorder') and self.hps is not None: self.recorder.hps = self.hps
+    def state_dict(self): return {'hps':self.hps}
 
 @patch # onto the recorder, as in fastai: only now does it have something to draw
 def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: all that had a schedule
