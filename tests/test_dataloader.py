@@ -207,7 +207,8 @@ def test_spawned_workers(monkeypatch):
     monkeypatch.setattr(workers, 'can_fork', False)
     spawned = list(dl)
     assert len(spawned)==2 and (forked is None or same(forked, spawned))
-    with pytest.raises((AttributeError,pickle.PicklingError), match='cannot start worker.*num_workers=0.*lambda'):
+    unpicklable = AttributeError,pickle.PicklingError
+    with pytest.raises(unpicklable, match='cannot start worker.*num_workers=0.*lambda'):
         list(DataLoader(Items(8), num_workers=1, after_item=lambda o: o))
 
 def test_interrupt_leaves_the_loader_usable():

@@ -159,7 +159,7 @@ class DataLoader:
 
     @property
     def n_workers(self):
-        "Processes that make batches. Where nobody said: none for a CPU, which they would compete for"
+        "Processes that make batches: by default none for a CPU, which they would compete for"
         if self.num_workers is not None: return self.num_workers
         feeds_card = self.device is not None and self.device.type=='cuda'
         return min(8, len(os.sched_getaffinity(0))) if feeds_card and can_fork else 0
@@ -218,7 +218,7 @@ class DataLoader:
     def make_batch(self, idxs): # Indices of its items
         "A batch, before it goes to the device"
         self.idxs = idxs.tolist() if isinstance(idxs, Tensor) else idxs
-        return self.do_batch(self.create_items(self.idxs))
+        return self.create_batch(self.before_batch(self.create_items(self.idxs)))
 
     def create_items(self, idxs):
         "The items of a batch, transformed: for subclasses that make several at a time"
@@ -228,25 +228,16 @@ class DataLoader:
         "Item `i`, transformed"
         return self.run_steps(i, i, self.create_item, self.after_item)
 
-    def do_batch(self, items):
-        "One batch of a list of items"
-        return self.create_batch(self.before_batch(items))
-
     def run_steps(self, i, x, *steps):
         "`x` after all `steps` of making item `i`, whose name and file an error carries as a note"
         try:
             for step in steps: x = step(x)
             return x
-        except Exception as e: raise self.item_error(e, i, x)
-
-    def item_error(self, e, i, x=None):
-        "`e` with a note that names item `i`; for a `StopIteration`, which would end loops, a `RuntimeError`"
-        note = f"DataLoader: {type(e).__name__} in {self.item_name(i, x)}"
-        if not isinstance(e, StopIteration): return explain(e, note)
-        err = RuntimeError(f'{note}, which would have ended the epoch silently')
-        err.__cause__ = e
-        return err
+        except Exception as e:
+            note = f"DataLoader: {type(e).__name__} in {self.item_name(i, x)}"
+            if not isinstance(e, StopIteration): raise explain(e, note)
+            raise RuntimeError(f'{note}, which would have ended the epoch silently') from e
 
     def item_name(self, i, x=None):
-        "What an error calls item `i`: its number, and its file or row, or else `x`, as far as it was made"
+        "What an error calls item `i`, by its file or row; else by `x`, as far as it was made"
         return item_name(getattr(self.dataset, 'items', {} if x is None or x is i else {i: x}), i)

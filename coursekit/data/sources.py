@@ -6,9 +6,10 @@
 __all__ = ['StreamSource', 'valid_indices', 'as_column', 'TableSource', 'TensorDataset']
 
 # %% ../../nbs/library/data_sources.ipynb #6d9ce1a7
-import itertools, operator
+import operator
 from torch.utils.data import TensorDataset
 from ..core import *
+from ..errors import explained
 
 _all_ = ['TensorDataset']
 
@@ -18,9 +19,9 @@ class StreamSource:
     def batches(self, dl): # `DataLoader`
         "The batches of one epoch. Raises `ValueError` where there is nothing to read"
         dl.it,start = iter(dl.dataset),0
-        while items := list(self.read(dl, range(start, start+dl.bs))):
+        while items := self.read(dl, range(start, start+dl.bs)):
             start += len(items)
-            if len(items)==dl.bs or not dl.drop_last: yield dl.do_batch(items)
+            if len(items)==dl.bs or not dl.drop_last: yield dl.create_batch(dl.before_batch(items))
         if start==0: raise ValueError(
             f"DataLoader: the {type(dl.dataset).__name__} gave no items. A generator is used up after "
             "one epoch: pass a list, or an object whose __iter__ starts over")
@@ -28,20 +29,17 @@ class StreamSource:
     def read(self, dl, idxs):
         "The items of the next batch, fewer where the data end"
         dl.idxs = idxs
-        for i in idxs:
-            try: x = dl.create_item(i)
-            except StopIteration: return
-            except Exception as e: raise dl.item_error(e, i)
-            yield dl.run_steps(i, x, dl.after_item)
+        def fetch(i):
+            try: return [dl.create_item(i)]
+            except StopIteration: return []
+        return [dl.run_steps(i, x, dl.after_item) for i in idxs for x in dl.run_steps(i, i, fetch)]
 
 # %% ../../nbs/library/data_sources.ipynb #c1d5a3f1
 def valid_indices(idxs, # Numbers; negative ones count from the end
                   n): # Length of the data
     "`idxs` as a tensor of numbers in 0…n-1. Raises `IndexError` where one is out of range"
-    idxs = torch.as_tensor(idxs if isinstance(idxs, Tensor) else list(idxs), dtype=torch.long)
-    if len(idxs) and not -n<=idxs.min()<=idxs.max()<n: raise IndexError(
-        f"DataLoader: asked for items {idxs.min()} to {idxs.max()} of a data set that has {n}")
-    return torch.where(idxs<0, idxs+n, idxs)
+    idxs = torch.as_tensor(idxs if isinstance(idxs, Tensor) else list(idxs), dtype=torch.long, device='cpu')
+    with explained(f'DataLoader: asked for items of a data set that has {n}'): return torch.arange(n)[idxs]
 
 # %% ../../nbs/library/data_sources.ipynb #253c2cb0
 def as_column(items): # Things of one kind: tensors, or numbers
@@ -93,8 +91,10 @@ class TableSource:
         idxs,n = dl.get_idxs(),len(self.cols[0])
         in_order = isinstance(idxs, range) and idxs==range(n)
         window = in_order and not dl.uses_hook('after_batch') and not any(c.is_inference() for c in self.cols)
-        if not window: idxs = valid_indices(idxs, n).to(self.cols[0].device)
-        def cut(c, i): return c[i.start:i.stop] if window else c.index_select(0, i.to(c.device))
+        if not in_order: idxs = valid_indices(idxs, n).to(self.cols[0].device)
+        def cut(c, i):
+            if not in_order: return c.index_select(0, i.to(c.device))
+            return c[i.start:i.stop] if window else c[i.start:i.stop].clone()
         for i in dl.chunks(idxs):
             b = tuple(cut(c, i) for c in self.cols)
             versions = [c._version for c in self.cols if window]
