@@ -37,34 +37,27 @@ def signature_types(f, # A function
     if not (inspect.isfunction(f) or inspect.ismethod(f)): return object,Any
     try: hints = typing.get_type_hints(f)
     except (NameError, TypeError): hints = f.__annotations__
-    ps = [*inspect.signature(f).parameters][method:]
-    t,ret = hints.get(ps[0], object) if ps else object, hints.get('return', Any)
-    if isinstance(t, str):
-        raise TypeError(f"{f.__name__}: there is no type {t!r} to be found for the argument {ps[0]!r}; "
-                        f"is it defined where {f.__name__} is?")
+    arg = next(iter([*inspect.signature(f).parameters][method:]), None)
+    t,ret = hints.get(arg, object),hints.get('return', Any)
+    if isinstance(t, str): raise TypeError(
+        f"{f.__name__}: there is no type {t!r} to be found for the argument {arg!r}; "
+        f"is it defined where {f.__name__} is?")
     if ret is None: ret = type(None)
     return _as_one_type(t), ret if isinstance(ret, type) else Any
 
-def _as_one_type(t): # `(int,str)` as `int|str`; nothing and `Any` as any type
+def _as_one_type(t): # `(int,str)` as `int|str`, `Any` as `object`
     if isinstance(t, tuple): t = typing.Union[t]
-    return object if t in (Any, inspect.Parameter.empty) else t
+    return object if t is Any else t
 
 def _type_name(t): return t.__name__ if isinstance(t, type) and not typing.get_args(t) else str(t)
 
 # %% ../nbs/11_dispatch.ipynb #c353eee7
 #| code-fold: true
-def _plum_table(entries): # {type: what to find}
-    # plum keeps functions, so each entry hides in one that does nothing else
-    res = plum.Function(_unchanged, warn_redefinition=False)
-    for t,e in entries.items(): res.register(_holder(e), signature=plum.Signature(t))
-    return res
-
-def _unchanged(x): return x
-
-def _holder(entry):
-    def held(x): return x
-    held.entry = entry
-    return held
+def _plum_table(rows): # {type: row}
+    def giver(row): return lambda x: row          # plum keeps functions: here, ones that give the row
+    table = plum.Function(giver(None), warn_redefinition=False)
+    for t,row in rows.items(): table.register(giver(row), signature=plum.Signature(t))
+    return table
 
 # %% ../nbs/11_dispatch.ipynb #2a7215ce
 #| code-fold: true
@@ -75,8 +68,7 @@ class TypeDispatch:
                  *funcs, # Functions with an annotated first argument, `x:int`, `x:int|str`, `x:(int,str)`; else: any type
                  bases=(), # Tables whose rows count, too, where there is no own one for the same type
                  method=False): # Are the functions methods: does another argument, `self`, come before?
-        self.funcs,self.bases,self.method = {},bases,method
-        self._forget()
+        self.funcs,self.bases,self.method,self.seen = {},bases,method,None
         for f in funcs: self.add(f)
 
     def add(self, f, # A function
@@ -96,44 +88,41 @@ class TypeDispatch:
 
     def entry(self, x):
         "The function for `x` and the type of its result, else two `None`s. Raises `TypeError` if two fit alike"
-        if self.seen!=TypeDispatch.changes: self._forget()
+        if self.seen!=TypeDispatch.changes: self._read_rows()
         t,cache = type(x),self.cache
         if t in cache: return cache[t]
-        res = self._ask_plum(t, plum.Signature(t))
         if not self.exact: return self._ask_plum(t, (x,))                # `list[int]`: look into each list
-        cache[t] = res
+        cache[t] = res = self._ask_plum(t, plum.Signature(t))
         return res
 
     def __getitem__(self, t):
         "The function for type `t`, or `None`"
-        if self.seen!=TypeDispatch.changes: self._forget()
+        if self.seen!=TypeDispatch.changes: self._read_rows()
         return self._ask_plum(t, plum.Signature(t))[0]
 
     def __call__(self, x, *args, **kwargs):
         f,_ = self.entry(x)
         return x if f is None else f(x, *args, **kwargs)
 
-    def _forget(self): self.cache,self.table,self.seen = {},None,TypeDispatch.changes
+    def _read_rows(self):
+        seen,rows = TypeDispatch.changes,self.rows()
+        self.exact,self.table = all(map(plum.is_faithful, rows)),_plum_table(rows)
+        self.cache,self.seen = {},seen       # last: other threads must not keep answers of an old table
 
-    def _ask_plum(self, t, sig): # A type, and what to ask for: its signature, or a value
-        rows,table = self.rows(),self.table                              # other threads may ask, too
-        if table is None:
-            self.exact,table = all(map(plum.is_faithful, rows)),_plum_table(rows)
-            self.table = table
-        try: return table.resolve_method(sig)[0].entry if rows else (None,None)
+    def _ask_plum(self, t, target): # A type, and what to ask for: its signature, or a value
+        try:
+            giver,_ = self.table.resolve_method(target)
+            return giver(t)
         except plum.NotFoundLookupError: return None,None
         except plum.AmbiguousLookupError as e:
-            names = ', '.join(map(_type_name, rows))
+            names = ', '.join(map(_type_name, self.rows()))
             raise TypeError(f"{t.__name__} fits several entries equally well: {names}. "
                             f"Add one for {t.__name__} itself.") from e
 
     def __get__(self, obj, cls=None): return self if obj is None else _BoundTable(self, obj)
     def __repr__(self):
         return '\n'.join(f'{_type_name(t)} -> {getattr(f, "__name__", f)}' for t,(f,_) in self.rows().items())
-    def __getstate__(self): return {'funcs':self.funcs, 'method':self.method}
-    def __setstate__(self, s):
-        self.__dict__.update(s, bases=())
-        self._forget()
+    def __getstate__(self): return dict(funcs=self.funcs, bases=(), method=self.method, seen=None)
 
 # %% ../nbs/11_dispatch.ipynb #2697da1b
 #| code-fold: true
@@ -211,20 +200,18 @@ class _TfmMeta(type):
 #| code-fold: true
 class Transform(metaclass=_TfmMeta):
     "`encodes` and `decodes` (and `setups`), which dispatch on type and visit each element of a tuple"
-    split_idx,order,train_setup,enc_fs,dec_fs = None,0,None,None,None
+    split_idx,order,train_setup = None,0,None
     def __init__(self,
                  enc=None, # A function, or a list of functions for several types; `None` in a subclass
                  dec=None, # The way back
                  split_idx:int=None, # 0: training set only, 1: validation set only, `None`: both
                  order:int=None): # Place in a `Pipeline`, small first; default: `enc.order`, or the class's
-        fs = listify(enc)
-        if fs:
-            self.enc_fs,self._name = self._table(fs),getattr(fs[0], '__name__', type(fs[0]).__name__)
-            self.encodes = _BoundTable(self.enc_fs, self)
-        if dec:
-            self.dec_fs = self._table(dec)
-            self.decodes = _BoundTable(self.dec_fs, self)
-        if order is None and fs:  order = getattr(fs[0], 'order', None)
+        enc = listify(enc)
+        for k,fs in (('encodes',enc), ('decodes',listify(dec))):
+            if fs: setattr(self, k, _BoundTable(TypeDispatch(*map(_AsMethod, fs), method=True), self))
+        if enc:
+            self._name = getattr(enc[0], '__name__', type(enc[0]).__name__)
+            if order is None: order = getattr(enc[0], 'order', None)
         if order     is not None: self.order = order
         if split_idx is not None: self.split_idx = split_idx
 
@@ -253,11 +240,10 @@ class Transform(metaclass=_TfmMeta):
         return x if f is None else retain_type(f(self, x, *args, **kwargs), x, ret)
 
     def _find(self, which, x): # Code for `x`, the transform's own or its class's, and the type of its result
-        own = dict(encodes=self.enc_fs, decodes=self.dec_fs).get(which)
-        if own is not None and (res := own.entry(x))[0] is not None: return res
-        return type(self).__dict__[which].entry(x)
+        own = vars(self).get(which)
+        if isinstance(own, _BoundTable) and (res := own.table.entry(x))[0] is not None: return res
+        return vars(type(self))[which].entry(x)
 
-    def _table(self, fs): return TypeDispatch(*map(_AsMethod, listify(fs)), method=True)
     def __repr__(self): return self.name
 
 # %% ../nbs/11_dispatch.ipynb #2bac8611
@@ -278,8 +264,7 @@ class ItemTransform(Transform):
 class DisplayedTransform(Transform):
     "A transform whose repr shows its attributes"
     def __repr__(self):
-        hidden = 'enc_fs','dec_fs','encodes','decodes'
-        return f"{self.name} -- { {k:v for k,v in vars(self).items() if k[0]!='_' and k not in hidden} }"
+        return f"{self.name} -- { {k:v for k,v in vars(self).items() if k[0]!='_' and k not in _Methods.names} }"
 
 class InplaceTransform(Transform):
     "A transform that changes its argument in place and hands it on, whatever `encodes` returns"
