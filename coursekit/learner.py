@@ -411,8 +411,13 @@ class Learner:
         self.training = self.only_validate = self._busy = False
         self._calling,self._stage,self._n_begun = None,None,0
 
+    @property
+    def in_real_fit(self):
+        "Is this a training whose results count: neither a validation nor `lr_find`?"
+        return not (self.only_validate or hasattr(self, 'lr_finder'))
+
     def _say_interrupted(self):
-        if self.only_validate or hasattr(self, 'lr_finder'): return
+        if not self.in_real_fit: return
         of = f' of {self.n_iter}' if self.n_iter else ''
         print(f'Interrupted in epoch {self.epoch}, batch {self.iter}{of}. '
               f'The model keeps what it has learned; `start_epoch={self.epoch}` goes on from this epoch.')
@@ -566,7 +571,7 @@ class Learner:
 
     def _measured(self): # What a validation found
         found,rec = self.final_record,getattr(self, 'recorder', None)
-        asked = rec is not None and rec._mets and not rec.cancel_valid
+        asked = rec is not None and rec.active_metrics and not rec.cancel_valid
         if asked and len(found) and all(o is None for o in found):
             raise ValueError('The data loader gave no targets, so nothing can be measured. '
                              'For predictions call `learn.get_preds(dl=dl)`')

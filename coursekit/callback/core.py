@@ -199,8 +199,6 @@ class Recorder(Callback):
         self.smooth_loss.flush()
         return self.smooth_loss.smooth
     @property
-    def _mets(self): return self.active_metrics               # its old name, which `Learner` still uses
-    @property
     def _train_metrics(self): return [self.smooth_loss, *(self.metrics if self.train_metrics else ())]
     @property
     def _valid_metrics(self): return [self.loss, *self.metrics] if self.valid_metrics else []

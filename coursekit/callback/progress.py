@@ -144,8 +144,8 @@ class ShowGraphCallback(Callback):
     "Draws training and validation loss, anew after each epoch"
     order,run_valid = 65,False
     def before_fit(self):
-        silent = self.only_validate or self.logger is noop or hasattr(self.learn, 'lr_finder')
-        self.run,self.handle = in_notebook() and not silent,None
+        self.run = in_notebook() and self.in_real_fit and self.logger is not noop
+        self.handle = None
     def after_epoch(self):
         if len(self.recorder.losses)<2: return
         fig,ax = plt.subplots(figsize=(6,3.2), dpi=72)
@@ -170,7 +170,7 @@ class CSVLogger(Callback):
         self.fname,self.append = Path(fname),append
     def before_fit(self):
         "Open the file"
-        self.run = not (self.only_validate or hasattr(self.learn, 'lr_finder'))
+        self.run = self.in_real_fit
         if not self.run: return
         path = self.path/self.fname
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from ..transform import *
 from ..torch_core import *
 from .load import *
 
-# %% ../../nbs/library/data_transforms.ipynb #75894fad
+# %% ../../nbs/library/data_transforms.ipynb #e3e94fc5
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')} | {'.webp'}
 
 def get_files(path, # Folder to search
@@ -69,7 +69,7 @@ def ImageGetter(suf='', # Folder below the one to be searched
     "A `get_image_files` for `path/suf` with its options fixed"
     return FileGetter(suf, image_extensions, recurse, folders)
 
-# %% ../../nbs/library/data_transforms.ipynb #9d782109
+# %% ../../nbs/library/data_transforms.ipynb #4ebead91
 def missing(o): # A cell of a table, or a label
     "Is `o` empty: `None`, or a `nan` of numbers, dates or pandas?"
     return o is None or isinstance(o, float) and o!=o or type(o).__name__ in ('NAType','NaTType')
@@ -92,7 +92,7 @@ def read_column(o, # A table, or a row of one
     except (KeyError, IndexError, TypeError):
         raise KeyError(f"There is no column {c!r}; there are {column_names(o)}.") from None
 
-# %% ../../nbs/library/data_transforms.ipynb #180364f3
+# %% ../../nbs/library/data_transforms.ipynb #c14ffcd6
 class ColReader(ItemTransform):
     """Read column(s) `cols` of a row (of a data frame; a named tuple, a dict, a list), with text put before
     and after, split at `label_delim` if given. Several columns give a list. Raises `KeyError` where there is
@@ -124,7 +124,7 @@ class ColReader(ItemTransform):
         return o if self.pref=='' and self.suff=='' else f'{self.pref}{o}{self.suff}'
     def __repr__(self): return f'ColReader({list(self.cols)})'
 
-# %% ../../nbs/library/data_transforms.ipynb #005a8592
+# %% ../../nbs/library/data_transforms.ipynb #92c4675f
 class ItemGetter(ItemTransform):
     "Element `i` of an item"
     _retain = False
@@ -142,7 +142,7 @@ class AttrGetter(ItemTransform):
         self.nm,self.default = nm,default
     def encodes(self, o): return getattr(o, self.nm, self.default)
 
-# %% ../../nbs/library/data_transforms.ipynb #d0a0d607
+# %% ../../nbs/library/data_transforms.ipynb #1d2ab65a
 def parent_label(o): # A path
     "The name of the folder a file is in"
     return Path(o).parent.name
@@ -171,7 +171,7 @@ class using_attr:
     def __call__(self, o): return self.f(getattr(o, self.attr))
     def __repr__(self): return f'using_attr({self.f!r}, {self.attr!r})'
 
-# %% ../../nbs/library/data_transforms.ipynb #2fc148e5
+# %% ../../nbs/library/data_transforms.ipynb #a7f51a68
 def IndexSplitter(valid_idx): # Positions of the validation items
     "Validate on the positions `valid_idx`. Raises `IndexError` where there is no such item."
     def _inner(o):
@@ -189,7 +189,7 @@ def MaskSplitter(mask): # One truth value for each item
         return IndexSplitter([i for i,m in enumerate(mask) if m])(o)
     return _inner
 
-# %% ../../nbs/library/data_transforms.ipynb #2631e93d
+# %% ../../nbs/library/data_transforms.ipynb #a6b80f16
 def check_share(pct, # What should be a share
           who): # The splitter that asks, for the error
     "`pct`, if it lies in 0…1. Raises `TypeError` for what is no number, `ValueError` for percent."
@@ -231,7 +231,7 @@ def EndSplitter(valid_pct=0.2, # Share for validation, 0…1
         return (idx[:len(o)-n],idx[len(o)-n:]) if valid_last else (idx[n:],idx[:n])
     return _inner
 
-# %% ../../nbs/library/data_transforms.ipynb #f91da5d6
+# %% ../../nbs/library/data_transforms.ipynb #e74a3d56
 def GrandparentSplitter(train_name='train', # Name(s) of the folder with training items
                         valid_name='valid'): # Name(s) of the folder with validation items
     """Split by the folder above the folder: `train/3/x.png`, `valid/3/y.png`. Raises `ValueError` where one
@@ -254,7 +254,7 @@ def FileSplitter(fname): # Text file
     valid = set(Path(fname).read_text().splitlines())
     return FuncSplitter(lambda x: Path(x).name in valid)
 
-# %% ../../nbs/library/data_transforms.ipynb #de8f7adc
+# %% ../../nbs/library/data_transforms.ipynb #6e1a1e33
 def _likely_valid(column): # Which value of a column means validation? By its name, else the rarest
     def says_so(o):
         o = str(o).lower()
@@ -284,7 +284,7 @@ def ColSplitter(col='is_valid', # Name or place of the column
         return MaskSplitter(column.astype(bool).tolist())(o)
     return _inner
 
-# %% ../../nbs/library/data_transforms.ipynb #21818f88
+# %% ../../nbs/library/data_transforms.ipynb #917686a4
 def TrainTestSplitter(test_size=0.2, # Share (or number) of validation items
                       random_state=None, # Same number, same split
                       stratify=None, # A label for each item: both sides keep their shares
@@ -297,7 +297,7 @@ def TrainTestSplitter(test_size=0.2, # Share (or number) of validation items
         return L(train),L(valid)
     return _inner
 
-# %% ../../nbs/library/data_transforms.ipynb #edbd5e02
+# %% ../../nbs/library/data_transforms.ipynb #ef73c9f0
 def _are_positions(o):
     listy = hasattr(o, '__len__') and not isinstance(o, (str,dict))
     return listy and all(hasattr(i, '__index__') for i in o)
@@ -389,7 +389,7 @@ def check_labels(items, # Labels of the training items
         if missing(o) and not add_na: raise no_label(o, item_name(getattr(items, 'items', None), i))
     return labels
 
-# %% ../../nbs/library/data_transforms.ipynb #1c3a9d65
+# %% ../../nbs/library/data_transforms.ipynb #cff2b721
 class Categorize(DisplayedTransform):
     "Class name ↔ `TensorCategory`. Raises `ValueError` for no label, `UnknownLabelError` for an unknown one."
     loss_func,order = CrossEntropyLossFlat(),1
@@ -555,7 +555,7 @@ class Normalize(DisplayedTransform):
         mean,std = self._stats(o)
         return o*std+mean
 
-# %% ../../nbs/library/data_transforms.ipynb #5d5655c7
+# %% ../../nbs/library/data_transforms.ipynb #e11e9753
 def needs_call(f): # Anything
     "Is `f` a function all of whose arguments have defaults, so that it makes transforms and is none?"
     if not inspect.isfunction(f): return False
@@ -588,7 +588,7 @@ def merge_tfms(*lists, # Lists of transforms
         if not once or type(f) not in map(type, res): res.append(f)
     return res
 
-# %% ../../nbs/library/data_transforms.ipynb #3ce6dbad
+# %% ../../nbs/library/data_transforms.ipynb #44ec6225
 def for_one_use(f): # A transform, a class of transforms, or a function
     "A copy of `f` that nobody else sets up"
     if isinstance(f, type) and issubclass(f, Transform): return f()
