@@ -69,8 +69,8 @@ def default_device(use=-1): # True: insist on a card; False: the CPU from now on
         if torch.backends.mps.is_available(): return torch.device('mps')
     if defaults.use_device:
         defaults.use_device = None
-        raise RuntimeError("default_device(True): PyTorch finds no graphics card here; use default_device(False), "
-                           "or install a build of PyTorch for your card")
+        raise RuntimeError("default_device(True): PyTorch finds no graphics card here; "
+                           "use default_device(False), or install a build of PyTorch for your card")
     return torch.device('cpu')
 
 # %% ../nbs/01_pixels.ipynb #ba5bd77e
@@ -195,8 +195,7 @@ def ls(self:Path, n_max=None, # At most so many entries
        file_type=None, # Only files of this kind, for example 'image'
        file_exts=None): # Only files with these endings, for example '.csv' or ['.png','.jpg']
     "The entries of a folder as an `L`, sorted by name."
-    kinds = mimetypes.types_map.items() if file_type else ()
-    exts = L(file_exts) + L(ext for ext,kind in kinds if kind.startswith(f'{file_type}/'))
+    exts = L(file_exts) + L(k for k,v in mimetypes.types_map.items() if v.startswith(f'{file_type}/'))
     return L(sorted(o for o in self.iterdir() if not exts or o.suffix.lower() in exts))[:n_max]
 
 # %% ../nbs/01_pixels.ipynb #e537d866

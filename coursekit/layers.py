@@ -47,8 +47,6 @@ def apply_init(m, # A model
         if own and own[0].requires_grad and not isinstance(layer, norm_types): init_default(layer, func)
     apply_leaf(m, start)
 
-# %% ../nbs/05_networks.ipynb #374e2b05
-#| code-fold: true
 _relus = F.relu, F.relu_, F.leaky_relu, F.leaky_relu_
 
 def init_linear(m, # A linear or convolutional layer
@@ -147,8 +145,6 @@ class SigmoidRange(Module):
     def __init__(self, low, high): self.low,self.high = low,high
     def forward(self, x): return torch.sigmoid(x)*(self.high-self.low) + self.low
 
-# %% ../nbs/05_networks.ipynb #c8762d87
-#| code-fold: true
 class AdaptiveConcatPool2d(Module):
     "Max and mean of each channel over a `size` grid (default 1), side by side: twice the channels"
     def __init__(self, size=None):

@@ -79,8 +79,8 @@ class _Piece: # A stat or stepper, and the names of what it asks for
         self.by_element = getattr(plain, 'by_element', False)                  # big tensors may be cut
         missing = [n for n,o in pars.items() if n not in self.args and o.default is o.empty]
         if missing and not self.takes_all: raise ValueError(
-            f"Piece `{self.name}` asks for {missing}, but the hyper-parameters are {list(hypers)}. Pass a value "
-            f"(`Optimizer(..., {missing[0]}=0.1)`), or mark what is to be remembered as `Buffer`.")
+            f"Piece `{self.name}` asks for {missing}, but the hyper-parameters are {list(hypers)}. Pass a "
+            f"value (`Optimizer(..., {missing[0]}=0.1)`), or mark what is to be remembered as `Buffer`.")
 
     def run(self, known, states, hyper):
         if not self.takes_all: return self.f(**{n:known[n] for n in self.args})
@@ -90,8 +90,6 @@ class _Piece: # A stat or stepper, and the names of what it asks for
 
 # %% ../nbs/04_optimizers.ipynb #e22c95bc
 #| code-fold: true
-_tiny = torch.finfo(torch.float32).tiny                # 1.2e-38
-
 class TensorList(list):
     "Tensors worked on together: a tensor's methods and operators, by torch's `_foreach` functions"
     def __getattr__(self, name):
@@ -105,17 +103,14 @@ class TensorList(list):
             return self if name.endswith('_') else TensorList(res)
         return f
 
-    def __add__    (self, o): return self.add(o)
-    def __sub__    (self, o): return self.sub(o)
-    def __mul__    (self, o): return self.mul(o)
-    def __rmul__   (self, o): return self.mul(o)
-    def __truediv__(self, o): return self.div(o)
-    def __gt__     (self, o): return self.gt(o)
+    def _operator(name): return lambda self, o: getattr(self, name)(o)
+    __add__,__sub__,__truediv__ = _operator('add'),_operator('sub'),_operator('div')
+    __mul__,__rmul__,__gt__     = _operator('mul'),_operator('mul'),_operator('gt')
 
     def sqrt(self):
         "Roots of squares. On Intel's CPUs exact zeros take 20 times as long, so a tiny number replaces them"
         slow = self[0].dtype==torch.float32 and self[0].device.type=='cpu'
-        return TensorList(torch._foreach_sqrt(torch._foreach_clamp_min(self, _tiny) if slow else self))
+        return TensorList(torch._foreach_sqrt(torch._foreach_clamp_min(self, 2.**-126) if slow else self))
 
 # %% ../nbs/04_optimizers.ipynb #c91a6c3b
 #| code-fold: true
@@ -183,7 +178,7 @@ class Optimizer:
         ids = [id(p) for pl in self.param_lists for p in pl]
         if not ids: raise ValueError(
             'The optimizer got no parameters: has the model any, and has the splitter passed them on?')
-        if len(ids)!=len(set(ids)): raise ValueError(
+        if len(ids)!=len({*ids}): raise ValueError(
             'Some parameter is there twice: let the splitter put each into one group')
         for c in reversed(cbs): defaults = {**getattr(c,'defaults',{}), **defaults}
         self.hypers = L(({**defaults} for _ in self.param_lists))
@@ -212,9 +207,7 @@ class Optimizer:
     @torch.no_grad()
     def step(self, closure=None): # `closure`: computes the loss and the gradients anew
         "Run all pieces over all parameters that have a gradient; return what `closure` returned"
-        loss = None
-        if closure is not None:
-            with torch.enable_grad(): loss = closure()
+        with torch.enable_grad(): loss = None if closure is None else closure()
         for i,hyper in enumerate(self.hypers):
             for b in self._buckets(i): b.run(self.cbs, hyper)
         return loss
@@ -294,10 +287,9 @@ class Optimizer:
         self._cache.clear()
 
     def _check_state(self, sd, ps):
-        n_groups,n = len(self.param_lists),len(ps)
-        if (len(sd['hypers']),len(sd['state']))!=(n_groups,n): raise ValueError(
-            f"The saved optimizer has {len(sd['hypers'])} groups and {len(sd['state'])} parameters, "
-            f'this one {n_groups} and {n}')
+        theirs,ours = (len(sd['hypers']),len(sd['state'])), (len(self.hypers),len(ps))
+        if theirs!=ours: raise ValueError('The saved optimizer has %d groups and %d parameters, '
+                                          'this one %d and %d' % (theirs+ours))
         bad = [i for i,(p,s) in enumerate(zip(ps, sd['state']))
                for k in self._bufs if k in s and s[k].shape!=p.shape]
         if bad: raise ValueError(
@@ -321,8 +313,6 @@ def SGD(params, # A model, its parameters, or a list of groups of them
     steps = [average_grad,momentum_step] if mom!=0 else [sgd_step]
     return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #bfabe889
-#| code-fold: true
 def RMSProp(params, lr, # As in `SGD`
             mom=0., # Share of the running sum that stays (here the sum is divided, torch sums the quotients)
             sqr_mom=0.99, # Share of the running mean of squares that stays from step to step
@@ -332,8 +322,6 @@ def RMSProp(params, lr, # As in `SGD`
     steps = [average_grad,average_sqr_grad,rms_prop_mom_step] if mom!=0 else [average_sqr_grad,rms_prop_step]
     return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #bdc5156b
-#| code-fold: true
 def Adam(params, lr, # As in `SGD`
          mom=0.9, # Share of the running mean of gradients that stays from step to step (β₁ in the paper)
          sqr_mom=0.99, # The same for their squares (β₂; the paper and torch: 0.999)
@@ -343,8 +331,6 @@ def Adam(params, lr, # As in `SGD`
     steps = [*_means, adam_step]
     return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #f86df7c2
-#| code-fold: true
 def RAdam(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., decouple_wd=True):
     "Adam that waits until its mean square can be trusted. Arguments as in `Adam`"
     steps = [*_means, radam_step]

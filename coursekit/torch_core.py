@@ -22,7 +22,7 @@ _plain_tensors = torch._C.DisableTorchFunctionSubclass
 @functools.cache
 def _common_type(types): # Of what is computed from tensors of these types; `None`: plain
     ts = [t for t in types if issubclass(t, TensorBase)]
-    ts = [t for t in ts if not any(u is not t and issubclass(u, t) for u in ts)] # a child says more than its parent
+    ts = [t for t in ts if not any(u is not t and issubclass(u, t) for u in ts)] # a child says more
     if all(issubclass(t, TensorImageBase) for t in ts):                          # a mask only cuts out
         ts = [t for t in ts if not issubclass(t, TensorMask)] or ts
     return ts[0] if len(ts)==1 else None
@@ -102,7 +102,6 @@ class TensorMask(TensorImageBase):
 class TensorCategory(TensorBase):          "The number of a class, int64"
 class TensorMultiCategory(TensorCategory): "Which classes are present: their numbers, or 0 and 1 for each"
 
-# %% ../nbs/library/torch_core.ipynb #f03e43bc
 class TensorPoint(TensorBase):
     "Points (x, y), float, (number of points, 2); attribute `img_size`: (width, height) of their picture"
     _n,_show_args = 2,dict(s=40, marker='o', c='white', edgecolors='black')
@@ -155,7 +154,6 @@ def show_title(o, # What to write: `str(o)`
     else: print(o)
     return ctx
 
-# %% ../nbs/library/torch_core.ipynb #caed3fba
 class ShowTitle:
     "Mixin: shows itself as a title"
     _show_args = {'label':'text'}

@@ -9,6 +9,7 @@ __all__ = ['typedispatch', 'dispatch', 'signature_types', 'TypeDispatch', 'is_tu
 # %% ../nbs/11_dispatch.ipynb #3756ac7a
 #| code-fold: true
 import copy, inspect, plum, typing
+from functools import partial
 from typing import Any
 from fastcore.basics import listify, camel2snake
 from fastcore.foundation import L
@@ -28,8 +29,6 @@ class _BoundTable:
         f,_ = self.table.entry(x)
         return x if f is None else f(self.tfm, x, *args, **kwargs)
 
-# %% ../nbs/11_dispatch.ipynb #7c75c637
-#| code-fold: true
 def signature_types(f, # A function
                     method=False): # Is it a method, so that the first argument does not count?
     "Types of `f`'s first argument (`object`: any) and of its result (`Any`: as it comes)"
@@ -59,13 +58,11 @@ def _plum_table(rows): # {type: row}
     for t,row in rows.items(): table.register(giver(row), signature=plum.Signature(t))
     return table
 
-# %% ../nbs/11_dispatch.ipynb #2a7215ce
-#| code-fold: true
 class TypeDispatch:
     "A table from the type of one argument to a function, whose answers are remembered"
     changes = 0                                   # of all tables: they inherit rows from each other
     def __init__(self,
-                 *funcs, # Functions with an annotated first argument, `x:int`, `x:int|str`, `x:(int,str)`; else: any type
+                 *funcs, # The first argument says the type: `x:int`, `x:int|str`, `x:(int,str)`, `x` (any)
                  bases=(), # Tables whose rows count, too, where there is no own one for the same type
                  method=False): # Are the functions methods: does another argument, `self`, come before?
         self.funcs,self.bases,self.method,self.seen = {},bases,method,None
@@ -87,7 +84,7 @@ class TypeDispatch:
         return res | self.funcs
 
     def entry(self, x):
-        "The function for `x` and the type of its result, else two `None`s. Raises `TypeError` if two fit alike"
+        "The function for `x` and the type of its result, or two `None`s. Raises `TypeError` if two fit alike"
         if self.seen!=TypeDispatch.changes: self._read_rows()
         t,cache = type(x),self.cache
         if t in cache: return cache[t]
@@ -124,8 +121,6 @@ class TypeDispatch:
         return '\n'.join(f'{_type_name(t)} -> {getattr(f, "__name__", f)}' for t,(f,_) in self.rows().items())
     def __getstate__(self): return dict(funcs=self.funcs, bases=(), method=self.method, seen=None)
 
-# %% ../nbs/11_dispatch.ipynb #2697da1b
-#| code-fold: true
 # A decorator: functions of one name that differ in the types of *all* their positional arguments
 typedispatch = plum.Dispatcher()
 dispatch = typedispatch          # its name in fastai 2.8
@@ -143,9 +138,9 @@ def rebuild(x, els):
 def retain_type(new, # A result
                 old, # The argument it was computed from
                 ret=Any): # What the function is annotated to return: a type, `NoneType` (leave it), or `Any`
-    "`new` in type `ret`, else in that of `old` if that is more special: what was made from an image is an image"
+    "`new` in type `ret`, else in that of `old` if that is more special: an image stays an image"
     t,u = type(old) if ret is Any else ret,type(new)
-    if t is u or new is None or ret is type(None) or isinstance(new, t): return new
+    if new is None or ret is type(None) or isinstance(new, t): return new
     if ret is not Any: return _cast(new, old, t)
     if u is object or t is bool or not issubclass(t, u): return new
     try: return _cast(new, old, t)
@@ -187,8 +182,7 @@ class _TfmMeta(type):
             parents = [vars(b)[k] for b in bases if k in vars(b)]
             tables = [o if isinstance(o, TypeDispatch) else TypeDispatch(o, method=True) for o in parents]
             vars(cls)[k].bases = tables
-        sig = inspect.signature(cls.__init__)
-        cls.__signature__ = sig.replace(parameters=list(sig.parameters.values())[1:])
+        cls.__signature__ = inspect.signature(partial(cls.__init__, None))     # without `self`
         return cls
 
     def __call__(cls, *args, **kwargs): # `@Flip` over `def encodes(self, x:MyType)` adds a row
@@ -225,13 +219,13 @@ class Transform(metaclass=_TfmMeta):
 
     def setup(self, items=None, train_setup=False):
         "Let the transform look at the items, or, with `train_setup`, at `items.train`, before it is used"
-        only_train = train_setup if self.train_setup is None else self.train_setup
-        if only_train: items = getattr(items, 'train', items)
+        if self.train_setup is not None: train_setup = self.train_setup
+        if train_setup: items = getattr(items, 'train', items)
         f,_ = self._find('setups', items)
         return None if f is None else f(self, items)
 
     def _call(self, which, x, *args, split_idx=None, **kwargs): # `which`: 'encodes' or 'decodes'
-        other_set = split_idx is not None and self.split_idx is not None and split_idx!=self.split_idx
+        other_set = None not in (split_idx,self.split_idx) and split_idx!=self.split_idx
         return x if other_set else self._do(which, x, *args, **kwargs)
 
     def _do(self, which, x, *args, **kwargs):
@@ -264,7 +258,8 @@ class ItemTransform(Transform):
 class DisplayedTransform(Transform):
     "A transform whose repr shows its attributes"
     def __repr__(self):
-        return f"{self.name} -- { {k:v for k,v in vars(self).items() if k[0]!='_' and k not in _Methods.names} }"
+        shown = {k:v for k,v in vars(self).items() if k[0]!='_' and k not in _Methods.names}
+        return f'{self.name} -- {shown}'
 
 class InplaceTransform(Transform):
     "A transform that changes its argument in place and hands it on, whatever `encodes` returns"
@@ -296,8 +291,9 @@ class Pipeline:
         return x
 
     def decode(self, x, full=True): # `full=False`: only until `x`, or each of its elements, can show itself
+        def shows(o): return hasattr(o, 'show')
         for f in reversed(self.fs):
-            if not full and self._can_show(x): return x
+            if not full and (shows(x) or is_tuple(x) and all(map(shows, x))): return x
             x = f.decode(x, split_idx=self.split_idx)
         return x
 
@@ -319,19 +315,17 @@ class Pipeline:
              **kwargs):
         "Walk back until all elements can show themselves; show those that can. Returns the last axis"
         x = self.decode(x, full=False)
-        for o in (x if is_tuple(x) and not hasattr(x, 'show') else (x,)):
+        for o in x if is_tuple(x) and not hasattr(x, 'show') else [x]:
             if hasattr(o, 'show'): ctx = o.show(ctx=ctx, **kwargs)
         return ctx
 
     def _transforms(self, fs): # Of transforms, functions and pipelines; `None`s are left out
-        fs = [f for f in ([fs] if isinstance(fs, Pipeline) else listify(fs)) if f is not None]
+        fs = [f for f in listify(fs) if f is not None]
         return [o for f in fs for o in (f.fs if isinstance(f, Pipeline) else [mk_transform(f)])]
 
     def _insert(self, fs):
         self.fs = L(sorted([*self.fs, *fs], key=lambda f: f.order))
         return self
-
-    def _can_show(self, x): return hasattr(x, 'show') or is_tuple(x) and all(hasattr(o, 'show') for o in x)
 
     def __getitem__(self, i): return self.fs[i]
     def __len__(self):  return len(self.fs)
