@@ -291,9 +291,8 @@ class Pipeline:
         return x
 
     def decode(self, x, full=True): # `full=False`: only until `x`, or each of its elements, can show itself
-        def shows(o): return hasattr(o, 'show')
         for f in reversed(self.fs):
-            if not full and (shows(x) or is_tuple(x) and all(map(shows, x))): return x
+            if not full and self._can_show(x): return x
             x = f.decode(x, split_idx=self.split_idx)
         return x
 
@@ -326,6 +325,8 @@ class Pipeline:
     def _insert(self, fs):
         self.fs = L(sorted([*self.fs, *fs], key=lambda f: f.order))
         return self
+
+    def _can_show(self, x): return hasattr(x, 'show') or is_tuple(x) and all(hasattr(o, 'show') for o in x)
 
     def __getitem__(self, i): return self.fs[i]
     def __len__(self):  return len(self.fs)
