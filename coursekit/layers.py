@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['bn_types', 'norm_types', 'NormType', 'PoolType', 'init_params', 'init_default', 'apply_leaf', 'apply_init',
-           'init_linear', 'BatchNorm', 'InstanceNorm', 'ConvLayer', 'Flatten', 'Lambda', 'View', 'SigmoidRange',
-           'Module', 'AdaptiveConcatPool2d', 'adaptive_pool', 'PoolFlatten', 'LinBnDrop', 'simple_cnn', 'params',
+           'init_linear', 'BatchNorm', 'InstanceNorm', 'ConvLayer', 'Module', 'Flatten', 'Lambda', 'View',
+           'SigmoidRange', 'AdaptiveConcatPool2d', 'adaptive_pool', 'PoolFlatten', 'LinBnDrop', 'simple_cnn', 'params',
            'trainable_params', 'one_param', 'total_params', 'norm_bias_params', 'flatten_model', 'in_channels',
            'num_features_model']
 
@@ -37,8 +37,7 @@ def init_default(m, # A layer
 
 def apply_leaf(m, f):
     "Call `f` on every module below `m` and on `m` itself, children first"
-    for c in m.children(): apply_leaf(c, f)
-    f(m)
+    m.apply(f)
 
 def apply_init(m, # A model
                func=nn.init.kaiming_normal_): # Fills a weight in place
@@ -48,8 +47,6 @@ def apply_init(m, # A model
         if own and own[0].requires_grad and not isinstance(layer, norm_types): init_default(layer, func)
     apply_leaf(m, start)
 
-# %% ../nbs/05_networks.ipynb #374e2b05
-#| code-fold: true
 _relus = F.relu, F.relu_, F.leaky_relu, F.leaky_relu_
 
 def init_linear(m, # A linear or convolutional layer
@@ -69,21 +66,19 @@ def init_linear(m, # A linear or convolutional layer
 #| code-fold: true
 NormType = Enum('NormType', 'Batch BatchZero Weight Spectral Instance InstanceZero')
 
-def _new_norm(types, nf, ndim, zero, **kwargs):
-    norm = types[ndim-1](nf, **kwargs)
+def _started(norm, norm_type): # `norm`, with a start of its own
     if norm.affine:
         norm.bias.data.fill_(1e-3)
-        norm.weight.data.fill_(0. if zero else 1.)
+        norm.weight.data.fill_(0. if norm_type in (NormType.BatchZero,NormType.InstanceZero) else 1.)
     return norm
 
 def BatchNorm(nf, ndim=2, norm_type=NormType.Batch, **kwargs):
     "Batch norm over `nf` features in `ndim` dimensions; `NormType.BatchZero` starts its weight at 0"
-    return _new_norm(bn_types, nf, ndim, norm_type==NormType.BatchZero, **kwargs)
+    return _started(getattr(nn, f'BatchNorm{ndim}d')(nf, **kwargs), norm_type)
 
 def InstanceNorm(nf, ndim=2, norm_type=NormType.Instance, affine=True, **kwargs):
     "Instance norm over `nf` features in `ndim` dimensions; `NormType.InstanceZero` starts its weight at 0"
-    types = nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d
-    return _new_norm(types, nf, ndim, norm_type==NormType.InstanceZero, affine=affine, **kwargs)
+    return _started(getattr(nn, f'InstanceNorm{ndim}d')(nf, affine=affine, **kwargs), norm_type)
 
 _norms = {NormType.Batch:   BatchNorm,    NormType.BatchZero:   BatchNorm,    # layers behind the convolution
           NormType.Instance:InstanceNorm, NormType.InstanceZero:InstanceNorm}
@@ -121,35 +116,6 @@ class ConvLayer(nn.Sequential):
 
 # %% ../nbs/05_networks.ipynb #71f20063
 #| code-fold: true
-class Flatten(nn.Module):
-    "Keep the batch dimension and flatten the others; with `full`, flatten all"
-    def __init__(self, full=False):
-        super().__init__()
-        self.full = full
-    def forward(self, x): return x.reshape(-1) if self.full else x.flatten(1)
-
-class Lambda(nn.Module):
-    "A layer that applies `func`"
-    def __init__(self, func):
-        super().__init__()
-        self.func = func
-    def forward(self, x): return self.func(x)
-    def __repr__(self): return f'Lambda({getattr(self.func,"__name__",self.func)})'
-
-class View(nn.Module):
-    "Reshape to `size`"
-    def __init__(self, *size):
-        super().__init__()
-        self.size = size
-    def forward(self, x): return x.view(self.size)
-
-class SigmoidRange(nn.Module):
-    "Sigmoid that goes from `low` to `high`"
-    def __init__(self, low, high):
-        super().__init__()
-        self.low,self.high = low,high
-    def forward(self, x): return torch.sigmoid(x)*(self.high-self.low) + self.low
-
 class Module(nn.Module):
     "An `nn.Module` whose subclasses need not call `super().__init__()`"
     def __new__(cls, *args, **kwargs):
@@ -158,12 +124,30 @@ class Module(nn.Module):
         return self
     def __init__(self): pass
 
-# %% ../nbs/05_networks.ipynb #c8762d87
-#| code-fold: true
-class AdaptiveConcatPool2d(nn.Module):
+class Flatten(Module):
+    "Keep the batch dimension and flatten the others; with `full`, flatten all"
+    def __init__(self, full=False): self.full = full
+    def forward(self, x): return x.reshape(-1) if self.full else x.flatten(1)
+
+class Lambda(Module):
+    "A layer that applies `func`"
+    def __init__(self, func): self.func = func
+    def forward(self, x): return self.func(x)
+    def __repr__(self): return f'Lambda({getattr(self.func,"__name__",self.func)})'
+
+class View(Module):
+    "Reshape to `size`"
+    def __init__(self, *size): self.size = size
+    def forward(self, x): return x.view(self.size)
+
+class SigmoidRange(Module):
+    "Sigmoid that goes from `low` to `high`"
+    def __init__(self, low, high): self.low,self.high = low,high
+    def forward(self, x): return torch.sigmoid(x)*(self.high-self.low) + self.low
+
+class AdaptiveConcatPool2d(Module):
     "Max and mean of each channel over a `size` grid (default 1), side by side: twice the channels"
     def __init__(self, size=None):
-        super().__init__()
         self.size = size or 1
         self.ap,self.mp = nn.AdaptiveAvgPool2d(self.size),nn.AdaptiveMaxPool2d(self.size)
     def forward(self, x): return torch.cat([self.mp(x), self.ap(x)], 1)
@@ -200,9 +184,8 @@ def simple_cnn(filters, # Channels: of the input, of each layer, and last the ou
     n = len(filters)-1
     if n<1: raise ValueError(f'simple_cnn needs at least two numbers of channels, got {list(filters)}')
     kernel_szs,strides = ifnone(kernel_szs, [3]*n),ifnone(strides, [2]*n)
-    if not len(kernel_szs)==len(strides)==n:
-        raise ValueError(f'{n} layers need {n} kernel_szs and strides, got {len(kernel_szs)} and '
-                         f'{len(strides)}')
+    if not len(kernel_szs)==len(strides)==n: raise ValueError(
+        f'{n} layers need {n} kernel_szs and strides, got {len(kernel_szs)} and {len(strides)}')
     norms = [NormType.Batch if bn else None]*(n-1) + [None]
     layers = [ConvLayer(ni, nf, ks, stride=s, norm_type=norm)
               for ni,nf,ks,s,norm in zip(filters, filters[1:], kernel_szs, strides, norms)]

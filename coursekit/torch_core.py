@@ -19,14 +19,10 @@ from .core import *
 _nowrap = get_default_nowrap_functions()          # such as `x.grad`: their results are left as they are
 _plain_tensors = torch._C.DisableTorchFunctionSubclass
 
-def _result_type(func, types, args): # Of tensors of several types; `None`: plain
-    if func is Tensor.__getitem__: return type(args[0]) if isinstance(args[0], TensorBase) else None
-    return _common_type(tuple(types))
-
 @functools.cache
-def _common_type(types):
+def _common_type(types): # Of what is computed from tensors of these types; `None`: plain
     ts = [t for t in types if issubclass(t, TensorBase)]
-    ts = [t for t in ts if not any(u is not t and issubclass(u, t) for u in ts)] # a child says more than its parent
+    ts = [t for t in ts if not any(u is not t and issubclass(u, t) for u in ts)] # a child says more
     if all(issubclass(t, TensorImageBase) for t in ts):                          # a mask only cuts out
         ts = [t for t in ts if not issubclass(t, TensorMask)] or ts
     return ts[0] if len(ts)==1 else None
@@ -64,25 +60,25 @@ class TensorBase(Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         with _plain_tensors(): res = func(*args, **(kwargs or {}))
         if func in _nowrap: return res
-        t = cls if len(types)==1 else _result_type(func, types, args)
+        t = cls if len(types)==1 else _common_type(tuple(types))
+        if len(types)>1 and func is Tensor.__getitem__: t = _common_type((type(args[0]),))   # what is indexed
         return res if t is None else _with_type(res, t, args)
 
     shape,ndim   = _plain_property('shape'),_plain_property('ndim')
     dtype,device = _plain_property('dtype'),_plain_property('device')
 
     def __deepcopy__(self, memo):
-        res = self.detach().clone().requires_grad_(self.requires_grad)
-        res.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        memo[id(self)] = res
+        rebuild,(typ,plain,grad,attrs) = self.__reduce_ex__(2)
+        memo[id(self)] = res = rebuild(typ, plain.clone(), grad, copy.deepcopy(attrs, memo))
         return res
 
     def __reduce_ex__(self, proto):
         plain = self.detach().as_subclass(Tensor)
         return _rebuild_semantic, (type(self), plain, self.requires_grad, self.__dict__)
 
-def _rebuild_semantic(typ, x, grad=False, attrs=None): # What a pickle calls
+def _rebuild_semantic(typ, x, grad, attrs): # What a pickle calls
     res = x.as_subclass(typ).requires_grad_(grad)
-    res.__dict__.update(attrs or {})
+    res.__dict__.update(attrs)
     return res
 
 # %% ../nbs/library/torch_core.ipynb #73f8e4eb
@@ -106,27 +102,22 @@ class TensorMask(TensorImageBase):
 class TensorCategory(TensorBase):          "The number of a class, int64"
 class TensorMultiCategory(TensorCategory): "Which classes are present: their numbers, or 0 and 1 for each"
 
-# %% ../nbs/library/torch_core.ipynb #f03e43bc
 class TensorPoint(TensorBase):
     "Points (x, y), float, (number of points, 2); attribute `img_size`: (width, height) of their picture"
-    _show_args = dict(s=40, marker='o', c='white', edgecolors='black')
+    _n,_show_args = 2,dict(s=40, marker='o', c='white', edgecolors='black')
     @classmethod
-    def create(cls, t, # Array or list of points
+    def create(cls, x, # Array or list of points (or boxes)
                img_size=None): # (width, height) of the picture
-        return cls(tensor(t).view(-1, 2).float(), img_size=img_size)
+        return cls(tensor(x).view(-1, cls._n).float(), img_size=img_size)
 
-    def show(self, ctx=None, **kwargs):
+    def show(self, ctx=None, figsize=None, **kwargs):
         x,ax = self.as_subclass(Tensor).view(-1, 2), ctx or plt.gca()
-        ax.scatter(x[:,0], x[:,1], **{**self._show_args, **{k:v for k,v in kwargs.items() if k!='figsize'}})
+        ax.scatter(x[:,0], x[:,1], **{**self._show_args, **kwargs})
         return ax
 
 class TensorBBox(TensorPoint):
     "Boxes (left, top, right, bottom), float, (number of boxes, 4)"
-    @classmethod
-    def create(cls, x, # Array or list of boxes
-               img_size=None): # (width, height) of the picture
-        return cls(tensor(x).view(-1, 4).float(), img_size=img_size)
-
+    _n = 4
     def show(self, ctx=None, color='black', text=None, **kwargs):
         ax = ctx or plt.gca()
         for l,t,r,b in self.as_subclass(Tensor).view(-1, 4).tolist():
@@ -163,12 +154,15 @@ def show_title(o, # What to write: `str(o)`
     else: print(o)
     return ctx
 
-# %% ../nbs/library/torch_core.ipynb #caed3fba
 class ShowTitle:
     "Mixin: shows itself as a title"
     _show_args = {'label':'text'}
     def show(self, ctx=None, **kwargs): return show_title(str(self), ctx=ctx, **{**self._show_args, **kwargs})
-class TitledInt(int, ShowTitle):     "An `int` that shows itself";   _show_args = {'label':'number'}
-class TitledFloat(float, ShowTitle): "A `float` that shows itself";  _show_args = {'label':'number'}
-class TitledStr(str, ShowTitle):     "A `str` that shows itself";    _show_args = {'label':'text'}
-class TitledTuple(tuple, ShowTitle): "A `tuple` that shows itself";  _show_args = {'label':'text'}
+class TitledInt(int, ShowTitle):
+    "An `int` that shows itself"
+    _show_args = {'label':'number'}
+class TitledFloat(float, ShowTitle):
+    "A `float` that shows itself"
+    _show_args = {'label':'number'}
+class TitledStr(str, ShowTitle):     "A `str` that shows itself"
+class TitledTuple(tuple, ShowTitle): "A `tuple` that shows itself"

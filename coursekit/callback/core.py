@@ -48,11 +48,11 @@ class Callback:
 
     def __getattr__(self, k): # What the callback has not, its learner may have
         if k.startswith('__') or k in vars(event): raise AttributeError(k)
-        me,learn = type(self).__name__,self.__dict__.get('learn')
-        if learn is None:
+        me = type(self).__name__
+        if self.learn is None:
             raise AttributeError(f'`{me}` has no attribute `{k}`, and it is not attached to a learner yet')
         try:
-            return getattr(learn, k)
+            return getattr(self.learn, k)
         except AttributeError:
             raise AttributeError(f'Neither `{me}` nor its learner has an attribute `{k}`') from None
 
@@ -69,7 +69,7 @@ class Callback:
         return class2attr(self, 'Callback')
     def handler(self, ev): # Name of an event
         "The bound method for the event `ev`, None if there is none"
-        return getattr(self, ev) if ev in self.__dict__ or hasattr(type(self), ev) else None
+        return getattr(self, ev, None)
     def __call__(self, ev): # Name of an event
         "Run the method for the event `ev` if it is there and this callback runs now"
         f = self.handler(ev)
@@ -215,12 +215,10 @@ class Recorder(Callback):
         self.lrs,self.iters,self.values,self.hps = [],[],[],{}
         self.smooth_loss.reset()
         self.has_valid = self.learn.get_dl(1) is not None
-        self.metric_names = L('epoch', *self._column_names(), *(['time'] if self.add_time else []))
-    def _column_names(self):
-        names = [f'train_{m.name}' for m in self._train_metrics]
+        names = ['epoch', *(f'train_{m.name}' for m in self._train_metrics)]
         for m in self._valid_metrics if self.has_valid else ():
             names.append(f'valid_{m.name}' if self.train_metrics or m is self.loss else m.name)
-        return names
+        self.metric_names = L(names + ['time']*self.add_time)
 
     def before_epoch(self):
         self.cancel_train,self.cancel_valid,self.start_time = False,False,time.time()
@@ -263,8 +261,8 @@ class Recorder(Callback):
     def after_validate(self):
         vals = L(_metric_value(m) for m in self._valid_metrics)
         self.log += vals
-        if not self.active_metrics or self._warned_of_nan: return
-        if not vals or not isinstance(vals[0], float) or math.isfinite(vals[0]): return
+        bad = self.active_metrics and isinstance(vals[0], float) and not math.isfinite(vals[0])
+        if not bad or self._warned_of_nan: return
         self._warned_of_nan = True                            # once in a training
         where = '' if self.only_validate else f' in epoch {self.epoch}, the training loss is'
         warnings.warn(f'The validation loss is not a number (nan or inf){where}: '
@@ -273,8 +271,8 @@ class Recorder(Callback):
         self.learn.final_record = self.log[1:].copy()
         if self.only_validate: return
         self.values.append(self.learn.final_record)
-        n_cancelled = len(self.values)-len(self.iters)        # epochs that never came to `after_train`
-        self.iters += [self.smooth_loss.count]*n_cancelled
+        if len(self.iters)<len(self.values):                  # the epoch never came to `after_train`
+            self.iters.append(self.smooth_loss.count)
         if self.add_time:
             self.log += [None]*(len(self.metric_names)-1-len(self.log))     # the time stands in its column
             self.log.append(format_time(time.time()-self.start_time))
