@@ -10,7 +10,7 @@ __all__ = ['imagenet_stats', 'cifar_stats', 'mnist_stats', 'ImageError', 'conver
            'RandomResizedCrop', 'dihedral', 'FlipItem', 'DihedralItem', 'Image', 'PIL']
 
 # %% ../../nbs/library/vision_core.ipynb #2539c736
-import io, math, os
+import io, math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,16 +83,18 @@ class _PictureFile:
     def __init__(self, fn, # File name, open file or bytes
                  mode=None, # PIL mode of the decoded image; default: the file's
                  convert=convert_picture): # `convert(im, mode)`: the image in this mode
-        self.mode,self.convert,self.name = mode,convert,fn
-        if isinstance(fn, (bytes, bytearray, memoryview)): self.raw,self.name = bytes(fn),f'of {len(fn)} bytes'
-        elif hasattr(fn, 'read'): self.raw,self.name = fn.read(),getattr(fn, 'name', fn)
-        else:
-            with explained(_reading_advice): self.raw = Path(fn).read_bytes()
+        self.mode,self.convert,self.raw,self.name = mode,convert,*self.read(fn)
         self.im = im = self.open()
         self.turn = im.getexif().get(0x0112, 1) if 'exif' in im.info and im.format!='TIFF' else 1
         self.size = im.size[::-1] if self.turn in (5,6,7,8) else im.size
         stale = () if self.turn==1 else ('exif','xmp','XML:com.adobe.xmp')      # they say "turn me"
         self.info = {k:v for k,v in im.info.items() if k not in stale}
+
+    def read(self, fn):
+        "The bytes, and what to call them in messages"
+        if isinstance(fn, (bytes, bytearray, memoryview)): return bytes(fn),f'of {len(fn)} bytes'
+        if hasattr(fn, 'read'): return fn.read(),getattr(fn, 'name', fn)
+        with explained(_reading_advice): return Path(fn).read_bytes(),fn
 
     @contextmanager
     def named(self):
