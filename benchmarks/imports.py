@@ -4,7 +4,9 @@ from .harness import Topic
 
 BARE = 'import torch, torchvision, matplotlib, pandas, fastcore'
 def fresh(code):
-    def f(): subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, env={**os.environ, 'MPLBACKEND':'agg'})
+    def f():
+        subprocess.run([sys.executable, '-c', code], check=True, capture_output=True,
+                       env={**os.environ, 'MPLBACKEND':'agg'})
     return f
 
 def topic():
@@ -14,7 +16,8 @@ def topic():
     add('bare and scikit-learn', f'{BARE}, sklearn.metrics')
     add('coursekit.vision.all', 'from coursekit.vision.all import *', at_most=1)
     add('coursekit.vision.all, torchvision', 'from coursekit.vision.all import *; import torchvision')
-    add('coursekit.vision.all, torchvision, scikit-learn', 'from coursekit.vision.all import *; import torchvision, sklearn.metrics')
+    add('coursekit.vision.all, torchvision, scikit-learn',
+        'from coursekit.vision.all import *; import torchvision, sklearn.metrics')
     add('fastai.vision.all', 'from fastai.vision.all import *', role='fastai')
     return t
 

@@ -9,8 +9,12 @@ def tgz(members, mode='w:gz', root='', compresslevel=1):
     with tarfile.open(fileobj=buf, mode=mode, **kw) as t:
         for name,o in members.items():
             m = tarfile.TarInfo(root+name)
-            if callable(o): o(m); t.addfile(m)
-            else: m.size = len(o); t.addfile(m, io.BytesIO(o))
+            if callable(o):
+                o(m)
+                t.addfile(m)
+            else:
+                m.size = len(o)
+                t.addfile(m, io.BytesIO(o))
     return buf.getvalue()
 
 def linked(target, kind=tarfile.SYMTYPE):
@@ -39,26 +43,34 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             act = item.plan[min(len(item.requests), len(item.plan)-1)]
             item.requests.append((self.headers.get('Range'), self.headers.get('If-Range')))
         if isinstance(act,int): return self.send_error(act)
-        if act=='reset': self.close_connection = True; return self.connection.close()
+        if act=='reset':
+            self.close_connection = True
+            return self.connection.close()
         self.answer(item, act)
 
     def answer(self, item, act):
         what,_,arg = act.partition(':')
         start,n = 0,len(item.body)
         rng,cond = self.headers.get('Range'),self.headers.get('If-Range')
-        if item.ranges and rng and (not cond or cond==item.etag): start = int(rng.removeprefix('bytes=').rstrip('-'))
+        if item.ranges and rng and (not cond or cond==item.etag):
+            start = int(rng.removeprefix('bytes=').rstrip('-'))
         if start>=n>0: return self.send_error(416)
         self.send_response(206 if start else 200)
-        if start: self.send_header('Content-Range', f'bytes {start + int(arg or 0) if what=="shifted" else start}-{n-1}/{n}')
+        if start:
+            self.send_header('Content-Range',
+                             f'bytes {start + int(arg or 0) if what=="shifted" else start}-{n-1}/{n}')
         if item.etag: self.send_header('ETag', item.etag)
         self.send_header('Content-Type', item.ctype)
-        self.send_header('Content-Length', str(n-start)); self.end_headers()
+        self.send_header('Content-Length', str(n-start))
+        self.end_headers()
         part = item.body[start:]
         if what in ('cut','stall'): part = part[:int(arg)]
         for i in range(0, len(part), 2**16):
             if what=='slow': time.sleep(float(arg))
             try: self.wfile.write(part[i:i+2**16])
-            except OSError: self.close_connection = True; return
+            except OSError:
+                self.close_connection = True
+                return
             item.sent += len(part[i:i+2**16])
         if what=='stall': self.server.stop.wait(30)
         if what in ('cut','stall'): self.close_connection = True
@@ -77,6 +89,9 @@ class FaultServer(http.server.ThreadingHTTPServer):
     def __enter__(self):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
         return self
-    def __exit__(self, *a): self.stop.set(); self.shutdown(); self.server_close()
+    def __exit__(self, *a):
+        self.stop.set()
+        self.shutdown()
+        self.server_close()
 
 def check_of(body): return len(body),hashlib.md5(body[:2**20]).hexdigest()

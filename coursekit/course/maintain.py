@@ -77,7 +77,7 @@ def out_of_step(root): # Sentences, each naming a file and the remedy
             res.append(f'{rel.as_posix()} is not clean: coursekit clean {p.stem}')
     return res
 
-# %% ../../nbs/library/course_maintain.ipynb #ded11e5a
+# %% ../../nbs/library/course_maintain.ipynb #b968c1f1
 FROM_INDEX = '<!-- Written from nbs/index.ipynb by `make readme`: edit the notebook. -->'
 
 def _readme_cell(c): # Markdown of one cell: code fenced, its output beneath it
@@ -108,7 +108,7 @@ def problems(nbs): # Sentences, each naming a file and the remedy
         res.append('README.md differs from nbs/index.ipynb: make readme')
     return res
 
-# %% ../../nbs/library/course_maintain.ipynb #928b820b
+# %% ../../nbs/library/course_maintain.ipynb #403eeb57
 Names = Param('notebooks, by their names or the start of them (default: all)', nargs='*')
 
 def chosen(nbs, names): # Paths
@@ -238,11 +238,11 @@ class Progress:
 
     def show(self, line):
         print(line, flush=True)
-        self.last = line.strip(' =') or self.last
+        if 'fixable with' not in line: self.last = line.strip(' =') or self.last
 
     def slowest(self, n=5): return sorted(self.took.items(), key=lambda o: -o[1])[:n]
 
-# %% ../../nbs/library/course_maintain.ipynb #f7014468
+# %% ../../nbs/library/course_maintain.ipynb #ada777dd
 def _ruff(root, timeout):
     progress,cmd = Progress(0),[sys.executable, '-m', 'ruff', 'check', '--output-format', 'concise']
     return stream(cmd, root, progress.show, timeout), progress
@@ -254,7 +254,8 @@ def _cells(root, timeout):
 
 def _pytest(root, timeout):
     progress = Progress(0)
-    cmd = [sys.executable, '-m', 'pytest', '-n', str(cores()), '--dist', 'loadfile']
+    # in the order that tests/conftest.py gives: the longest files first
+    cmd = [sys.executable, '-m', 'pytest', '-n', str(cores()), '--dist', 'loadfile', '--no-loadscope-reorder']
     return stream(cmd, root, progress.test, timeout, **one_thread(root)), progress
 
 def _in_step(root, timeout):
@@ -281,7 +282,7 @@ def test(timeout:int=1800, # seconds that one step may take
     print('\n'.join(['', 'The slowest notebooks and tests:', *slow, '', *rows]), flush=True)
     return int(any(r.startswith('FAILED') for r in rows))
 
-# %% ../../nbs/library/course_maintain.ipynb #9e0c40c9
+# %% ../../nbs/library/course_maintain.ipynb #18a834be
 FUNCTIONS = course, site, lab, test, check, stale, execute, clean, export, glossary, readme
 COMMANDS  = {f.__name__: f for f in FUNCTIONS}
 
@@ -306,5 +307,5 @@ def main(argv=None): # Exit code
     command = COMMANDS[kwargs.pop('command')]
     return command(**{k:v for k,v in kwargs.items() if k not in ('pdb','xtra')}) # options that fastcore adds
 
-# %% ../../nbs/library/course_maintain.ipynb #8edf0429
+# %% ../../nbs/library/course_maintain.ipynb #b3f78b5f
 if __name__=='__main__' and '__file__' in globals(): sys.exit(main())

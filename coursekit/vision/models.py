@@ -97,7 +97,8 @@ def _published_weights(name, weights, progress): # torchvision's, by name or enu
     try: return weights.get_state_dict(progress=progress, check_hash=True)
     except OSError as e: raise RuntimeError(
         f'The pretrained weights of {name} could not be downloaded ({e}). Without a network use '
-        f'`pretrained=False`, or put {weights.url.split("/")[-1]} into {torch.hub.get_dir()}/checkpoints') from e
+        f'`pretrained=False`, or put {weights.url.split("/")[-1]} into '
+        f'{torch.hub.get_dir()}/checkpoints') from e
 
 # %% ../../nbs/10_resnets.ipynb #9ca1fe0a
 #| code-fold: true

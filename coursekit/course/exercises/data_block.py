@@ -15,28 +15,48 @@ from ...data.transforms import RegexLabeller, using_attr
 check = Exercises('12_data_block')
 
 # %% ../../../nbs/library/course_exercises_data_block.ipynb #bca7ad5b
-@check.exercise(done='Names may hold underscores themselves, so only the last one counts. That is a labeller: use it as `get_y`.',
-    cases=[(Path('images/great_pyrenees_173.jpg'),), (Path('my_pets/pug_1.jpg'),), (Path('Bengal_20.JPG'),), (Path('cat2_1.jpg'),)],
-    mistakes=[(lambda path: path.name.split('_')[0],        'You cut at the first underscore: `great_pyrenees` has one of its own. Cut at the last.'),
-              (lambda path: str(path).rsplit('_', 1)[0],    'The folder came along. `path.stem` or `path.name` is the name alone.'),
-              (lambda path: path.rsplit('_', 1)[0],         'A `Path` is no text, so it has no `rsplit`. `path.stem` is a text.'),
-              (lambda path: path.split('_')[0],             'A `Path` is no text, so it has no `split`. `path.stem` is a text; and split it from the right.'),
-              (lambda path: path.stem.rsplit('_', 1),       'These are both parts. The label is the first of them.'),
-              (lambda path: path.stem.rsplit('_', 1)[1],    'That is the number. The label is the part before it.'),
-              (lambda path: path.stem,                      'The number is still there. Split from the right, once, at the underscore.'),
-              (lambda path: path.stem.rstrip('_0123456789'), 'Nearly: it takes *all* digits from the end, and a breed may end in one. In `cat2_1` the label is `cat2`.'),
+@check.exercise(done='Names may hold underscores themselves, so only the last one counts. That is a '
+                     'labeller: use it as `get_y`.',
+    cases=[(Path('images/great_pyrenees_173.jpg'),), (Path('my_pets/pug_1.jpg'),), (Path('Bengal_20.JPG'),),
+           (Path('cat2_1.jpg'),)],
+    mistakes=[(lambda path: path.name.split('_')[0],
+               'You cut at the first underscore: `great_pyrenees` has one of its own. Cut at the last.'),
+              (lambda path: str(path).rsplit('_', 1)[0],
+               'The folder came along. `path.stem` or `path.name` is the name alone.'),
+              (lambda path: path.rsplit('_', 1)[0],
+               'A `Path` is no text, so it has no `rsplit`. `path.stem` is a text.'),
+              (lambda path: path.split('_')[0],
+               'A `Path` is no text, so it has no `split`. `path.stem` is a text; and split it from the '
+               'right.'),
+              (lambda path: path.stem.rsplit('_', 1),
+               'These are both parts. The label is the first of them.'),
+              (lambda path: path.stem.rsplit('_', 1)[1],
+               'That is the number. The label is the part before it.'),
+              (lambda path: path.stem,
+               'The number is still there. Split from the right, once, at the underscore.'),
+              (lambda path: path.stem.rstrip('_0123456789'),
+               'Nearly: it takes *all* digits from the end, and a breed may end in one. In `cat2_1` the '
+               'label is `cat2`.'),
               (lambda path: re.search(r'(.+)_\d+.jpg$', path.name).group(1),
-                                                            "The lesson's pattern finds nothing in `Bengal_20.JPG`: here the ending is in capitals. This time do without a pattern: `path.stem` has no ending at all."),
+                                                            "The lesson's pattern finds nothing in "
+                                                            "`Bengal_20.JPG`: here the ending is in "
+                                                            "capitals. This time do without a pattern: "
+                                                            "`path.stem` has no ending at all."),
               (using_attr(RegexLabeller(r'(.+)_\d+\.jpg$'), 'name'),
-                                                            "The lesson's `breed` insists on `.jpg`; here an ending is in capitals. This time do without a pattern: `path.stem` has no ending at all."),
-              (lambda path: path.parent.name,               "That is the folder's name. Here the label stands in the file's own name.")])
+                                                            "The lesson's `breed` insists on `.jpg`; here an "
+                                                            "ending is in capitals. This time do without a "
+                                                            "pattern: `path.stem` has no ending at all."),
+              (lambda path: path.parent.name,
+               "That is the folder's name. Here the label stands in the file's own name.")])
 def label_by_prefix(path): return path.stem.rsplit('_', 1)[0]
 
 # %% ../../../nbs/library/course_exercises_data_block.ipynb #d3bbb96f
 _is_list = lambda o: isinstance(o, (list,tuple,range,L)) or hasattr(o, 'tolist')
 def _pair(res): # The texts of two lists of positions
     if not (isinstance(res, (list,tuple,L)) and len(res)==2 and all(map(_is_list, res))):
-        one = res is None and 'nothing (is a `return` missing?)' or _is_list(res) and 'one list, not two' or f'a {type(res).__name__}'
+        if res is None:     one = 'nothing (is a `return` missing?)'
+        elif _is_list(res): one = 'one list, not two'
+        else:               one = f'a {type(res).__name__}'
         return dict(training=one, validation=one)
     a,b = (([int(i) if hasattr(i, '__index__') else i for i in o]) for o in res)
     try: mixed = (a,b)!=(sorted(a),sorted(b))
@@ -50,60 +70,99 @@ def _copy(o): return list(o) if isinstance(o, list) else o
 
 # %% ../../../nbs/library/course_exercises_data_block.ipynb #09662e4a
 _nth = [(['a','b','c','d','e','f','g'], 3), (list(range(10,20)), 2), (['a','a','b'], 2), (['x','y','z'], 5)]
-def _by(f): return lambda items,n: ([i for i in range(len(items)) if not f(i, n, len(items))], [i for i in range(len(items)) if f(i, n, len(items))])
+def _by(f):
+    return lambda items,n: ([i for i in range(len(items)) if not f(i, n, len(items))],
+                            [i for i in range(len(items)) if f(i, n, len(items))])
 
 @check.exercise(done='That is a splitter. It never looked at an item, only counted them.',
-    mistakes=[(lambda items,n: every_nth(items, n)[::-1],       'The right positions, but in the wrong order: training comes first.'),
-              (lambda items,n: ([o for i,o in enumerate(items) if i%n], [o for i,o in enumerate(items) if i%n==0]), 'These are items. A splitter returns *positions*: use `range(len(items))`.'),
-              (lambda items,n: ([i for i in items if i%n], [i for i in items if not i%n]), 'You loop over the items, and a text has no remainder. Loop over the positions, `range(len(items))`.'),
-              (lambda items,n: ([items.index(o) for o in items if items.index(o)%n], [items.index(o) for o in items if items.index(o)%n==0]), '`items.index` finds the *first* item that is equal, and there may be two of a kind. Count with `range(len(items))` or `enumerate`.'),
-              (lambda items,n: list(range(0, len(items), n)),   'That is one list. Return two, `train, valid`: the positions for training, then those for validation.'),
-              (lambda items,n: (list(range(len(items))), list(range(0, len(items), n))), 'The validation items are in training as well: then validation measures memory.'),
-              (_by(lambda i,n,m: (i+1)%n==0),                   'Position 0 should be the first that is kept; yours begins at n−1.'),
-              (_by(lambda i,n,m: i%n==1),                       'Position 0 should be the first that is kept; yours begins at 1: is it `i%n==1` where it should be `i%n==0`?'),
-              (_by(lambda i,n,m: i<n),                          'You kept the *first n*. It should be one of every n: positions 0, n, 2n …'),
-              (_by(lambda i,n,m: i>=m-m//n),                    'You kept the last share of the items. It should be one of every n, all through the list: positions 0, n, 2n …')],
+    mistakes=[(lambda items,n: every_nth(items, n)[::-1],
+               'The right positions, but in the wrong order: training comes first.'),
+              (lambda items,n: ([o for i,o in enumerate(items) if i%n],
+                                [o for i,o in enumerate(items) if i%n==0]),
+                                'These are items. A splitter returns *positions*: use `range(len(items))`.'),
+              (lambda items,n: ([i for i in items if i%n], [i for i in items if not i%n]),
+               'You loop over the items, and a text has no remainder. Loop over the positions, '
+               '`range(len(items))`.'),
+              (lambda items,n: ([items.index(o) for o in items if items.index(o)%n],
+                                [items.index(o) for o in items if items.index(o)%n==0]),
+                                '`items.index` finds the *first* item that is equal, and there may be two of '
+                                'a kind. Count with `range(len(items))` or `enumerate`.'),
+              (lambda items,n: list(range(0, len(items), n)),
+               'That is one list. Return two, `train, valid`: the positions for training, then those for '
+               'validation.'),
+              (lambda items,n: (list(range(len(items))), list(range(0, len(items), n))),
+               'The validation items are in training as well: then validation measures memory.'),
+              (_by(lambda i,n,m: (i+1)%n==0),
+               'Position 0 should be the first that is kept; yours begins at n−1.'),
+              (_by(lambda i,n,m: i%n==1),
+               'Position 0 should be the first that is kept; yours begins at 1: is it `i%n==1` where it '
+               'should be `i%n==0`?'),
+              (_by(lambda i,n,m: i<n),
+               'You kept the *first n*. It should be one of every n: positions 0, n, 2n …'),
+              (_by(lambda i,n,m: i>=m-m//n),
+               'You kept the last share of the items. It should be one of every n, all through the list: '
+               'positions 0, n, 2n …')],
     observe=lambda f: _pairs(f, _nth, 'items n'))
 def every_nth(items, n):
     valid = list(range(0, len(items), n))
     return [i for i in range(len(items)) if i%n], valid
 
 # %% ../../../nbs/library/course_exercises_data_block.ipynb #685be6e6
-check.value('n_batches', 34, done='1480 − 370 = 1110 items for training, and 1110/32 = 34.7: the odd last batch of 22 is dropped.', tol=5e-4, # 34.69 and 34.7 mean 34.6875
-    otherwise='Count in two steps: how many items are left for training, and how many whole batches of 32 do they fill?',
+check.value('n_batches', 34, done='1480 − 370 = 1110 items for training, and 1110/32 = 34.7: the odd last '
+                                  'batch of 22 is dropped.', tol=5e-4, # 34.69 and 34.7 mean 34.6875
+    otherwise='Count in two steps: how many items are left for training, and how many whole batches of 32 do '
+              'they fill?',
     mistakes=[(35, 'Nearly. The last batch would have only 22 items, and training drops it.'),
               (34.6875, 'A batch is whole: round down, for training drops what does not fill one.'),
               (46, 'That is all items, 1480/32. A quarter of them is kept for validation.'),
-              (46.25, 'That is all items, 1480/32, and not even whole. A quarter of them is kept for validation.'),
+              (46.25, 'That is all items, 1480/32, and not even whole. A quarter of them is kept for '
+                      'validation.'),
               (47, 'That is all items, 1480/32, rounded up. A quarter of them is kept for validation.'),
               (37, 'That would be right if a *fifth* were kept, 1184/32. Here it is a quarter, 0.25.'),
               (12, 'That is the number of *validation* batches. How many items are left for training?'),
               (11, 'That is 370/32, the *validation* items, rounded down. How many are left for training?'),
-              (8, 'That is a quarter of a quarter or so. A quarter of the items is kept; the other three quarters fill the training batches.'),
-              (9, 'Too few: a quarter of the items is kept, and the other *three* quarters fill the training batches.'),
-              (370, 'So many items are kept for validation. How many are left, and how many batches of 32 do they fill?'),
+              (8, 'That is a quarter of a quarter or so. A quarter of the items is kept; the other three '
+                  'quarters fill the training batches.'),
+              (9, 'Too few: a quarter of the items is kept, and the other *three* quarters fill the training '
+                  'batches.'),
+              (370, 'So many items are kept for validation. How many are left, and how many batches of 32 do '
+                    'they fill?'),
               (1110, 'So many training items. How many batches of 32 do they fill?')])
 
 # %% ../../../nbs/library/course_exercises_data_block.ipynb #3103c99a
-_vocabs = [(['dog','cat','dog','cow'], [0,1,2]), (['b','a','c','a'], [3,0,2]), (['x','y','z','x'], [2,3]), (['z'], [0]), (list('hfdbgeca'), [*range(8)])]
-def _names(f): # What `f` makes of each case, as text; the right names in a wrong order look alike in all cases
+_vocabs = [(['dog','cat','dog','cow'], [0,1,2]), (['b','a','c','a'], [3,0,2]), (['x','y','z','x'], [2,3]),
+           (['z'], [0]), (list('hfdbgeca'), [*range(8)])]
+def _names(f):
+    # What `f` makes of each case, as text; the right names in a wrong order look alike in all cases
     res,right = {},{}
     for labels,train in _vocabs:
         k,o = f'for labels={labels}, train={train}',f(list(labels), list(train))
         right[k] = sorted({labels[i] for i in train})
-        res[k] = 'a set' if isinstance(o, (set,frozenset)) else list(o) if _is_list(o) else f'a {type(o).__name__}'
+        if isinstance(o, (set,frozenset)): res[k] = 'a set'
+        else:                              res[k] = list(o) if _is_list(o) else f'a {type(o).__name__}'
     same = all(isinstance(o, list) and sorted(map(str, o))==right[k] for k,o in res.items())
     return {k:'the right names, but not sorted' if same and res!=right else str(o) for k,o in res.items()}
 
-@check.exercise(done="A class that only validation has is not in it, and that is right: you will hear of it before training.",
-    mistakes=[(lambda labels,train: sorted(set(labels)),                       'You took all labels. Only those at the positions `train` count.'),
-              (lambda labels,train: sorted(set(labels[:len(train)])),          'These are the labels at the *first* `len(train)` positions. `train` itself says which: `labels[i] for i in train`.'),
-              (lambda labels,train: sorted({labels[i] for i in train})[::-1],  'Right names, but not sorted: the order must not depend on which item came first, nor on the mood of a `set`.'),
-              (lambda labels,train: sorted(labels[i] for i in train),          'Each name only once: `set` forgets repetitions.'),
-              (lambda labels,train: [labels[i] for i in train],                'These are the training labels as they come. Each name only once, and sorted.'),
-              (lambda labels,train: {labels[i] for i in train},                'A set has no order, so no name has a number. Make it a sorted list.'),
-              (lambda labels,train: sorted(set(train)),                        'These are positions. The vocab is made of names: `labels[i] for i in train`.'),
-              (lambda labels,train: sorted(set(labels[train])),                'A list takes one position at a time: `[labels[i] for i in train]`.')],
+@check.exercise(done="A class that only validation has is not in it, and that is right: you will hear of it "
+                     "before training.",
+    mistakes=[(lambda labels,train: sorted(set(labels)),
+               'You took all labels. Only those at the positions `train` count.'),
+              (lambda labels,train: sorted(set(labels[:len(train)])),
+               'These are the labels at the *first* `len(train)` positions. `train` itself says which: '
+               '`labels[i] for i in train`.'),
+              (lambda labels,train: sorted({labels[i] for i in train})[::-1],
+               'Right names, but not sorted: the order must not depend on which item came first, nor on the '
+               'mood of a `set`.'),
+              (lambda labels,train: sorted(labels[i] for i in train),
+               'Each name only once: `set` forgets repetitions.'),
+              (lambda labels,train: [labels[i] for i in train],
+               'These are the training labels as they come. Each name only once, and sorted.'),
+              (lambda labels,train: {labels[i] for i in train},
+               'A set has no order, so no name has a number. Make it a sorted list.'),
+              (lambda labels,train: sorted(set(train)),
+               'These are positions. The vocab is made of names: `labels[i] for i in train`.'),
+              (lambda labels,train: sorted(set(labels[train])),
+               'A list takes one position at a time: `[labels[i] for i in train]`.')],
     observe=_names)
 def make_vocab(labels, train): return sorted({labels[i] for i in train})
 
@@ -119,20 +178,34 @@ def _per_label(labels, k):
     at = [[i for i,o in enumerate(labels) if o==l] for l in dict.fromkeys(labels)]
     return [i for o in at for i in o[k:]],[i for o in at for i in o[:k]]
 def _last(labels, k):
-    n = len(labels); tr,va = _fair(labels[::-1], k)
+    n = len(labels)
+    tr,va = _fair(labels[::-1], k)
     return [n-1-i for i in tr[::-1]],[n-1-i for i in va[::-1]]
 
-@check.exercise(done='Every class is judged on equally many pictures. Stratified splitters do the same with shares instead of counts.',
-    mistakes=[(lambda labels,k: _fair(labels, k)[::-1],           'The right positions, but swapped: training comes first.'),
-              (lambda labels,k: _fair(labels, k, total=True),     'You kept the first `k` of all. It should be the first `k` of *each label*: count per label.'),
-              (lambda labels,k: _fair(labels, k-1),               'One too few of each label: is it `<` where it should be `<=`?'),
-              (lambda labels,k: _fair(labels, k+1),               'One too many of each label: is it `<=` where it should be `<`?'),
-              (_last,                                             'You kept the *last* `k` of each label. It should be the first `k`.'),
-              (_per_label,                                        'The right positions, but not in order: `sorted(…)` each list. (A loop over `set(labels)` comes in another order each day.)'),
-              (lambda labels,k: {}[labels[0]],                    'The first time a label comes, it has no count yet: `seen.get(l, 0)` is the count, or 0.'),
-              (lambda labels,k: tuple([labels[i] for i in o] for o in _fair(labels, k)), 'These are labels. A splitter returns *positions*: `for i,l in enumerate(labels)`.'),
-              (lambda labels,k: (list(range(len(labels))), _fair(labels, k)[1]), 'The validation items are in training as well: then validation measures memory.'),
-              (lambda labels,k: _fair(labels, k)[1],              'That is one list. Return two, `train, valid`: the positions for training, then those for validation.')],
+@check.exercise(done='Every class is judged on equally many pictures. Stratified splitters do the same with '
+                     'shares instead of counts.',
+    mistakes=[(lambda labels,k: _fair(labels, k)[::-1],
+               'The right positions, but swapped: training comes first.'),
+              (lambda labels,k: _fair(labels, k, total=True),
+               'You kept the first `k` of all. It should be the first `k` of *each label*: count per label.'),
+              (lambda labels,k: _fair(labels, k-1),
+               'One too few of each label: is it `<` where it should be `<=`?'),
+              (lambda labels,k: _fair(labels, k+1),
+               'One too many of each label: is it `<=` where it should be `<`?'),
+              (_last,
+               'You kept the *last* `k` of each label. It should be the first `k`.'),
+              (_per_label,
+               'The right positions, but not in order: `sorted(…)` each list. (A loop over `set(labels)` '
+               'comes in another order each day.)'),
+              (lambda labels,k: {}[labels[0]],
+               'The first time a label comes, it has no count yet: `seen.get(l, 0)` is the count, or 0.'),
+              (lambda labels,k: tuple([labels[i] for i in o] for o in _fair(labels, k)),
+               'These are labels. A splitter returns *positions*: `for i,l in enumerate(labels)`.'),
+              (lambda labels,k: (list(range(len(labels))), _fair(labels, k)[1]),
+               'The validation items are in training as well: then validation measures memory.'),
+              (lambda labels,k: _fair(labels, k)[1],
+               'That is one list. Return two, `train, valid`: the positions for training, then those for '
+               'validation.')],
     observe=lambda f: _pairs(f, _fairs, 'labels k'))
 def fair_split(labels, k):
     seen,train,valid = {},[],[]

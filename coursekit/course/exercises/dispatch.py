@@ -23,59 +23,117 @@ def _on(table, x): # goes on climbing after the first row
 def _fits(table, x): return [t for t in table if isinstance(x, t)]
 
 @check.exercise(done='That is all there is to it. The rest, of ours and of plum, is memory and good manners.',
-    cases=[({int:_neg, str:_up}, 3), ({int:_neg, str:_up}, 'ab'), ({int:_neg}, True), ({int:_neg}, 2.5), ({int:_neg, bool:lambda x: 'yes'}, True), ({object:lambda x: 'anything', int:_neg}, 4), ({int:_neg, object:lambda x: 'anything'}, 4), ({object:lambda x: 'anything'}, 'a')],
-    mistakes=[(lambda table,x: table[type(x)](x),                          'A type without a row of its own raises `KeyError`. Ask its parents, in `type(x).__mro__`, and at last return `x`.'),
-              (lambda table,x: table.get(type(x), lambda o: o)(x),         'You only ask for the very type of `x`. `True` is a `bool`, and its parent `int` has a row: climb `type(x).__mro__`.'),
-              (lambda table,x: table[_fits(table,x)[0]](x) if _fits(table,x) else x, 'You take the first row that fits, which may be the one for `object`. The *closest* relative decides: go through `type(x).__mro__`, not through the table.'),
-              (lambda table,x: next((table[t](x) for t in type(x).__mro__ if t in table), None), 'Nobody has a row: then `x` itself should come back, not `None`.'),
-              (lambda table,x: next((table[t](x) for t in reversed(type(x).__mro__) if t in table), x), 'You climb down from `object`. Start at the type itself: the closest relative decides.'),
-              (lambda table,x: next((table[t] for t in type(x).__mro__ if t in table), x), 'You found the function; now call it with `x`.'),
-              (lambda table,x: next((table[t](x) for t in x.__mro__ if t in table), x), 'A number has no family tree, its type has: `type(x).__mro__`.'),
-              (lambda table,x: next((table[t](x) for t in type(x).__mro__[:-1] if t in table), x), 'You stop before the top. `object` may have a row, too, and everything is an object.'),
-              (_on,                                                        'After the first row that fits you go on climbing, and the next row gets what the first one made. `return` at once.'),
-              (lambda table,x: [x,None][1],                                'Nothing comes back. `print` only shows; `return` hands over.')])
+    cases=[({int:_neg, str:_up}, 3), ({int:_neg, str:_up}, 'ab'), ({int:_neg}, True), ({int:_neg}, 2.5),
+           ({int:_neg, bool:lambda x: 'yes'}, True), ({object:lambda x: 'anything', int:_neg}, 4),
+           ({int:_neg, object:lambda x: 'anything'}, 4), ({object:lambda x: 'anything'}, 'a')],
+    mistakes=[(lambda table,x: table[type(x)](x),
+               'A type without a row of its own raises `KeyError`. Ask its parents, in `type(x).__mro__`, '
+               'and at last return `x`.'),
+              (lambda table,x: table.get(type(x), lambda o: o)(x),
+               'You only ask for the very type of `x`. `True` is a `bool`, and its parent `int` has a row: '
+               'climb `type(x).__mro__`.'),
+              (lambda table,x: table[_fits(table,x)[0]](x) if _fits(table,x) else x,
+               'You take the first row that fits, which may be the one for `object`. The *closest* relative '
+               'decides: go through `type(x).__mro__`, not through the table.'),
+              (lambda table,x: next((table[t](x) for t in type(x).__mro__ if t in table), None),
+               'Nobody has a row: then `x` itself should come back, not `None`.'),
+              (lambda table,x: next((table[t](x) for t in reversed(type(x).__mro__) if t in table), x),
+               'You climb down from `object`. Start at the type itself: the closest relative decides.'),
+              (lambda table,x: next((table[t] for t in type(x).__mro__ if t in table), x),
+               'You found the function; now call it with `x`.'),
+              (lambda table,x: next((table[t](x) for t in x.__mro__ if t in table), x),
+               'A number has no family tree, its type has: `type(x).__mro__`.'),
+              (lambda table,x: next((table[t](x) for t in type(x).__mro__[:-1] if t in table), x),
+               'You stop before the top. `object` may have a row, too, and everything is an object.'),
+              (_on,
+               'After the first row that fits you go on climbing, and the next row gets what the first one '
+               'made. `return` at once.'),
+              (lambda table,x: [x,None][1],
+               'Nothing comes back. `print` only shows; `return` hands over.')])
 def dispatch(table, x):
     for t in type(x).__mro__:
         if t in table: return table[t](x)
     return x
 
 # %% ../../../nbs/library/course_exercises_dispatch.ipynb #4a4bf48e
-check.value('rows', ['int','int','object'], otherwise='A list of three texts, `int` or `object`. Write down the family tree of each of the three, and climb.',
+check.value('rows', ['int','int','object'],
+            otherwise='A list of three texts, `int` or `object`. Write down the family tree of each of the '
+                      'three, and climb.',
     done='`True` is a `bool`, `bool` is a child of `int`, and everything is a child of `object`.',
     mistakes=[(['int','object','object'], 'What is the parent of `bool`? Try `bool.__mro__`.'),
-              (['int','int','int'],       "`'3'` is a text. There is no `int` in its family tree, but `object` is at the top of every tree."),
+              (['int','int','int'],
+               "`'3'` is a text. There is no `int` in its family tree, but `object` is at the top of every "
+               "tree."),
               (['int','bool','object'],   'There is no row for `bool` in this table; its parent has one.'),
-              (['int','int',None],        "There is a row for `object`, and `'3'` is an object: everything is."),
+              (['int','int',None],
+               "There is a row for `object`, and `'3'` is an object: everything is."),
               (['int','int','str'],       'There is no row for `str` in this table. Climb one step further.'),
-              (['int','bool','str'],      'The table has two rows, `int` and `object`, and only these can be the answer. Climb from `bool`, and from `str`.'),
-              (['int','object','str'],    'There is no row for `str`, and `bool` has a closer relative than `object`: look at `bool.__mro__`.'),
+              (['int','bool','str'],
+               'The table has two rows, `int` and `object`, and only these can be the answer. Climb from '
+               '`bool`, and from `str`.'),
+              (['int','object','str'],
+               'There is no row for `str`, and `bool` has a closer relative than `object`: look at '
+               '`bool.__mro__`.'),
               ([int,int,object],          "The right rows. Answer with their names, as texts: `'int'`."),
-              (['object','object','object'], 'All of them are objects, but the closest relative decides, and that is nearer for two of the three.')])
+              (['object','object','object'],
+               'All of them are objects, but the closest relative decides, and that is nearer for two of the '
+               'three.')])
 
 # %% ../../../nbs/library/course_exercises_dispatch.ipynb #5fada5fc
 def _turned(turn): # What `turn` makes of some boxes, and what it does to those it was given
     res = {}
-    for name,bs,w in (('one box in a picture 10 wide',[[2.,1,5,4]],10), ('two boxes in a picture 9 wide',[[0.,0,3,5],[7,2,9,8]],9), ('a box in a picture 4 wide',[[1.,5,3,6]],4)):
-        bs = tensor(bs); given = bs.clone(); res[name] = turn(bs, w)
-        if not torch.equal(bs, given): res = {'the boxes you were given':'changed'}; break
+    for name,bs,w in (('one box in a picture 10 wide',[[2.,1,5,4]],10),
+                      ('two boxes in a picture 9 wide',[[0.,0,3,5],[7,2,9,8]],9),
+                      ('a box in a picture 4 wide',[[1.,5,3,6]],4)):
+        bs = tensor(bs)
+        given = bs.clone()
+        res[name] = turn(bs, w)
+        if not torch.equal(bs, given):
+            res = {'the boxes you were given':'changed'}
+            break
     return res
 
 def _cols(*cs): return torch.stack(cs, 1)
-def _inplace(b, w): b[:] = _cols(b[:,1], w-b[:,2], b[:,3], w-b[:,0]); return b
-def _rows(b, w): l,t,r,bot = b; return _cols(t, w-r, bot, w-l)
-def _too_early(b, w): b = b.clone(); b[:,0] = b[:,1]; b[:,1] = w-b[:,2]; b[:,2] = b[:,3]; b[:,3] = w-b[:,0]; return b
+def _inplace(b, w):
+    b[:] = _cols(b[:,1], w-b[:,2], b[:,3], w-b[:,0])
+    return b
+def _rows(b, w):
+    l,t,r,bot = b
+    return _cols(t, w-r, bot, w-l)
+def _too_early(b, w):
+    b = b.clone()
+    b[:,0] = b[:,1]
+    b[:,1] = w-b[:,2]
+    b[:,2] = b[:,3]
+    b[:,3] = w-b[:,0]
+    return b
 
 # %% ../../../nbs/library/course_exercises_dispatch.ipynb #6fbfe903
-@check.exercise(done='Left, top, right, bottom are names, too: after a turn the old top is the new left, and the old right the new top.', observe=_turned,
-    mistakes=[(lambda b,w: _cols(b[:,1], w-b[:,0], b[:,3], w-b[:,2]),   'Left and right are perfect. But now the top lies below the bottom: the old *right* edge becomes the new top, the old left the new bottom.'),
-              (lambda b,w: _cols(w-b[:,3], b[:,0], w-b[:,1], b[:,2]),   'That is a turn to the right, and it takes the height for the width. To the left, (x, y) moves to (y, w−x).'),
-              (lambda b,w: _cols(b[:,1], b[:,0], b[:,3], b[:,2]),       'You swapped x and y: that is a picture seen in a mirror along the diagonal. The new y is `w-x`.'),
-              (lambda b,w: _cols(b[:,1], w-1-b[:,2], b[:,3], w-1-b[:,0]), 'One too small: edges run from 0 to `w`, so take `w-x`. (`w-1-x` is for the middles of pixels.)'),
-              (lambda b,w: _cols(w-b[:,2], b[:,1], w-b[:,0], b[:,3]),   'That is a flip. In a turn x and y change places as well.'),
-              (lambda b,w: torch.stack([b[:,1], w-b[:,2], b[:,3], w-b[:,0]]), 'The right numbers, but one *column* per box. Stack along axis 1: `torch.stack(…, 1)`.'),
-              (_inplace, "You wrote into the boxes that you were given, and whoever gave them did not ask for that. Make new ones: `torch.stack(…, 1)`."),
-              (lambda b,w: _too_early(b, w), 'You overwrote an edge before another one was computed from it. Take all four out first: `l,t,r,b = boxes.T`.'),
-              (_rows,    'That takes the rows apart, a box each. You want columns: `boxes.T`, or `boxes[:,0]`.')])
+@check.exercise(done='Left, top, right, bottom are names, too: after a turn the old top is the new left, and '
+                     'the old right the new top.', observe=_turned,
+    mistakes=[(lambda b,w: _cols(b[:,1], w-b[:,0], b[:,3], w-b[:,2]),
+               'Left and right are perfect. But now the top lies below the bottom: the old *right* edge '
+               'becomes the new top, the old left the new bottom.'),
+              (lambda b,w: _cols(w-b[:,3], b[:,0], w-b[:,1], b[:,2]),
+               'That is a turn to the right, and it takes the height for the width. To the left, (x, y) '
+               'moves to (y, w−x).'),
+              (lambda b,w: _cols(b[:,1], b[:,0], b[:,3], b[:,2]),
+               'You swapped x and y: that is a picture seen in a mirror along the diagonal. The new y is '
+               '`w-x`.'),
+              (lambda b,w: _cols(b[:,1], w-1-b[:,2], b[:,3], w-1-b[:,0]),
+               'One too small: edges run from 0 to `w`, so take `w-x`. (`w-1-x` is for the middles of '
+               'pixels.)'),
+              (lambda b,w: _cols(w-b[:,2], b[:,1], w-b[:,0], b[:,3]),
+               'That is a flip. In a turn x and y change places as well.'),
+              (lambda b,w: torch.stack([b[:,1], w-b[:,2], b[:,3], w-b[:,0]]),
+               'The right numbers, but one *column* per box. Stack along axis 1: `torch.stack(…, 1)`.'),
+              (_inplace, "You wrote into the boxes that you were given, and whoever gave them did not ask "
+                         "for that. Make new ones: `torch.stack(…, 1)`."),
+              (lambda b,w: _too_early(b, w),
+               'You overwrote an edge before another one was computed from it. Take all four out first: '
+               '`l,t,r,b = boxes.T`.'),
+              (_rows,    'That takes the rows apart, a box each. You want columns: `boxes.T`, or '
+                         '`boxes[:,0]`.')])
 def turn_boxes(boxes, w):
     l,t,r,b = boxes.T
     return torch.stack([t, w-r, b, w-l], 1)
@@ -87,14 +145,16 @@ def _negative(make): # What the transform does with all kinds of things, there a
     if t is Transform: return 'the class'
     if isinstance(t, type): return 'a class of its own'
     if not isinstance(t, Transform): return 'a function' if callable(t) else 'no transform'
-    if {'encode','decode'} & {k for c in type(t).__mro__[:type(t).__mro__.index(Transform)] for k in vars(c)}: return 'encode, decode'
+    if {'encode','decode'} & {k for c in type(t).__mro__[:type(t).__mro__.index(Transform)] for k in vars(c)}:
+        return 'encode, decode'
     im,bw,mk = TensorImage([[[.25,1.]]]),TensorImageBW([[[.5,0.]]]),TensorMask([[0,7]])
     try: there = t((im,bw,mk,'a word',3))
     except TypeError as e: return 'no self' if 'positional argument' in str(e) else _raise(e)
     changed = im.tolist()!=[[[.25,1.]]]
     if changed: return "the caller's picture was changed"
     back = t.decode(there)
-    seen = {'a colour picture':there[0], 'a grey picture':there[1], 'a mask':there[2], 'the way back':back[0], 'the mask, on the way back':back[2],
+    seen = {'a colour picture':there[0], 'a grey picture':there[1], 'a mask':there[2], 'the way back':back[0],
+            'the mask, on the way back':back[2],
             'in the training set':t(im, split_idx=0), 'in the validation set':t(im, split_idx=1)}
     types = {f'{k}, its type':type(o).__name__ for k,o in seen.items()}
     return {k:o.as_subclass(Tensor).clone() for k,o in seen.items()} | types | {'a word, a number':there[3:]}
@@ -118,42 +178,71 @@ class _Neg(Transform):
     def encodes(self, x:TensorImage): return 1-x
 
 # %% ../../../nbs/library/course_exercises_dispatch.ipynb #e4681f2a
-@check.exercise(done='One annotation each, and the transform knows what is none of its business.', observe=_negative,
-    mistakes=[(lambda: Transform(_base, _base),       'Masks were turned around, too: `Tensor` and `TensorImageBase` are parents of theirs. Annotate with `TensorImage`.'),
-              (lambda: Transform(_all, _all),         'Without an annotation it acts on everything, and a word cannot be subtracted from 1. Write `x:TensorImage`.'),
-              (lambda: Transform(_grey, _grey),       '`TensorImageBW` is for grey pictures only. Its parent, `TensorImage`, covers colour and grey.'),
-              (lambda: Transform(_dark),              'There is no way back: `decode` leaves the negative as it is. Undo it, with `1-x` again.'),
-              (lambda: Transform(_minus, _minus),     'Values run from 0 to 1, so dark is `1-x`; `-x` is below zero.'),
-              (lambda: Transform(_bytes, _bytes),     'That is for bytes, 0 to 255. Here values run from 0 to 1: `1-x`.'),
-              (lambda: Transform(_dark, _dark, split_idx=0), 'It steps aside in the validation set. A model that learned negatives must be asked about negatives: leave `split_idx` out.'),
-              (lambda: Transform(_dark, _dark, split_idx=1), 'It acts in the validation set only. Leave `split_idx` out, and it acts in both.'),
-              (lambda: Transform(_plain, _plain),     'The numbers are right, but the picture forgot that it is one: it came back as a plain `Tensor`. Leave `->None` out.'),
-              (lambda: Transform(_writes, _writes),   "You changed the caller's own picture. Methods that end in `_` write into their tensor; `1-x` makes a new one."),
-              (lambda: _NoS(),                        'The methods are called `encodes` and `decodes`, with an s. (`decode` is what one calls from outside; it finds `decodes` by type.)'),
-              (lambda: _NoSelf(),                     'A method needs `self` first: `def encodes(self, x:TensorImage)`.'),
-              (lambda: _Neg,                          'That is your class. Make one of it, with parentheses at the end.'),
-              (lambda: _dark,                         'That is a plain function. Wrap it: `Transform(there, back)`.'),
-              (lambda: Transform,                     'That is the class. Make one, of your functions: `Transform(there, back)`.')])
+@check.exercise(done='One annotation each, and the transform knows what is none of its business.',
+                observe=_negative,
+    mistakes=[(lambda: Transform(_base, _base),
+               'Masks were turned around, too: `Tensor` and `TensorImageBase` are parents of theirs. '
+               'Annotate with `TensorImage`.'),
+              (lambda: Transform(_all, _all),
+               'Without an annotation it acts on everything, and a word cannot be subtracted from 1. Write '
+               '`x:TensorImage`.'),
+              (lambda: Transform(_grey, _grey),
+               '`TensorImageBW` is for grey pictures only. Its parent, `TensorImage`, covers colour '
+               'and grey.'),
+              (lambda: Transform(_dark),
+               'There is no way back: `decode` leaves the negative as it is. Undo it, with `1-x` again.'),
+              (lambda: Transform(_minus, _minus),
+               'Values run from 0 to 1, so dark is `1-x`; `-x` is below zero.'),
+              (lambda: Transform(_bytes, _bytes),
+               'That is for bytes, 0 to 255. Here values run from 0 to 1: `1-x`.'),
+              (lambda: Transform(_dark, _dark, split_idx=0),
+               'It steps aside in the validation set. A model that learned negatives must be asked about '
+               'negatives: leave `split_idx` out.'),
+              (lambda: Transform(_dark, _dark, split_idx=1),
+               'It acts in the validation set only. Leave `split_idx` out, and it acts in both.'),
+              (lambda: Transform(_plain, _plain),
+               'The numbers are right, but the picture forgot that it is one: it came back as a plain '
+               '`Tensor`. Leave `->None` out.'),
+              (lambda: Transform(_writes, _writes),
+               "You changed the caller's own picture. Methods that end in `_` write into their tensor; `1-x` "
+               "makes a new one."),
+              (lambda: _NoS(),
+               'The methods are called `encodes` and `decodes`, with an s. (`decode` is what one calls from '
+               'outside; it finds `decodes` by type.)'),
+              (lambda: _NoSelf(),
+               'A method needs `self` first: `def encodes(self, x:TensorImage)`.'),
+              (lambda: _Neg,
+               'That is your class. Make one of it, with parentheses at the end.'),
+              (lambda: _dark,
+               'That is a plain function. Wrap it: `Transform(there, back)`.'),
+              (lambda: Transform,
+               'That is the class. Make one, of your functions: `Transform(there, back)`.')])
 def negative():
     def turn(x:TensorImage): return 1-x
     return Transform(turn, turn)
 
 # %% ../../../nbs/library/course_exercises_dispatch.ipynb #e61d64e3
-check.value('there_and_back', [8, .5], otherwise='Sort by `order` first: which of the two comes first on the way there? Then take the way back in reverse.',
+check.value('there_and_back', [8, .5],
+            otherwise='Sort by `order` first: which of the two comes first on the way there? Then take the '
+                      'way back in reverse.',
     done='There: (3+1)·2. Back: 3/2 − 1, in the opposite order.',
-    mistakes=[([7, 1],   'As written, not as ordered: `inc` has the smaller `order`, so it comes first, although it stands last.'),
+    mistakes=[([7, 1],   'As written, not as ordered: `inc` has the smaller `order`, so it comes first, '
+                         'although it stands last.'),
               ([8, 1],   'There is right. Back goes in *reverse*: `double` was last, so it is undone first.'),
               ([7, .5],  'Back is right. There, the smaller `order` comes first: 3+1, then doubled.'),
               ([8, 3],   'There is right. But `p.decode(3)` decodes the 3, not the 8.'),
               ([8, 8],   'There is right. `decode` goes back: it halves and subtracts.'),
-              ([8, 4],   'There is right, and 4 is half-way back from it. But `p.decode(3)` starts from the 3, and undoes both.'),
+              ([8, 4],   'There is right, and 4 is half-way back from it. But `p.decode(3)` starts from the '
+                         '3, and undoes both.'),
               ([8, 1.5], 'There is right. Back, the halving is undone; now undo `inc` as well.'),
               ([8, 2],   'There is right. Back, `inc` is undone; what of `double`?')])
 
 # %% ../../../nbs/library/course_exercises_dispatch.ipynb #d4111863
-_tfms = [(2, lambda x: 3*x, lambda x: x/3), (0, lambda x: x+4, lambda x: x-4), (1, lambda x: x*x, lambda x: x**.5)]
+_tfms = [(2, lambda x: 3*x, lambda x: x/3), (0, lambda x: x+4, lambda x: x-4),
+         (1, lambda x: x*x, lambda x: x**.5)]
 _words = [(1, lambda s: s+'b', lambda s: s[:-1]), (0, lambda s: s.upper(), lambda s: s.lower())]
-_equal = [(1, lambda s: s+'x', lambda s: s[:-1]), (0, lambda s: s+'y', lambda s: s[:-1]), (1, lambda s: s+'z', lambda s: s[:-1]), (1, lambda s: 2*s, lambda s: s[:len(s)//2])]
+_equal = [(1, lambda s: s+'x', lambda s: s[:-1]), (0, lambda s: s+'y', lambda s: s[:-1]),
+          (1, lambda s: s+'z', lambda s: s[:-1]), (1, lambda s: 2*s, lambda s: s[:len(s)//2])]
 def _walk(tfms, x, sort=True, rev=True, back=True, key=lambda t: t[0]):
     tfms = sorted(tfms, key=key) if sort else list(tfms)
     for _,f,_ in tfms: x = f(x)
@@ -184,22 +273,44 @@ def _sort(tfms, x, **kwargs):
 # %% ../../../nbs/library/course_exercises_dispatch.ipynb #d787acae
 @check.exercise(done='Sorted there, reversed back: that is a `Pipeline`. The rest of it is dispatch.',
     cases=[(_tfms, 2), (_words, 'aB'), ([], 5), (_equal, 'a')],
-    mistakes=[(lambda tfms,x: _walk(tfms, x, sort=False), 'You take them as they stand in the list. Sort them by their first entry.'),
-              (lambda tfms,x: _walk(tfms, x, rev=False),  'Back must go in reverse: `reversed(...)`. The last change lies on top.'),
-              (lambda tfms,x: _walk(tfms, x, back=False), 'The second result is the first one again. Decode it: call the third entries, in reverse.'),
-              (lambda tfms,x: _walk(tfms, x)[0],          'That is only the way there. Return two things: encoded, and decoded again.'),
-              (lambda tfms,x: _walk(tfms, x)[::-1],       'The right results, changed round: encoded first, then decoded.'),
-              (lambda tfms,x: (_walk(tfms, x)[0], x),     'The second result must be *decoded* from the first. What went in need not be what comes back: not every way back is perfect.'),
+    mistakes=[(lambda tfms,x: _walk(tfms, x, sort=False),
+               'You take them as they stand in the list. Sort them by their first entry.'),
+              (lambda tfms,x: _walk(tfms, x, rev=False),
+               'Back must go in reverse: `reversed(...)`. The last change lies on top.'),
+              (lambda tfms,x: _walk(tfms, x, back=False),
+               'The second result is the first one again. Decode it: call the third entries, in reverse.'),
+              (lambda tfms,x: _walk(tfms, x)[0],
+               'That is only the way there. Return two things: encoded, and decoded again.'),
+              (lambda tfms,x: _walk(tfms, x)[::-1],
+               'The right results, changed round: encoded first, then decoded.'),
+              (lambda tfms,x: (_walk(tfms, x)[0], x),
+               'The second result must be *decoded* from the first. What went in need not be what comes '
+               'back: not every way back is perfect.'),
               (_old,                                      'You decoded what went in. Decode what came out.'),
-              (lambda tfms,x: (_walk(tfms, x)[1],)*2,     'You overwrote the first result on the way back. Keep it under a name of its own.'),
-              (_afresh,                                   'Each step back starts from the end again. It must start from what the step before it left: `y = decode(y)`.'),
-              (_unbound,                                  'Each step back starts from `x`, and without steps there is no `y` at all. Set `y = x` first, then `y = decode(y)`.'),
-              (_forth,                                    'Each step there starts from the first `x` again, and there must be an answer without steps, too. `x = encode(x)` goes on from where it is.'),
-              (lambda tfms,x: _walk(sorted(tfms), x),     'Two have the same order. Then Python goes on to compare the functions, and cannot. Say what counts: `sorted(tfms, key=lambda t: t[0])`.'),
-              (lambda tfms,x: _sort(tfms, x, key=_by),    '`sort` sorts in place and returns `None`. Use `sorted(…)`, which returns a list.'),
-              (lambda tfms,x: _sort(tfms, x),             '`sort` sorts in place, returns `None`, and compares functions where orders are equal. Use `sorted(tfms, key=lambda t: t[0])`.'),
-              (lambda tfms,x: _walk(sorted(tfms, key=_by, reverse=True)[::-1], x, sort=False), 'Those of equal order have changed places. `sorted` keeps them as they stand; do not turn its list around for the way there.'),
-              (lambda tfms,x: _walk(tfms, x, key=lambda t: -t[0]), 'You sort from large to small. The smallest order comes first.')])
+              (lambda tfms,x: (_walk(tfms, x)[1],)*2,
+               'You overwrote the first result on the way back. Keep it under a name of its own.'),
+              (_afresh,
+               'Each step back starts from the end again. It must start from what the step before it left: '
+               '`y = decode(y)`.'),
+              (_unbound,
+               'Each step back starts from `x`, and without steps there is no `y` at all. Set `y = x` first, '
+               'then `y = decode(y)`.'),
+              (_forth,
+               'Each step there starts from the first `x` again, and there must be an answer without steps, '
+               'too. `x = encode(x)` goes on from where it is.'),
+              (lambda tfms,x: _walk(sorted(tfms), x),
+               'Two have the same order. Then Python goes on to compare the functions, and cannot. Say what '
+               'counts: `sorted(tfms, key=lambda t: t[0])`.'),
+              (lambda tfms,x: _sort(tfms, x, key=_by),
+               '`sort` sorts in place and returns `None`. Use `sorted(…)`, which returns a list.'),
+              (lambda tfms,x: _sort(tfms, x),
+               '`sort` sorts in place, returns `None`, and compares functions where orders are equal. Use '
+               '`sorted(tfms, key=lambda t: t[0])`.'),
+              (lambda tfms,x: _walk(sorted(tfms, key=_by, reverse=True)[::-1], x, sort=False),
+               'Those of equal order have changed places. `sorted` keeps them as they stand; do not turn its '
+               'list around for the way there.'),
+              (lambda tfms,x: _walk(tfms, x, key=lambda t: -t[0]),
+               'You sort from large to small. The smallest order comes first.')])
 def there_and_back_again(tfms, x):
     tfms = sorted(tfms, key=lambda t: t[0])
     for _,enc,_ in tfms: x = enc(x)

@@ -10,7 +10,7 @@ import warnings
 import torch
 from types import SimpleNamespace
 from torch import nn
-from ...core import tensor, noop
+from ...core import tensor
 from ...callback.core import *
 from ..exercise import *
 from ...learner import Learner
@@ -34,32 +34,44 @@ check.value('steps_taken', 15,
               ('15', 'Right, but as a text. Leave the quotes away.')])
 
 # %% ../../../nbs/library/course_exercises_learner.ipynb #6764e269
-class _Note(Callback): # After all others: the gradients before each step, the weights after it, targets, batches
+class _Note(Callback):
+    # After all others: the gradients before each step, the weights after it, targets, batches
     order = 50
     def __init__(self): self.grads,self.targs,self.valid_targs,self.batches,self.steps = [],[],[],[0,0],0
     def after_loss(self): (self.targs if self.training else self.valid_targs).append(self.yb[0].clone())
-    def before_step(self): self.grads.append(torch.cat([p.grad.flatten() for p in self.model.parameters() if p.grad is not None]))
+    def before_step(self):
+        self.grads.append(torch.cat([p.grad.flatten() for p in self.model.parameters()
+                                     if p.grad is not None]))
     def after_step(self): self.steps += 1
     def after_batch(self): self.batches[self.training] += 1
 
 def _small_training(cb, n_epoch=2, frozen=False):
     rng = torch.Generator().manual_seed(0)
     x,y = torch.randn(20,6, generator=rng),(torch.rand(20,1, generator=rng)>0.5).float()
-    bs = list(zip(x.split(4), y.split(4))); torch.manual_seed(0); m = nn.Sequential(nn.Linear(6,3), nn.Tanh(), nn.Linear(3,1))
-    note = _Note(); learn = Learner(SimpleNamespace(train=bs, valid=bs[:2], device='cpu'), m, nn.functional.mse_loss, SGD, lr=0.5, cbs=[cb,note], default_cbs=False)
+    bs = list(zip(x.split(4), y.split(4)))
+    torch.manual_seed(0)
+    m = nn.Sequential(nn.Linear(6,3), nn.Tanh(), nn.Linear(3,1))
+    note = _Note()
+    learn = Learner(SimpleNamespace(train=bs, valid=bs[:2], device='cpu'), m, nn.functional.mse_loss, SGD,
+                    lr=0.5, cbs=[cb,note], default_cbs=False)
     learn.add_cb(TrainEvalCallback)
     if frozen: m[0].requires_grad_(False)
     with warnings.catch_warnings():
-        for o in ('.*sets its own','Using a target size','size_average'): warnings.filterwarnings('ignore', message=o)          # the hints say it
+        for o in ('.*sets its own','Using a target size','size_average'):
+            warnings.filterwarnings('ignore', message=o)          # the hints say it
         learn.fit(n_epoch)
-    return SimpleNamespace(note=note, weights=torch.cat([p.detach().flatten() for p in m.parameters()]), data=torch.cat([b for _,b in bs]))
+    return SimpleNamespace(note=note, weights=torch.cat([p.detach().flatten() for p in m.parameters()]),
+                           data=torch.cat([b for _,b in bs]))
 
 # %% ../../../nbs/library/course_exercises_learner.ipynb #9c924e47
-def _late(cls): return type(cls.__name__, (cls,), {'order':51}) # The same callback, run after the one that counts
+def _late(cls):
+    return type(cls.__name__, (cls,), {'order':51}) # The same callback, run after the one that counts
 
 def _stops(cls):
     rs = {n:_small_training(_late(cls)(n), 3).note for n in (1,3,7)}
-    return {f'for n={n}, {what}':o for n,r in rs.items() for what,o in (('batches of training',r.batches[1]), ('batches of validation',r.batches[0]), ('steps',r.steps))}
+    return {f'for n={n}, {what}':o for n,r in rs.items() for what,
+            o in (('batches of training',r.batches[1]), ('batches of validation',r.batches[0]),
+                  ('steps',r.steps))}
 
 def _stopper(ex, when): # A callback that raises `ex` in `after_batch`
     class StopAfter(Callback):
@@ -76,15 +88,29 @@ class _Counts(Callback): # Counts with an attribute of its own
 
 # %% ../../../nbs/library/course_exercises_learner.ipynb #b87962d3
 @check.exercise(done='Right. Now a long training can be tried out in a second.', observe=_stops,
-    mistakes=[(_stopper(CancelBatchException, lambda self: self.train_iter>=self.n), 'Nothing ends this training. In `after_batch` the batch is over, so `CancelBatchException` has nothing left to skip; `CancelFitException` ends it all. And an exception works only if it is *raised*.'),
-              (_Counts, '`after_batch` comes for the batches of validation, too. Ask `self.training`, or count with `self.train_iter`.'),
-              (_stopper(CancelFitException,   lambda self: self.train_iter>=self.n-1 ), 'One batch too early: `train_iter` counts this batch already.'),
-              (_stopper(CancelFitException,   lambda self: self.train_iter==self.n-1), 'One batch too early, and with `n=1` never: `train_iter` counts this batch already.'),
-              (_stopper(CancelFitException,   lambda self: self.train_iter>self.n), 'One batch too many: after batch number `n` the training should be over, and `train_iter` counts it already.'),
-              (_stopper(CancelEpochException, lambda self: self.train_iter>=self.n), '`CancelEpochException` only goes on to the next epoch. Which one ends the training?'),
-              (_stopper(CancelTrainException, lambda self: self.train_iter>=self.n), '`CancelTrainException` skips the rest of this epoch\'s training; validation and the next epoch follow.'),
-              (_stopper(CancelFitException,   lambda self: self.iter>=self.n), '`iter` starts at 0 in every epoch. `train_iter` counts over all of them.'),
-              (_stopper(CancelFitException,   lambda self: self.iter+1>=self.n), '`iter` starts anew in every epoch, so a large `n` is never reached. `train_iter` counts over all of them.')])
+    mistakes=[(_stopper(CancelBatchException, lambda self: self.train_iter>=self.n),
+               'Nothing ends this training. In `after_batch` the batch is over, so `CancelBatchException` '
+               'has nothing left to skip; `CancelFitException` ends it all. And an exception works only if '
+               'it is *raised*.'),
+              (_Counts, '`after_batch` comes for the batches of validation, too. Ask `self.training`, or '
+                        'count with `self.train_iter`.'),
+              (_stopper(CancelFitException,   lambda self: self.train_iter>=self.n-1 ),
+               'One batch too early: `train_iter` counts this batch already.'),
+              (_stopper(CancelFitException,   lambda self: self.train_iter==self.n-1),
+               'One batch too early, and with `n=1` never: `train_iter` counts this batch already.'),
+              (_stopper(CancelFitException,   lambda self: self.train_iter>self.n),
+               'One batch too many: after batch number `n` the training should be over, and `train_iter` '
+               'counts it already.'),
+              (_stopper(CancelEpochException, lambda self: self.train_iter>=self.n),
+               '`CancelEpochException` only goes on to the next epoch. Which one ends the training?'),
+              (_stopper(CancelTrainException, lambda self: self.train_iter>=self.n),
+               '`CancelTrainException` skips the rest of this epoch\'s training; validation and the next '
+               'epoch follow.'),
+              (_stopper(CancelFitException,   lambda self: self.iter>=self.n),
+               '`iter` starts at 0 in every epoch. `train_iter` counts over all of them.'),
+              (_stopper(CancelFitException,   lambda self: self.iter+1>=self.n),
+               '`iter` starts anew in every epoch, so a large `n` is never reached. `train_iter` counts over '
+               'all of them.')])
 class StopAfter(Callback):
     def __init__(self, n): self.n = n
     def after_batch(self):
@@ -93,8 +119,10 @@ class StopAfter(Callback):
 # %% ../../../nbs/library/course_exercises_learner.ipynb #279a7e3f
 def _clips(cls):
     rs = [_small_training(_early(cls)(lim), frozen=fr) for lim,fr in ((0.05,False),(0.3,False),(0.05,True))]
-    return {'largest and smallest entry of all gradients':[[torch.cat(r.note.grads).max(),torch.cat(r.note.grads).min()] for r in rs],
-            'the gradients of the first step':[r.note.grads[0] for r in rs], 'the weights at the end':[r.weights for r in rs]}
+    return {'largest and smallest entry of all gradients':[[torch.cat(r.note.grads).max(),
+                                                            torch.cat(r.note.grads).min()] for r in rs],
+            'the gradients of the first step':[r.note.grads[0] for r in rs],
+            'the weights at the end':[r.weights for r in rs]}
 def _early(cls): return type(cls.__name__, (cls,), {'order':1})
 
 def _clipper(f):
@@ -112,18 +140,34 @@ def _whole(f): # With all parameters at once
     return ClipValues
 
 # %% ../../../nbs/library/course_exercises_learner.ipynb #98fcba53
-@check.exercise(done='Right. `GradientClip` shortens the arrow and keeps its direction; yours bends it.', observe=_clips,
-    mistakes=[(_clipper(lambda p,l: p.grad.clamp_(max=l)), 'Large negative entries are still there: the limit holds in both directions.'),
-              (_clipper(lambda p,l: p.grad.clamp(-l, l)), '`clamp` without the underscore makes a new tensor and leaves the gradient as it was.'),
-              (_clipper(lambda p,l: p.data.clamp_(-l, l)), 'This clips the weights. Their gradient is `p.grad`.'),
-              (_clipper(lambda p,l: p.grad.clamp_(l)), 'One number is the lower bound, so every entry becomes at least that. Give both: `clamp_(-limit, limit)`.'),
-              (_clipper(lambda p,l: p.grad.clamp_(min=-l)), 'Large positive entries are still there: the limit holds in both directions.'),
-              (_clipper(lambda p,l: nn.utils.clip_grad_norm_([p], l)), 'This shortens the gradient as a whole. Each entry by itself shall be at most `limit`.'),
-              (type('ClipValues', (Callback,), {'__init__':lambda self,limit: setattr(self,'limit',limit), 'before_step':lambda self: [p.grad.clamp_(-self.limit,self.limit) for p in self.model.parameters()] and None}),
+@check.exercise(done='Right. `GradientClip` shortens the arrow and keeps its direction; yours bends it.',
+                observe=_clips,
+    mistakes=[(_clipper(lambda p,l: p.grad.clamp_(max=l)),
+               'Large negative entries are still there: the limit holds in both directions.'),
+              (_clipper(lambda p,l: p.grad.clamp(-l, l)),
+               '`clamp` without the underscore makes a new tensor and leaves the gradient as it was.'),
+              (_clipper(lambda p,l: p.data.clamp_(-l, l)),
+               'This clips the weights. Their gradient is `p.grad`.'),
+              (_clipper(lambda p,l: p.grad.clamp_(l)),
+               'One number is the lower bound, so every entry becomes at least that. Give both: '
+               '`clamp_(-limit, limit)`.'),
+              (_clipper(lambda p,l: p.grad.clamp_(min=-l)),
+               'Large positive entries are still there: the limit holds in both directions.'),
+              (_clipper(lambda p,l: nn.utils.clip_grad_norm_([p], l)),
+               'This shortens the gradient as a whole. Each entry by itself shall be at most `limit`.'),
+              (type('ClipValues', (Callback,),
+                    {'__init__':lambda self,limit: setattr(self,'limit',limit),
+                     'before_step':lambda self: [p.grad.clamp_(-self.limit,self.limit)
+                                                 for p in self.model.parameters()] and None}),
                'Some parameters may be frozen: their `grad` is `None`. Skip those.'),
-              (_whole(lambda ps,l: nn.utils.clip_grad_norm_(ps, l)), 'This shortens the gradient of the whole model, as `Clip` in the lesson does. Each entry by itself shall be at most `limit`.'),
-              (_clipper(lambda p,l: p.clamp_(-l, l)), 'This clips the weights. Their gradient is `p.grad`.' + ' (And a parameter cannot be changed in place while gradients are recorded.)'),
-              (_clipper(lambda p,l: p.grad.clamp_(-l, l) if p.grad else None), 'Ask `if p.grad is not None`: a tensor of many numbers is neither true nor false.')])
+              (_whole(lambda ps,l: nn.utils.clip_grad_norm_(ps, l)),
+               'This shortens the gradient of the whole model, as `Clip` in the lesson does. Each entry by '
+               'itself shall be at most `limit`.'),
+              (_clipper(lambda p,l: p.clamp_(-l, l)),
+               'This clips the weights. Their gradient is `p.grad`.'
+               + ' (And a parameter cannot be changed in place while gradients are recorded.)'),
+              (_clipper(lambda p,l: p.grad.clamp_(-l, l) if p.grad else None),
+               'Ask `if p.grad is not None`: a tensor of many numbers is neither true nor false.')])
 class ClipValues(Callback):
     def __init__(self, limit): self.limit = limit
     def before_step(self):
@@ -133,12 +177,14 @@ class ClipValues(Callback):
 # %% ../../../nbs/library/course_exercises_learner.ipynb #145348bc
 def _worst(cls):
     m,out = cls(),[]
-    m.reset(); out.append(m.value)
+    m.reset()
+    out.append(m.value)
     for batches in ([([1.75,2.],[1.,5.]),([4.],[3.5])], [([0.],[0.25]),([-1.,1.],[-9.,1.])], [([2.],[2.])]):
         m.reset()
         for p,t in batches: m.accumulate(SimpleNamespace(pred=tensor(p), yb=(tensor(t),)))
         out.append(m.value)
-    return {'it gives':type(out[1]).__name__, 'without a batch':out[0], 'after two batches':out[1], 'after a reset and two others':out[2], 'after a reset and one without error':out[3]}
+    return {'it gives':type(out[1]).__name__, 'without a batch':out[0], 'after two batches':out[1],
+            'after a reset and two others':out[2], 'after a reset and one without error':out[3]}
 
 class _Worst(Metric):
     def reset(self): self.worst = 0.
@@ -165,8 +211,10 @@ class _MeanWorst(_Worst):
 @check.exercise(done='Right. Give it to a learner: `metrics=[batch_accuracy,WorstError]`.', observe=_worst,
     mistakes=[(_Tensor, 'The number is right, but it is a tensor. `.item()` makes a float of it.'),
               (_Last, 'This is the worst of the last batch. Compare it with what you have so far.'),
-              (_Signed, 'A prediction that is far too *small* is an error as well: take the absolute value first.'),
-              (_Never, 'The worst error of the last epoch is still there in the next one. `reset` has to forget.'),
+              (_Signed, 'A prediction that is far too *small* is an error as well: take the absolute value '
+                        'first.'),
+              (_Never, 'The worst error of the last epoch is still there in the next one. `reset` has to '
+                       'forget.'),
               (_MeanWorst, 'This is the mean of the batches\' worst errors. Wanted is the worst of all.')])
 class WorstError(Metric):
     def reset(self): self.worst = 0.
@@ -177,7 +225,9 @@ class WorstError(Metric):
 # %% ../../../nbs/library/course_exercises_learner.ipynb #4c089629
 def _flips(cls):
     rs = [_small_training(cls(n)) for n in (1,2)]
-    return {'the targets of training':[torch.cat(r.note.targs) for r in rs], 'the targets of validation':[torch.cat(r.note.valid_targs) for r in rs], 'the data':[r.data for r in rs]}
+    return {'the targets of training':[torch.cat(r.note.targs) for r in rs],
+            'the targets of validation':[torch.cat(r.note.valid_targs) for r in rs],
+            'the data':[r.data for r in rs]}
 
 def _flipper(f, valid=False):
     class FlipLabels(Callback):
@@ -192,14 +242,23 @@ def _in_place(self, y, n): y[:n] = 1-y[:n]
 
 # %% ../../../nbs/library/course_exercises_learner.ipynb #1ecc1905
 @check.exercise(done='Right: a tuple with a new tensor, and the data is untouched.', observe=_flips,
-    mistakes=[(_flipper(_in_place), 'This writes into the data: in the next epoch the labels are swapped back. Make a new tensor, and put it into `self.learn.yb`.'),
-              (_flipper(lambda self,y,n: _set(self, _flipped(y,n,False))), 'All targets are swapped, not only the first `n`.'),
-              (_flipper(lambda self,y,n: _set(self, torch.cat([1-y[:1],y[1:]]))), 'Only the first target is swapped; it should be the first `n`.'),
-              (_flipper(lambda self,y,n: _set(self, _flipped(y,n)), valid=True), 'Validation got wrong labels, too. Leave `run_valid = False` where it was.'),
-              (_flipper(lambda self,y,n: setattr(self.learn, 'yb', _flipped(y,n))), '`yb` must stay a tuple: `self.learn.yb = (y,)`, with the comma.'),
-              (_flipper(lambda self,y,n: self.yb.clone()), '`self.yb` is a tuple. Its first part, `self.yb[0]`, is the tensor.'),
-              (_flipper(lambda self,y,n: self.learn.yb.__setitem__(0, _flipped(y,n))), 'A tuple cannot be changed in place. Put a new one into `self.learn.yb`: `(y,)`.'),
-              (_flipper(lambda self,y,n: _flipped(y,n)), 'The learner still has the old targets. Make a new tensor, and put it into `self.learn.yb` (`self.yb = …` would be the callback\'s own).')])
+    mistakes=[(_flipper(_in_place), 'This writes into the data: in the next epoch the labels are swapped '
+                                    'back. Make a new tensor, and put it into `self.learn.yb`.'),
+              (_flipper(lambda self,y,n: _set(self, _flipped(y,n,False))),
+               'All targets are swapped, not only the first `n`.'),
+              (_flipper(lambda self,y,n: _set(self, torch.cat([1-y[:1],y[1:]]))),
+               'Only the first target is swapped; it should be the first `n`.'),
+              (_flipper(lambda self,y,n: _set(self, _flipped(y,n)), valid=True),
+               'Validation got wrong labels, too. Leave `run_valid = False` where it was.'),
+              (_flipper(lambda self,y,n: setattr(self.learn, 'yb', _flipped(y,n))),
+               '`yb` must stay a tuple: `self.learn.yb = (y,)`, with the comma.'),
+              (_flipper(lambda self,y,n: self.yb.clone()),
+               '`self.yb` is a tuple. Its first part, `self.yb[0]`, is the tensor.'),
+              (_flipper(lambda self,y,n: self.learn.yb.__setitem__(0, _flipped(y,n))),
+               'A tuple cannot be changed in place. Put a new one into `self.learn.yb`: `(y,)`.'),
+              (_flipper(lambda self,y,n: _flipped(y,n)),
+               'The learner still has the old targets. Make a new tensor, and put it into `self.learn.yb` '
+               '(`self.yb = …` would be the callback\'s own).')])
 class FlipLabels(Callback):
     run_valid = False
     def __init__(self, n): self.n = n
@@ -210,10 +269,12 @@ class FlipLabels(Callback):
 # %% ../../../nbs/library/course_exercises_learner.ipynb #bd948439
 def _accumulates(cls):
     rs = [_small_training(_early(cls)(k), 3) for k in (1,2,4)]
-    return {'steps, for k = 1, 2, 4':[r.note.steps for r in rs], 'the gradient of the first step':[r.note.grads[0] if r.note.grads else None for r in rs],
+    return {'steps, for k = 1, 2, 4':[r.note.steps for r in rs],
+            'the gradient of the first step':[r.note.grads[0] if r.note.grads else None for r in rs],
             'the weights at the end':[r.weights for r in rs]}
 
-def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=False, after=False, own=False):
+def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=False, after=False,
+           own=False):
     class EveryK(Callback):
         run_valid = False
         def __init__(self, k): self.k = k
@@ -226,24 +287,43 @@ def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=
         def before_step(self):
             if after:
                 if self.n%self.k: raise ex()
-                self.n += 1; return
+                self.n += 1
+                return
             self.n += 1
             if bool((self.n+late)%self.k)!=upside: raise ex()
     return EveryK
 
 # %% ../../../nbs/library/course_exercises_learner.ipynb #18c0e371
-@check.exercise(done='Right. That is how a batch of 256 fits into a memory that holds 64.', observe=_accumulates,
-    mistakes=[(_every(scale=False), 'The steps come at the right time, but with the sum of the gradients. Divide `self.learn.loss_grad` by `k` in `after_loss` (`self.loss_grad = …` would be a value of your own).'),
-              (_every(upside=True), 'The wrong way round: this skips when `k` divides the count, so with `k=1` no step is ever taken. Skip when it does *not*.'),
-              (_every(upside=True, scale=False), 'The wrong way round: skip when `k` does *not* divide the count. And a sum of `k` gradients is not their mean.'),
-              (_every(after=True), '`raise` leaves the method, and nothing after it counts: first add one to `self.n`, then ask.'),
-              (_every(after=True, scale=False), '`raise` leaves the method, and nothing after it counts: first add one to `self.n`, then ask. And a sum of `k` gradients is not their mean.'),
-              (_every(own=True), '`self.loss_grad /= …` makes an attribute of your own, which hides the learner\'s from then on. Write `self.learn.loss_grad = …`.'),
-              (_every(ex=CancelBackwardException), 'In `before_step` the backward pass is over. Which exception leaves the whole batch?'),
-              (_every(ex=CancelStepException), '`CancelStepException` skips the step, but not `zero_grad` after it: the gradients are lost. Which one leaves the whole batch?'),
-              (_every(per_epoch=True), 'You start counting anew in each epoch. An epoch of five batches leaves one over, which belongs to the next step.'),
-              (_every(late=1), 'The first step comes after `k`-1 batches. Count this batch first, then ask whether `k` divides the count.'),
-              (_every(scale=False, ex=CancelStepException), 'Two things: `CancelStepException` does not skip `zero_grad`, and a sum of `k` gradients is not their mean.')])
+@check.exercise(done='Right. That is how a batch of 256 fits into a memory that holds 64.',
+                observe=_accumulates,
+    mistakes=[(_every(scale=False), 'The steps come at the right time, but with the sum of the gradients. '
+                                    'Divide `self.learn.loss_grad` by `k` in `after_loss` (`self.loss_grad = '
+                                    '…` would be a value of your own).'),
+              (_every(upside=True), 'The wrong way round: this skips when `k` divides the count, so with '
+                                    '`k=1` no step is ever taken. Skip when it does *not*.'),
+              (_every(upside=True, scale=False),
+               'The wrong way round: skip when `k` does *not* divide the count. And a sum of `k` gradients '
+               'is not their mean.'),
+              (_every(after=True), '`raise` leaves the method, and nothing after it counts: first add one to '
+                                   '`self.n`, then ask.'),
+              (_every(after=True, scale=False),
+               '`raise` leaves the method, and nothing after it counts: first add one to `self.n`, then ask. '
+               'And a sum of `k` gradients is not their mean.'),
+              (_every(own=True), '`self.loss_grad /= …` makes an attribute of your own, which hides the '
+                                 'learner\'s from then on. Write `self.learn.loss_grad = …`.'),
+              (_every(ex=CancelBackwardException),
+               'In `before_step` the backward pass is over. Which exception leaves the whole batch?'),
+              (_every(ex=CancelStepException),
+               '`CancelStepException` skips the step, but not `zero_grad` after it: the gradients are lost. '
+               'Which one leaves the whole batch?'),
+              (_every(per_epoch=True),
+               'You start counting anew in each epoch. An epoch of five batches leaves one over, which '
+               'belongs to the next step.'),
+              (_every(late=1), 'The first step comes after `k`-1 batches. Count this batch first, then ask '
+                               'whether `k` divides the count.'),
+              (_every(scale=False, ex=CancelStepException),
+               'Two things: `CancelStepException` does not skip `zero_grad`, and a sum of `k` gradients is '
+               'not their mean.')])
 class EveryK(Callback):
     run_valid = False
     def __init__(self, k): self.k = k

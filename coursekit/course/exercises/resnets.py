@@ -18,83 +18,137 @@ _x = tensor(-2.,-1,0,.5,1,3)
 def _f(x): return 2-x*x
 def _half(x): return x/2-1
 
-@check.exercise(done='One plus sign. It is the whole difference between 33 layers that crawl and 152 that won ImageNet in 2015.',
+@check.exercise(done='One plus sign. It is the whole difference between 33 layers that crawl and 152 that '
+                     'won ImageNet in 2015.',
     cases=[(_x,_f), (_x,_f,_half)],
-    mistakes=[(lambda x,f,shortcut=None: x + f(x),             'Two things are missing: the last ReLU, and the shortcut, where there is one.'),
-              (lambda x,f,shortcut=None: f(x).relu() + x,      'Two things are missing: the ReLU comes after the sum, not before; and where there is a shortcut, `shortcut(x)` is added.'),
-              (lambda x,f,shortcut=None: (x + f(x) if shortcut is None else shortcut(x + f(x))).relu(), 'The shortcut is for `x` alone; `f(x)` has the right shape already.'),
-              (lambda x,f,shortcut=None: (f(x) if shortcut is None else shortcut(x) + f(x)).relu(), 'Without a shortcut, `x` itself is added.'),
-              (lambda x,f,shortcut=None: f(x).relu(),          'That is the plain block. Add what goes past the layers.'),
-              (lambda x,f,shortcut=None: x + f(x) if shortcut is None else shortcut(x) + f(x), 'The sum is right. The last ReLU comes after it.'),
-              (lambda x,f,shortcut=None: (x + f(x)).relu(),    'Right while there is no shortcut. Where there is one, it is `shortcut(x)` that is added.'),
-              (lambda x,f,shortcut=None: (x if shortcut is None else shortcut(x)) + f(x).relu(), 'The ReLU comes after the sum, not before: otherwise a block could never take anything away.'),
-              (lambda x,f,shortcut=None: ((x if shortcut is None else shortcut(x))*f(x)).relu(), 'Add, do not multiply: a product is zero where `f` is zero, and then nothing gets past.'),
-              (lambda x,f,shortcut=None: ((s := x if shortcut is None else shortcut(x)) + f(s)).relu(), '`f` works on `x` itself; the shortcut is only for the road past it.')])
+    mistakes=[(lambda x,f,shortcut=None: x + f(x),
+               'Two things are missing: the last ReLU, and the shortcut, where there is one.'),
+              (lambda x,f,shortcut=None: f(x).relu() + x,
+               'Two things are missing: the ReLU comes after the sum, not before; and where there is a '
+               'shortcut, `shortcut(x)` is added.'),
+              (lambda x,f,shortcut=None: (x + f(x) if shortcut is None else shortcut(x + f(x))).relu(),
+               'The shortcut is for `x` alone; `f(x)` has the right shape already.'),
+              (lambda x,f,shortcut=None: (f(x) if shortcut is None else shortcut(x) + f(x)).relu(),
+               'Without a shortcut, `x` itself is added.'),
+              (lambda x,f,shortcut=None: f(x).relu(),
+               'That is the plain block. Add what goes past the layers.'),
+              (lambda x,f,shortcut=None: x + f(x) if shortcut is None else shortcut(x) + f(x),
+               'The sum is right. The last ReLU comes after it.'),
+              (lambda x,f,shortcut=None: (x + f(x)).relu(),
+               'Right while there is no shortcut. Where there is one, it is `shortcut(x)` that is added.'),
+              (lambda x,f,shortcut=None: (x if shortcut is None else shortcut(x)) + f(x).relu(),
+               'The ReLU comes after the sum, not before: otherwise a block could never take anything away.'),
+              (lambda x,f,shortcut=None: ((x if shortcut is None else shortcut(x))*f(x)).relu(),
+               'Add, do not multiply: a product is zero where `f` is zero, and then nothing gets past.'),
+              (lambda x,f,shortcut=None: ((s := x if shortcut is None else shortcut(x)) + f(s)).relu(),
+               '`f` works on `x` itself; the shortcut is only for the road past it.')])
 def residual(x, f, shortcut=None): return ((x if shortcut is None else shortcut(x)) + f(x)).relu()
 
 # %% ../../../nbs/library/course_exercises_resnets.ipynb #0c9444e1
-@check.exercise(otherwise='Say `True` or `False`, nothing else: `... is not None` makes that of a module or `None`. There are two reasons for a convolution: channels and stride.',
-    done='Only where shapes differ. In resnet18 that is the first block of stages 2, 3 and 4: three of eight.',
+@check.exercise(otherwise='Say `True` or `False`, nothing else: `... is not None` makes that of a module or '
+                          '`None`. There are two reasons for a convolution: channels and stride.',
+    done='Only where shapes differ. In resnet18 that is the first block of stages 2, 3 and 4: three '
+         'of eight.',
     cases=[(64,64,1), (64,128,2), (64,128,1), (64,64,2), (128,64,1)],
-    mistakes=[(lambda ni,nf,stride: ni!=nf,               'The channels are one reason. What does a stride do to the height and width of `f(x)`?'),
-              (lambda ni,nf,stride: stride!=1,            'The stride is one reason. Can 64 channels be added to 128?'),
+    mistakes=[(lambda ni,nf,stride: ni!=nf,
+               'The channels are one reason. What does a stride do to the height and width of `f(x)`?'),
+              (lambda ni,nf,stride: stride!=1,
+               'The stride is one reason. Can 64 channels be added to 128?'),
               (lambda ni,nf,stride: ni!=nf and stride!=1, 'One reason is enough: `or`.'),
-              (lambda ni,nf,stride: ni==nf and stride==1, 'The other way round: equal shapes can be added as they are.'),
-              (lambda ni,nf,stride: ni<nf or stride!=1,   'Fewer channels do not fit either: 128 cannot be added to 64.')])
+              (lambda ni,nf,stride: ni==nf and stride==1,
+               'The other way round: equal shapes can be added as they are.'),
+              (lambda ni,nf,stride: ni<nf or stride!=1,
+               'Fewer channels do not fit either: 128 cannot be added to 64.')])
 def needs_conv(ni, nf, stride): return ni!=nf or stride!=1
 
 # %% ../../../nbs/library/course_exercises_resnets.ipynb #62e09880
 def _sides(side, halve, which=(1,1,0,1,1,1)):
     res = []
-    for w in which: side = halve(side) if w else side; res.append(side)
+    for w in which:
+        side = halve(side) if w else side
+        res.append(side)
     return res
 def _up(s): return (s+1)//2
 
-@check.exercise(done='Five halvings, a factor of 32: a picture should be well above 32 pixels wide if the last stage is to see where things are.',
+@check.exercise(done='Five halvings, a factor of 32: a picture should be well above 32 pixels wide if the '
+                     'last stage is to see where things are.',
     cases=[(224,), (28,), (100,), (33,)],
-    mistakes=[(lambda side: _sides(side, lambda s: s//2),         'Halving rounds up here: thanks to the padding, 7 becomes 4.'),
-              (lambda side: _sides(side, lambda s: s/2),          'Pixels are whole numbers. Halving rounds up: 7 becomes 4.'),
-              (lambda side: _sides(side, _up, (1,1,1,1,1,1)),     'Stage 1 keeps the side: its blocks have stride 1.'),
+    mistakes=[(lambda side: _sides(side, lambda s: s//2),
+               'Halving rounds up here: thanks to the padding, 7 becomes 4.'),
+              (lambda side: _sides(side, lambda s: s/2),
+               'Pixels are whole numbers. Halving rounds up: 7 becomes 4.'),
+              (lambda side: _sides(side, _up, (1,1,1,1,1,1)),
+               'Stage 1 keeps the side: its blocks have stride 1.'),
               (lambda side: _sides(side, _up, (1,0,0,1,1,1)),     'The max pool halves too.'),
-              (lambda side: _sides(side, _up, (1,1,0,1,1,1))[2:], 'Six numbers, please: `conv1` and `maxpool` first.'),
-              (lambda side: [side]+_sides(side, _up)[:-1],        'Begin with what comes *out* of `conv1`, not with the picture itself.')])
+              (lambda side: _sides(side, _up, (1,1,0,1,1,1))[2:],
+               'Six numbers, please: `conv1` and `maxpool` first.'),
+              (lambda side: [side]+_sides(side, _up)[:-1],
+               'Begin with what comes *out* of `conv1`, not with the picture itself.')])
 def stage_sides(side):
     res = []
-    for halves in (True,True,False,True,True,True): side = (side+1)//2 if halves else side; res.append(side)
+    for halves in (True,True,False,True,True,True):
+        side = (side+1)//2 if halves else side
+        res.append(side)
     return res
 
 # %% ../../../nbs/library/course_exercises_resnets.ipynb #4e6acdcd
-check.value('ways', 8, done='Two choices in each of three blocks: 2·2·2. In the 16 blocks of the lesson that makes 65,536 ways, one of them past all layers. A plain network has a single way, through everything.',
+check.value('ways', 8, done='Two choices in each of three blocks: 2·2·2. In the 16 blocks of the lesson that '
+                            'makes 65,536 ways, one of them past all layers. A plain network has a single '
+                            'way, through everything.',
     mistakes=[(2, 'Two is right for one block. After it, each way splits again.'),
-              (3, 'That is one way for each block. But each block offers a choice of two, whatever happened before.'),
+              (3, 'That is one way for each block. But each block offers a choice of two, whatever happened '
+                  'before.'),
               (4, 'Right for two blocks. The third doubles it.'),
               (6, 'Choices in a row multiply: two for the first block, and for *each* of these two more.'),
               (9, 'Two choices in each of three blocks is 2·2·2, not 3·3.'),
               (7, 'Nearly: you left one out. Past all three, or through all three?')])
 
 # %% ../../../nbs/library/course_exercises_resnets.ipynb #88c2128c
-def _cost(ni, nf, stride, norms=True, need=lambda ni,nf,s: ni!=nf or s!=1, bias=0, short_norm=True, ks=9, per=2, ni2=False):
+def _cost(ni, nf, stride, norms=True, need=lambda ni,nf,s: ni!=nf or s!=1, bias=0, short_norm=True, ks=9,
+          per=2, ni2=False):
     n = ni*nf*ks + (ni if ni2 else nf)*nf*ks + 2*nf*bias + (2*per*nf if norms else 0)
     return n + (ni*nf + (per*nf if norms and short_norm else 0) if need(ni,nf,stride) else 0)
 
-@check.exercise(done='`sum(p.numel() for p in BasicBlock(ni,nf,stride).parameters())` agrees. Almost everything is in the 3×3 convolutions.',
+@check.exercise(done='`sum(p.numel() for p in BasicBlock(ni,nf,stride).parameters())` agrees. Almost '
+                     'everything is in the 3×3 convolutions.',
     cases=[(64,64,1), (64,128,2), (8,16,1), (32,32,2)],
-    mistakes=[(lambda ni,nf,stride: 9*ni*nf + 9*nf*nf,                               'Those are the 3×3 convolutions, and right. Now add two norms, with two numbers for each channel, and the shortcut where there is one.'),
-              (lambda ni,nf,stride: ni*nf + nf*nf,                                   'A 3×3 kernel has 9 weights for each pair of channels. Then come the norms, and the shortcut.'),
-              (lambda ni,nf,stride: 9*ni*nf + 9*nf*nf + 2*nf,                        'There are two norms, one behind each convolution; and a shortcut where shapes differ.'),
-              (lambda ni,nf,stride: 3*ni*nf + 3*nf*nf + 4*nf + (ni*nf+2*nf if ni!=nf or stride!=1 else 0), 'A 3×3 kernel has nine weights, not three.'),
-              (lambda ni,nf,stride: 9*ni*nf + 9*nf*nf + 4*nf + (9*ni*nf+2*nf if ni!=nf or stride!=1 else 0), 'Nearly. The shortcut\'s kernel is 1×1, a single weight for each pair of channels.'),
-              (lambda ni,nf,stride: (9*ni*nf + 9*nf*nf)//stride + 4*nf + (ni*nf+2*nf if ni!=nf or stride!=1 else 0), 'A stride changes how often a kernel is used, not how many weights it has.'),
-              (lambda ni,nf,stride: _cost(ni,nf,stride,norms=False),                 'The convolutions are all there. Each norm has a scale and a shift for each of its channels.'),
-              (lambda ni,nf,stride: _cost(ni,nf,stride,need=lambda *a: False),       'Right where the skip is free. Where shapes differ there is a shortcut: a 1×1 convolution and a norm.'),
-              (lambda ni,nf,stride: _cost(ni,nf,stride,need=lambda a,b,s: a!=b),     'A block with a stride has a shortcut too, even if the channels stay.'),
-              (lambda ni,nf,stride: _cost(ni,nf,stride,need=lambda a,b,s: s!=1),     'A block that changes the channels has a shortcut too, even without a stride.'),
-              (lambda ni,nf,stride: _cost(ni,nf,stride,need=lambda *a: True),        'Where shapes agree the skip is free: no shortcut.'),
-              (lambda ni,nf,stride: _cost(ni,nf,stride,short_norm=False),            'Nearly. The shortcut has a norm as well.'),
-              (lambda ni,nf,stride: _cost(ni,nf,stride,bias=1),                      'The convolutions have no bias: the norm behind them has a shift anyway.'),
-              (lambda ni,nf,stride: _cost(ni,nf,stride,per=1),                       'A norm learns two numbers for each channel: scale and shift.'),
-              (lambda ni,nf,stride: _cost(ni,nf,stride,per=4),                       'The running mean and variance are buffers, not parameters: they are not learned by gradient.'),
-              (lambda ni,nf,stride: _cost(ni,nf,stride,ni2=True),                    'The second convolution goes from `nf` to `nf` channels.')])
+    mistakes=[(lambda ni,nf,stride: 9*ni*nf + 9*nf*nf,
+               'Those are the 3×3 convolutions, and right. Now add two norms, with two numbers for each '
+               'channel, and the shortcut where there is one.'),
+              (lambda ni,nf,stride: ni*nf + nf*nf,
+               'A 3×3 kernel has 9 weights for each pair of channels. Then come the norms, and the '
+               'shortcut.'),
+              (lambda ni,nf,stride: 9*ni*nf + 9*nf*nf + 2*nf,
+               'There are two norms, one behind each convolution; and a shortcut where shapes differ.'),
+              (lambda ni,nf,stride: 3*ni*nf + 3*nf*nf + 4*nf + (ni*nf+2*nf if ni!=nf or stride!=1 else 0),
+               'A 3×3 kernel has nine weights, not three.'),
+              (lambda ni,nf,stride: 9*ni*nf + 9*nf*nf + 4*nf + (9*ni*nf+2*nf if ni!=nf or stride!=1 else 0),
+               'Nearly. The shortcut\'s kernel is 1×1, a single weight for each pair of channels.'),
+              (lambda ni,nf,stride: (9*ni*nf + 9*nf*nf)//stride + 4*nf
+               + (ni*nf+2*nf if ni!=nf or stride!=1 else 0),
+               'A stride changes how often a kernel is used, not how many weights it has.'),
+              (lambda ni,nf,stride: _cost(ni,nf,stride,norms=False),
+               'The convolutions are all there. Each norm has a scale and a shift for each of its channels.'),
+              (lambda ni,nf,stride: _cost(ni,nf,stride,need=lambda *a: False),
+               'Right where the skip is free. Where shapes differ there is a shortcut: a 1×1 convolution and '
+               'a norm.'),
+              (lambda ni,nf,stride: _cost(ni,nf,stride,need=lambda a,b,s: a!=b),
+               'A block with a stride has a shortcut too, even if the channels stay.'),
+              (lambda ni,nf,stride: _cost(ni,nf,stride,need=lambda a,b,s: s!=1),
+               'A block that changes the channels has a shortcut too, even without a stride.'),
+              (lambda ni,nf,stride: _cost(ni,nf,stride,need=lambda *a: True),
+               'Where shapes agree the skip is free: no shortcut.'),
+              (lambda ni,nf,stride: _cost(ni,nf,stride,short_norm=False),
+               'Nearly. The shortcut has a norm as well.'),
+              (lambda ni,nf,stride: _cost(ni,nf,stride,bias=1),
+               'The convolutions have no bias: the norm behind them has a shift anyway.'),
+              (lambda ni,nf,stride: _cost(ni,nf,stride,per=1),
+               'A norm learns two numbers for each channel: scale and shift.'),
+              (lambda ni,nf,stride: _cost(ni,nf,stride,per=4),
+               'The running mean and variance are buffers, not parameters: they are not learned by '
+               'gradient.'),
+              (lambda ni,nf,stride: _cost(ni,nf,stride,ni2=True),
+               'The second convolution goes from `nf` to `nf` channels.')])
 def block_params(ni, nf, stride):
     n = 9*ni*nf + 9*nf*nf + 4*nf
     return n + (ni*nf + 2*nf if ni!=nf or stride!=1 else 0)
@@ -103,13 +157,19 @@ def block_params(ni, nf, stride):
 def _model():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(1,4,3), nn.BatchNorm2d(4), nn.Sequential(BasicBlock(4,4), nn.Sequential(BasicBlock(4,8,2))), nn.Linear(8,2))
+        return nn.Sequential(nn.Conv2d(1,4,3), nn.BatchNorm2d(4),
+                             nn.Sequential(BasicBlock(4,4), nn.Sequential(BasicBlock(4,8,2))), nn.Linear(8,2))
 
 def _zeroed(answer): # Which parameters became zero, and which of the others changed
-    m = _model(); old = {k:v.detach().clone() for k,v in m.named_parameters()}
-    answer(m); new = dict(m.named_parameters())
+    m = _model()
+    old = {k:v.detach().clone() for k,v in m.named_parameters()}
+    answer(m)
+    new = dict(m.named_parameters())
     zero = [k for k,v in new.items() if not v.any() and old[k].any()]
-    return {'which parameters are zero':', '.join(zero), 'same shapes':[k for k,v in new.items() if k in old and v.shape!=old[k].shape]==[], 'otherwise changed':[k for k in old if k not in new or (k not in zero and not torch.equal(old[k], new[k]))]}
+    return {'which parameters are zero':', '.join(zero),
+            'same shapes':[k for k,v in new.items() if k in old and v.shape!=old[k].shape]==[],
+            'otherwise changed':[k for k in old if k not in new
+                                 or (k not in zero and not torch.equal(old[k], new[k]))]}
 
 def _zero(*names, blocks=lambda m: [b for b in m.modules() if isinstance(b, BasicBlock)]):
     def f(model):
@@ -136,17 +196,37 @@ def _scalar_zero(model):
         if isinstance(b, BasicBlock): b.bn2.weight = nn.Parameter(torch.zeros(1))
 
 @check.exercise(observe=_zeroed,
-    otherwise='Not yet. Look at what is zero now: `[n for n,p in model.named_parameters() if not p.any()]`. Nothing new? `children()` sees only the nearest, `model.modules()` finds the blocks that lie deeper; and it is a `weight` that must become zero, shifts are zero already.',
-    done='Now `f(x)` is zero in every block, and the model is as shallow as its stem and its last layer until training opens the blocks. (torchvision calls this `zero_init_residual=True`.)',
-    mistakes=[(_zero('bn1.weight'),      'That is the first norm. `f(x)` becomes zero, but for good: the ReLU behind `bn1` has slope 0 at 0, so the block never wakes up. Which norm stands last?'),
-              (_zero('bn1.weight','bn2.weight'), 'One zero is enough, the last. With both at zero, the scale of `bn2` sees nothing but zeros, gets no gradient, and the block never wakes up.'),
-              (_zero('conv2.weight'),    '`f(x)` becomes zero, but the norm behind `conv2` divides by the standard deviation, now zero as well, and blows the first gradient up. Zero the scale of that norm instead.'),
-              (_zero('bn2.weight','downsample.1.weight'), 'The shortcut must stay open: with `downsample` closed as well, nothing at all gets through that block.'),
-              (_zero('bn2.weight', blocks=lambda m: [b for b in m[2] if isinstance(b, BasicBlock)]), 'Some blocks lie deeper. `model.modules()` finds all of them, `children()` only the nearest.'),
-              (_everything,              'Now nothing at all gets through, the stem and the last layer are closed as well. Only the scale of the last norm in each block.'),
-              (_in_place,                'A parameter cannot be changed in place while torch keeps track of gradients. `nn.init.zeros_(p)` does it, or `with torch.no_grad():` around it.'),
-              (_scalar_zero,             'That replaces a parameter by one of another shape. Keep it, and write zeros into it: `nn.init.zeros_(p)`.'),
-              (_all_norms,               'That closes every norm, those of the stem and of the shortcuts too: nothing gets through. Only the last one of each block.')])
+    otherwise='Not yet. Look at what is zero now: `[n for n,p in model.named_parameters() if not p.any()]`. '
+              'Nothing new? `children()` sees only the nearest, `model.modules()` finds the blocks that lie '
+              'deeper; and it is a `weight` that must become zero, shifts are zero already.',
+    done='Now `f(x)` is zero in every block, and the model is as shallow as its stem and its last layer '
+         'until training opens the blocks. (torchvision calls this `zero_init_residual=True`.)',
+    mistakes=[(_zero('bn1.weight'),
+               'That is the first norm. `f(x)` becomes zero, but for good: the ReLU behind `bn1` has slope 0 '
+               'at 0, so the block never wakes up. Which norm stands last?'),
+              (_zero('bn1.weight','bn2.weight'),
+               'One zero is enough, the last. With both at zero, the scale of `bn2` sees nothing but zeros, '
+               'gets no gradient, and the block never wakes up.'),
+              (_zero('conv2.weight'),
+               '`f(x)` becomes zero, but the norm behind `conv2` divides by the standard deviation, now zero '
+               'as well, and blows the first gradient up. Zero the scale of that norm instead.'),
+              (_zero('bn2.weight','downsample.1.weight'),
+               'The shortcut must stay open: with `downsample` closed as well, nothing at all gets through '
+               'that block.'),
+              (_zero('bn2.weight', blocks=lambda m: [b for b in m[2] if isinstance(b, BasicBlock)]),
+               'Some blocks lie deeper. `model.modules()` finds all of them, `children()` only the nearest.'),
+              (_everything,
+               'Now nothing at all gets through, the stem and the last layer are closed as well. Only the '
+               'scale of the last norm in each block.'),
+              (_in_place,
+               'A parameter cannot be changed in place while torch keeps track of gradients. '
+               '`nn.init.zeros_(p)` does it, or `with torch.no_grad():` around it.'),
+              (_scalar_zero,
+               'That replaces a parameter by one of another shape. Keep it, and write zeros into it: '
+               '`nn.init.zeros_(p)`.'),
+              (_all_norms,
+               'That closes every norm, those of the stem and of the shortcuts too: nothing gets through. '
+               'Only the last one of each block.')])
 def do_no_harm(model):
     for b in model.modules():
         if isinstance(b, BasicBlock): nn.init.zeros_(b.bn2.weight)

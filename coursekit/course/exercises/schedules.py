@@ -16,11 +16,14 @@ check = Exercises('09_schedules')
 check.value('first_rate', .02, tol=1e-7,
     done='Right: a 25th of the peak. The climb starts there, not at zero.',
     mistakes=[(.5,   'That is the peak, a quarter of the way through. The cycle starts at `lr_max/div`.'),
-              (5e-6, 'So small is the *last* rate, `lr_max/div_final`. The first is `lr_max/div`; what is the default of `div`?'),
+              (5e-6, 'So small is the *last* rate, `lr_max/div_final`. The first is `lr_max/div`; what is '
+                     'the default of `div`?'),
               (0.,   'From zero the first batches would be wasted. The cycle starts at `lr_max/div`.'),
               (12.5, 'You multiplied by `div`. The first rate lies *below* the peak.'),
-              (.1,   'A fifth of the peak is where the second part of `fine_tune` starts. What is `div` in `fit_one_cycle`?'),
-              (.05,  'A tenth of the peak? Look where the lesson introduces one cycle: it says what part of the peak comes first.')])
+              (.1,   'A fifth of the peak is where the second part of `fine_tune` starts. What is `div` in '
+                     '`fit_one_cycle`?'),
+              (.05,  'A tenth of the peak? Look where the lesson introduces one cycle: it says what part of '
+                     'the peak comes first.')])
 
 # %% ../../../nbs/library/course_exercises_schedules.ipynb #2a49a99d
 _from_zero = 'Nearly. Batch 0 tries 10⁻⁷ itself, so after n batches the rate has been multiplied n times.'
@@ -28,10 +31,14 @@ check.value('batch_of_a_thousandth', 50,
     done='Right: eight powers of ten in 100 batches, so four of them take 50.',
     mistakes=[(40,  'From 10⁻⁷ to 10 it is eight powers of ten, not ten: 10 is 10¹.'),
               (57,  'From 10⁻⁷ to 10 it is eight powers of ten, not seven: 10 is 10¹, not 1.'),
-              (30,  'Count from the start of the sweep, 10⁻⁷: how many powers of ten lie between it and 10⁻³?'),
-              (70,  'Seven powers of ten lead from 10⁻⁷ to 1. To 10⁻³ it is fewer. And how many batches does each power take?'),
-              (0,   'Equal *steps* would jump over it in the first batch. The sweep multiplies by equal factors.'),
-              (49,  f'{_from_zero} You have one batch too few.'), (51, f'{_from_zero} You have one batch too many.')])
+              (30,  'Count from the start of the sweep, 10⁻⁷: how many powers of ten lie between it '
+                    'and 10⁻³?'),
+              (70,  'Seven powers of ten lead from 10⁻⁷ to 1. To 10⁻³ it is fewer. And how many batches does '
+                    'each power take?'),
+              (0,   'Equal *steps* would jump over it in the first batch. The sweep multiplies by equal '
+                    'factors.'),
+              (49,  f'{_from_zero} You have one batch too few.'),
+              (51, f'{_from_zero} You have one batch too many.')])
 
 # %% ../../../nbs/library/course_exercises_schedules.ipynb #1227971e
 def _along(*argss): # What the schedules say that an answer makes of each of `argss`
@@ -60,44 +67,63 @@ def _memory(start, drops, factor):
 def _unbound(start, drops, factor):
     def f(pos):
         for d in drops:
-            if pos>=d: start *= factor
+            if pos>=d: start *= factor # noqa: F823 (the mistake that is meant)
         return start
     return f
 
 # %% ../../../nbs/library/course_exercises_schedules.ipynb #41b10ef4
-@check.exercise(done='Right. For years networks were trained like this, with cuts by ten.', observe=_along((1.,[.25,.5,.75],.1), (.4,[.5],.5), (.3,[],.1), (1.,[.3,.6],.5)),
+@check.exercise(done='Right. For years networks were trained like this, with cuts by ten.',
+                observe=_along((1.,[.25,.5,.75],.1), (.4,[.5],.5), (.3,[],.1), (1.,[.3,.6],.5)),
     mistakes=[(_once,        'At the second drop nothing happens any more. Each drop multiplies once more.'),
               (_minus,       '`factor` multiplies: `start*factor**n`, where n drops have been reached.'),
               (_strict,      'At the very position of a drop the rate must be lower already: `>=`, not `>`.'),
-              (_before,      'You count the drops that are still to come. Count those that have been reached.'),
-              (_all_at_once, 'The rate is low from the start, and constant. How many drops has `pos` reached?'),
-              (_exact,       'You ask whether `pos` *is* a drop. A drop *has been reached* at all later positions, too: `pos>=d`.'),
-              (_number,      'Return a *function* of `pos`, as `SchedLin(1,3)` does: `def f(pos): …`, then `return f`.'),
-              (_memory,      'Your schedule remembers what it was asked before. Asked for position 0.9 and then for 0.1, it must still know the start: work the rate out of `pos` alone.'),
-              (_unbound,     'Inside the inner function `start *= factor` makes `start` a new, local name. Copy it first: `lr = start`, then `lr *= factor`.')])
+              (_before,      'You count the drops that are still to come. Count those that have been '
+                             'reached.'),
+              (_all_at_once, 'The rate is low from the start, and constant. How many drops has `pos` '
+                             'reached?'),
+              (_exact,       'You ask whether `pos` *is* a drop. A drop *has been reached* at all later '
+                             'positions, too: `pos>=d`.'),
+              (_number,      'Return a *function* of `pos`, as `SchedLin(1,3)` does: `def f(pos): …`, then '
+                             '`return f`.'),
+              (_memory,      'Your schedule remembers what it was asked before. Asked for position 0.9 and '
+                             'then for 0.1, it must still know the start: work the rate out of `pos` alone.'),
+              (_unbound,     'Inside the inner function `start *= factor` makes `start` a new, local name. '
+                             'Copy it first: `lr = start`, then `lr *= factor`.')])
 def steps(start, drops, factor): return lambda pos: start*factor**sum(pos>=d for d in drops)
 
 # %% ../../../nbs/library/course_exercises_schedules.ipynb #15e7a426
-def _tri_cos(pct, start, peak, end): return combine_scheds([pct,1-pct], [SchedCos(start,peak),SchedCos(peak,end)])
-def _tri_back(pct, start, peak, end): return combine_scheds([pct,1-pct], [SchedLin(start,peak),SchedLin(peak,start)])
-def _tri_half(pct, start, peak, end): return combine_scheds([.5,.5], [SchedLin(start,peak),SchedLin(peak,end)])
-def _tri_swapped(pct, start, peak, end): return combine_scheds([1-pct,pct], [SchedLin(start,peak),SchedLin(peak,end)])
-def _tri_jump(pct, start, peak, end): return combine_scheds([pct,1-pct], [SchedLin(start,peak),SchedLin(start,end)])
-def _tri_up(pct, start, peak, end): return combine_scheds([pct,1-pct], [SchedLin(start,peak),SchedLin(end,peak)])
-def _tri_lower(pct, start, peak, end): return combine_scheds([pct,1-pct], [sched_lin(start,peak),sched_lin(peak,end)])
+def _tri_cos(pct, start, peak, end):
+    return combine_scheds([pct,1-pct], [SchedCos(start,peak),SchedCos(peak,end)])
+def _tri_back(pct, start, peak, end):
+    return combine_scheds([pct,1-pct], [SchedLin(start,peak),SchedLin(peak,start)])
+def _tri_half(pct, start, peak, end):
+    return combine_scheds([.5,.5], [SchedLin(start,peak),SchedLin(peak,end)])
+def _tri_swapped(pct, start, peak, end):
+    return combine_scheds([1-pct,pct], [SchedLin(start,peak),SchedLin(peak,end)])
+def _tri_jump(pct, start, peak, end):
+    return combine_scheds([pct,1-pct], [SchedLin(start,peak),SchedLin(start,end)])
+def _tri_up(pct, start, peak, end):
+    return combine_scheds([pct,1-pct], [SchedLin(start,peak),SchedLin(end,peak)])
+def _tri_lower(pct, start, peak, end):
+    return combine_scheds([pct,1-pct], [sched_lin(start,peak),sched_lin(peak,end)])
 def _tri_none(pct, start, peak, end): combine_scheds([pct,1-pct], [SchedLin(start,peak),SchedLin(peak,end)])
 
 # %% ../../../nbs/library/course_exercises_schedules.ipynb #c65cf87c
-@check.exercise(done='Right. Smith drew his first cycles with straight lines; the cosine came later.', observe=_along((.25,.1,1.,0.), (.5,0.,2.,.5), (.7,.04,1.,1e-5)),
+@check.exercise(done='Right. Smith drew his first cycles with straight lines; the cosine came later.',
+                observe=_along((.25,.1,1.,0.), (.5,0.,2.,.5), (.7,.04,1.,1e-5)),
     mistakes=[(_tri_cos,     'That is `combined_cos`. Here the lines are straight: `SchedLin`.'),
               (_tri_back,    'The way down ends at `start`. It should end at `end`.'),
               (_tri_half,    'Your peak is always in the middle. The way up takes the share `pct`.'),
               (_tri_swapped, 'The way up takes the share `pct`, the way down the rest: yours are swapped.'),
-              (_tri_jump,    'The second line starts at `start`, so that the rate jumps down. It should start where the first ended, at the peak.'),
-              (_tri_up,      'Your second line goes *up*, from `end` to `peak`. A schedule names its start first.'),
-              (_tri_lower,   '`sched_lin` wants the position at once. The one with the capital letters, `SchedLin`, waits for it.'),
+              (_tri_jump,    'The second line starts at `start`, so that the rate jumps down. It should '
+                             'start where the first ended, at the peak.'),
+              (_tri_up,      'Your second line goes *up*, from `end` to `peak`. A schedule names its start '
+                             'first.'),
+              (_tri_lower,   '`sched_lin` wants the position at once. The one with the capital letters, '
+                             '`SchedLin`, waits for it.'),
               (_tri_none,    'What you return is no function of the position. Is a `return` missing?')])
-def triangle(pct, start, peak, end): return combine_scheds([pct,1-pct], [SchedLin(start,peak),SchedLin(peak,end)])
+def triangle(pct, start, peak, end):
+    return combine_scheds([pct,1-pct], [SchedLin(start,peak),SchedLin(peak,end)])
 
 # %% ../../../nbs/library/course_exercises_schedules.ipynb #b8dd2f46
 def _spread_lin(lo, hi, n): return [lo+(hi-lo)*i/(n-1) for i in range(n)]
@@ -109,19 +135,25 @@ def _spread_brackets(lo, hi, n): return [lo*(hi/lo)**i/(n-1) for i in range(n)]
 def _spread_xor(lo, hi, n): return [lo*(hi/lo)^(i/(n-1)) for i in range(n)]
 
 # %% ../../../nbs/library/course_exercises_schedules.ipynb #b00aa71f
-@check.exercise(done='Right: so `slice(1e-5,1e-2)` gives four groups 0.00001, 0.0001, 0.001 and 0.01.', tol=1e-7,
+@check.exercise(done='Right: so `slice(1e-5,1e-2)` gives four groups 0.00001, 0.0001, 0.001 and 0.01.',
+                tol=1e-7,
     cases=[(1e-5,1e-2,4), (.001,.1,3), (.5,2.,2), (1.,32.,6)],
-    mistakes=[(_spread_lin,      'Equal differences put nearly all groups close to `hi`. Equal *factors*: what, taken n−1 times, leads from `lo` to `hi`?'),
-              (_spread_open,     'Your last rate is not `hi`. From the first group to the last there are n−1 steps, not n.'),
-              (_spread_down,     'Turned round: the *first* group gets `lo`, since early layers shall change least.'),
+    mistakes=[(_spread_lin,      'Equal differences put nearly all groups close to `hi`. Equal *factors*: '
+                                 'what, taken n−1 times, leads from `lo` to `hi`?'),
+              (_spread_open,     'Your last rate is not `hi`. From the first group to the last there are n−1 '
+                                 'steps, not n.'),
+              (_spread_down,     'Turned round: the *first* group gets `lo`, since early layers shall change '
+                                 'least.'),
               (_spread_ten,      'The factor is not always ten: it depends on `lo`, `hi` and `n`.'),
-              (_spread_quotient, 'The factor that, taken n−1 times, gives `hi/lo` is a *root* of it, `(hi/lo)**(1/(n-1))`, not a quotient.'),
+              (_spread_quotient, 'The factor that, taken n−1 times, gives `hi/lo` is a *root* of it, '
+                                 '`(hi/lo)**(1/(n-1))`, not a quotient.'),
               (_spread_brackets, '`a**i/(n-1)` is `(a**i)/(n-1)`. Put the exponent in brackets.'),
               (_spread_xor,      'In Python a power is `**`; `^` is something else.')])
 def spread(lo, hi, n): return [lo*(hi/lo)**(i/(n-1)) for i in range(n)]
 
 # %% ../../../nbs/library/course_exercises_schedules.ipynb #34cece18
-def _rule(lrs, losses, share=.1, ever=False, first=False, before=False, after=False, equal=False, lowest=False):
+def _rule(lrs, losses, share=.1, ever=False, first=False, before=False, after=False, equal=False,
+          lowest=False):
     best = losses[0]
     for i,(lr,l) in enumerate(zip(lrs, losses)):
         bar = 1.5*(losses.min() if ever else losses[max(i-1,0)] if before else best)
@@ -138,22 +170,31 @@ def _one_early(lrs, losses, num_it): return _rule(lrs, losses, after=True)
 def _at_least(lrs, losses, num_it): return _rule(lrs, losses, equal=True)
 def _lowest(lrs, losses, num_it): return _rule(lrs, losses, lowest=True)
 
-_curves = [[.7,.7,.6,.3,.2,.25,.5,3.], [.7,.7,.6,.5,.4,.3,.2,.25], [2.,1.,.9,.8,1.3,2.,4.,9.], [1.,2.,.5], [.5,.2,.25,.31,.4,.45,.5], [2.,3.,3.5,6.]]
+_curves = [[.7,.7,.6,.3,.2,.25,.5,3.], [.7,.7,.6,.5,.4,.3,.2,.25], [2.,1.,.9,.8,1.3,2.,4.,9.], [1.,2.,.5],
+           [.5,.2,.25,.31,.4,.45,.5], [2.,3.,3.5,6.]]
 def _suggested(rule): # The rate for each curve
     def rate(ls):
-        res = rule(torch.tensor([10.**(k-6) for k in range(len(ls))], dtype=torch.float64), torch.tensor(ls, dtype=torch.float64), len(ls))
+        res = rule(torch.tensor([10.**(k-6) for k in range(len(ls))], dtype=torch.float64),
+                   torch.tensor(ls, dtype=torch.float64), len(ls))
         return float(res[0] if isinstance(res, tuple) else res)
     return {f'for the losses {ls} of the rates 1e-6, 1e-5, …': rate(ls) for ls in _curves}
 
 # %% ../../../nbs/library/course_exercises_schedules.ipynb #5015533e
-@check.exercise(done='Right: a fifth rule. Let it return the point too, and `lr_find` will draw it.', tol=1e-9, observe=_suggested,
+@check.exercise(done='Right: a fifth rule. Let it return the point too, and `lr_find` will draw it.',
+                tol=1e-9, observe=_suggested,
     mistakes=[(_no_tenth,  'That is the rate at which it breaks. Suggest a tenth of it.'),
-              (_ever,      'You compare with the lowest loss of all, also with those that come later. Early batches always lose against it. Compare with the lowest *so far*.'),
-              (_first,     'You compare with the first loss. Keep the lowest so far, and update it as you go.'),
-              (_last,      'You compare with the batch just before. A loss that creeps up, by a quarter each time, gets past that. Compare with the *lowest* so far.'),
-              (_one_early, 'That is the batch before. Take a tenth of the rate at which the loss *is* above.'),
-              (_at_least,  'You count a loss of exactly 1.5 times the lowest. It should be *more* than that: `>`.'),
-              (_lowest,    'Where it never breaks, take a tenth of the *last* rate, not of the one with the lowest loss.')])
+              (_ever,      'You compare with the lowest loss of all, also with those that come later. Early '
+                           'batches always lose against it. Compare with the lowest *so far*.'),
+              (_first,     'You compare with the first loss. Keep the lowest so far, and update it '
+                           'as you go.'),
+              (_last,      'You compare with the batch just before. A loss that creeps up, by a quarter each '
+                           'time, gets past that. Compare with the *lowest* so far.'),
+              (_one_early, 'That is the batch before. Take a tenth of the rate at which the loss '
+                           '*is* above.'),
+              (_at_least,  'You count a loss of exactly 1.5 times the lowest. It should be *more* than that: '
+                           '`>`.'),
+              (_lowest,    'Where it never breaks, take a tenth of the *last* rate, not of the one with the '
+                           'lowest loss.')])
 def before_it_breaks(lrs, losses, num_it):
     best = losses[0]
     for lr,l in zip(lrs, losses):
