@@ -15,7 +15,7 @@ from fastcore.basics import detuplify
 from .core import *
 from .errors import explain, explained
 from .state import always_undo, replaced, keep_attrs, keep_modes
-from .layers import trainable_params, norm_bias_params, one_param
+from .torch_core import trainable_params, norm_bias_params, one_param
 from .optimizer import Adam, Optimizer, OptimWrapper
 from .metrics import *
 from .callback.core import *

@@ -121,7 +121,7 @@ def check_weights(model, # An `nn.Module`
         'not in the model':[k for k in weights if k not in own],
         'other shapes':[f'{k}: {shape(weights[k])} in the file, {shape(own[k])} in the model' for k in own
                         if k in weights and shape(weights[k])!=shape(own[k])]}
-    def few(o): return '; '.join(o[:3] + [f'and {len(o)-3} more']*(len(o)>3))
+    def few(o): return '; '.join(o[:3]) + (f'; and {len(o)-3} more' if len(o)>3 else '')
     msg = '. '.join(f'{what}: {few(o)}' for what,o in differences.items() if o)
     if msg:
         raise RuntimeError(f'`{file}` was saved from another model than this one, which is unchanged. {msg}.')

@@ -10,7 +10,8 @@ __all__ = ['Hook', 'Hooks', 'hook_output', 'hook_outputs', 'dummy_eval', 'model_
 from functools import partial
 from fastcore.basics import PrettyString
 from ..core import *
-from ..layers import flatten_model, in_channels, num_features_model, one_param, total_params
+from ..layers import flatten_model, in_channels, num_features_model
+from ..torch_core import one_param, total_params
 from ..metrics import find_bs
 from ..state import keep_modes, keep_rng
 from .core import *

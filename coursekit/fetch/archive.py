@@ -132,7 +132,7 @@ def _write_tar_member(tar, m, w):
     try:
         _second_opinion(m, str(w.dest))
     except tarfile.TarError as e:
-        raise UnsafeArchiveError(f'the member {m.name!r} is unsafe ({type(e).__name__})') from e
+        raise UnsafeArchiveError(f'the member {m.name!r} is unsafe: {e}') from e
     if   m.isdir():  w.dir(m.name)
     elif m.issym():  w.symlink(m.name, m.linkname)
     elif m.islnk():  w.hardlink(m.name, m.linkname)
