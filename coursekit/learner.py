@@ -181,8 +181,8 @@ class Learner:
 
     # Who listens
     def _set_cbs(self, cbs): # And find, once for all, who listens to each event: (callback, method, event)
-        self.cbs = cbs
-        self._calls = {ev:[(cb,cb.handler(ev),ev) for cb in self.ordered_cbs(ev)] for ev in vars(event)}
+        self.cbs,ordered = cbs,sorted(cbs, key=lambda cb: cb.order)
+        self._calls = {ev:[(cb,f,ev) for cb in ordered if (f := cb.handler(ev))] for ev in vars(event)}
 
     def add_cb(self, cb): # A `Callback`, or a class of them
         "Attach a callback; it becomes an attribute too: `learn.recorder`"
@@ -235,7 +235,7 @@ class Learner:
 
     def ordered_cbs(self, ev): # Name of an event
         "The callbacks that listen to the event `ev`, in the order they run"
-        return L(sorted((cb for cb in self.cbs if cb.handler(ev) is not None), key=lambda cb: cb.order))
+        return L(cb for cb,_,_ in self._calls.get(ev, ()))
 
     def __call__(self, ev): # Name of an event, or several
         "Announce an event"

@@ -645,6 +645,11 @@ def test_an_error_in_after_create_names_the_callback():
     bad = Callback(after_create=lambda self: 1/0)
     assert 'in callback `Callback`, event `after_create`' in error_text(learner, cbs=bad)
 
+def test_an_event_announced_by_hand_names_the_callback_that_fails():
+    learn = quiet(cbs=Callback(before_fit=lambda self: 1/0))
+    text = error_text(learn, 'before_fit')
+    assert text=='ZeroDivisionError: division by zero\n(in callback `Callback`, event `before_fit`)'
+
 # a batch on its way to the model
 def first_batch(dl): # Inputs, targets, batch and number of batches, as a callback finds them
     learn = Learner((dl,[]), nn.Linear(2,2), F.mse_loss)

@@ -69,7 +69,7 @@ class Callback:
         return class2attr(self, 'Callback')
     def handler(self, ev): # Name of an event
         "The bound method for the event `ev`, None if there is none"
-        return getattr(self, ev, None)
+        return getattr(self, ev) if ev in self.__dict__ or hasattr(type(self), ev) else None
     def __call__(self, ev): # Name of an event
         "Run the method for the event `ev` if it is there and this callback runs now"
         f = self.handler(ev)
