@@ -16,8 +16,7 @@ from torch.nn import init as nn_init
 from fastcore.basics import ifnone
 from .core import *
 from .state import keep_modes
-from .torch_core import (bn_types, norm_types, one_param, total_params,
-                                  params, trainable_params, norm_bias_params)  # noqa: F401 (handed on)
+from .torch_core import *
 
 _all_ = ['bn_types','norm_types','params','trainable_params','one_param','total_params','norm_bias_params']
 

@@ -189,8 +189,7 @@ class Learner:
         if isinstance(cb, type): cb = cb()
         if not isinstance(cb, Callback): raise TypeError(f'A callback was expected, not {cb!r}')
         nm = cb.name
-        taken = nm in vars(self) or hasattr(type(self), nm)
-        if taken and not isinstance(getattr(self, nm, None), Callback):
+        if not isinstance(getattr(self, nm, cb), Callback):
             raise ValueError(f'A callback `{type(cb).__name__}` would be known as `learn.{nm}`, '
                              'and that is something else already: give the class another name')
         cb.learn = self
@@ -257,7 +256,7 @@ class Learner:
                           f'where no {e.level} is going on that could be cancelled',)
             raise
         except Exception as e:
-            self._stage = 'callback' if ev in batch_events else None
+            self._stage = 'callback' if self._stage and ev in batch_events else None
             explain(e, f'(in callback `{type(cb).__name__}`, event `{ev}`)')
             raise
 
@@ -427,7 +426,8 @@ class Learner:
         stage,hint = self._stage,''
         if stage is None or isinstance(e, CancelException): return ''
         epoch = f'epoch {self.epoch}'
-        if stage=='data': return f'(while the {self._phase} data was asked for batch {self._n_begun}, in {epoch})'
+        if stage=='data':
+            return f'(while the {self._phase} data was asked for batch {self._n_begun}, in {epoch})'
         where = f'in {self._phase}, {epoch}, batch {self.iter}'
         if _is_oom(e): return f'({where})\n{_oom_hint(find_bs(self.batch))}'
         if stage=='batch' and self.pred is not None:

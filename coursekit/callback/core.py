@@ -221,15 +221,13 @@ class Recorder(Callback):
         self.metric_names = L(names + ['time']*self.add_time)
 
     def before_epoch(self):
-        self.cancel_train,self.cancel_valid,self.start_time = False,False,time.time()
-        self.log = L([self.epoch])
+        self.cancel_valid,self.start_time,self.log = False,time.time(),L([self.epoch])
     def before_train(self):
         self.active_metrics = self._train_metrics
         for m in self.active_metrics[1:]: m.reset()
     def before_validate(self):
         self.active_metrics = [] if hasattr(self.learn, 'gather_preds') else self._valid_metrics
         for m in self.active_metrics: m.reset()
-    def after_cancel_train(self):    self.cancel_train = True
     def after_cancel_validate(self): self.cancel_valid = True
 
     def after_loss(self):

@@ -77,7 +77,7 @@ def combined_cos(pct, start, middle, end): # Share of the way up, and three valu
 #| code-fold: true
 class ParamScheduler(Callback):
     "Sets hyper-parameters before each batch. Raises `ValueError` for a name that the optimizer has not"
-    order,run_valid,hps = 60,False,None
+    order,run_valid = 60,False
     def __init__(self, scheds): self.scheds = scheds # From names (`'lr'`, `'mom'`, …) to schedules
     def before_fit(self):
         known = self.opt.hypers[-1]
@@ -92,7 +92,7 @@ class ParamScheduler(Callback):
     def after_batch(self):
         for k in self.scheds: self.hps[k].append(self.opt.hypers[-1][k])
     def after_fit(self):
-        if hasattr(self.learn, 'recorder') and self.hps is not None: self.recorder.hps = self.hps
+        if hasattr(self.learn, 'recorder'): self.recorder.hps = self.hps
     def state_dict(self): return {'hps':self.hps}
 
 @patch # onto the recorder, as in fastai: only now does it have something to draw
@@ -201,7 +201,7 @@ def fine_tune(self:Learner,
 #| code-fold: true
 class LRFinder(ParamScheduler):
     "Raises the rate each batch until the loss is 4 times its best or no number, then puts the weights back"
-    kept,restore_weights = None,True
+    restore_weights = True
     def __init__(self, start_lr=1e-7, end_lr=10, # First and last rate; lists with one for each group, too
                  num_it=100, # Batches
                  stop_div=True): # Stop when the loss explodes?
@@ -226,7 +226,6 @@ class LRFinder(ParamScheduler):
         if self.train_iter>=self.num_it or self.stop_div and exploded: raise CancelFitException
     def before_validate(self): raise CancelValidException
     def after_fit(self):
-        if self.kept is None: return
         r,lrs = self.recorder,self.hps['lr']
         n = min(len(lrs), len(r.losses))
         self.curve = dict(lr_find_lrs=lrs[:n], lr_find_losses=r.losses[:n], lr_find_raw=r.smooth_loss.raw[:n])

@@ -9,6 +9,7 @@ __all__ = ['item_at', 'culprit', 'FilteredBase', 'TfmdLists', 'Datasets', 'decod
 # %% ../../nbs/library/data_core.ipynb #f16f910d
 from collections import Counter
 from contextlib import suppress
+from itertools import takewhile
 from operator import attrgetter, itemgetter
 from pathlib import Path
 import torch
@@ -288,8 +289,7 @@ class TfmdDL(DataLoader):
 
     def do_batch_upto(self, tfm):
         "One batch, transformed up to but without `tfm`: for transforms that must measure the data"
-        fs = self.after_batch.fs
-        before = fs[:next((i for i,f in enumerate(fs) if f is tfm), len(fs))]
+        before = list(takewhile(lambda f: f is not tfm, self.after_batch.fs))
         before = Pipeline(before, split_idx=self.after_batch.split_idx)
         with replaced(self, after_batch=before): return self.one_batch()
 

@@ -132,7 +132,7 @@ def _walk_batch(dl, n, device): # `n` items through item transforms, and as a ba
     print(f'4. A batch of {n}')
     dl.idxs = range(n)
     given = _unequal_parts(samples, dl.dataset.items) or f'{n} items, the first {brief(samples[0], 160)}'
-    with explained_step('stack', 'stacking the items', given): b = dl.do_batch(samples)
+    with explained_step('stack', 'stacking the items', given): b = dl.create_batch(dl.before_batch(samples))
     print(f'    {"stacked":<24} → {brief(b)}')
     walk_steps(dl.after_batch.fs, to_device(b, device), 'batch', 'the batch transform')
 
