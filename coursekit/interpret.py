@@ -52,9 +52,10 @@ class Interpretation:
         return (losses,idxs,L(self._item(int(i)) for i in idxs)) if items else (losses,idxs)
 
     def plot_top_losses(self, k, # How many, or the positions themselves
-                        largest:bool=True, **kwargs):
+                        largest:bool=True, **kwargs): # As for `get_grid`: `nrows`, `ncols`, `figsize`
         "Show the items with the largest (or smallest) losses, with what was predicted and what is true"
         self._check_labels()
+        check_names(kwargs, ('nrows','ncols','figsize'), 'plot_top_losses')
         if is_listy(k) or isinstance(k, (range,Tensor)): idxs = torch.as_tensor(list(k))
         else: _,idxs = self.top_losses(k, largest)
         x,y,samples,outs = self._samples(idxs)
@@ -93,18 +94,14 @@ def _captions(y, samples, outs, raws, losses): # What to say about each item, an
     if not isinstance(y, TensorCategory) or isinstance(y, TensorMultiCategory): return res,said
     return [f'{s} / {float(r.max()):.2f}' for s,r in zip(res, raws)],f'{said} / probability'
 
-_grid_args = 'nrows','ncols','figsize'
-
 @typedispatch
 def plot_top_losses(x, y, samples, outs, raws, losses, **kwargs):
     "Print them: the way out when nothing better is known for these types"
-    check_names(kwargs, _grid_args, 'plot_top_losses')
     captions,title = _captions(y, samples, outs, raws, losses)
     print('\n'.join([title, *(o.replace('\n', ' / ') for o in captions)]))
 
 @typedispatch
 def plot_top_losses(x:TensorImage, y, samples, outs, raws, losses, **kwargs):
-    check_names(kwargs, _grid_args, 'plot_top_losses')
     captions,title = _captions(y, samples, outs, raws, losses)
     for ax,s,o in zip(get_grid(len(samples), title=title, **kwargs), samples, captions):
         s[0].show(ctx=ax)
@@ -112,7 +109,6 @@ def plot_top_losses(x:TensorImage, y, samples, outs, raws, losses, **kwargs):
 
 @typedispatch
 def plot_top_losses(x:TensorImage, y:TensorPoint, samples, outs, raws, losses, **kwargs):
-    check_names(kwargs, _grid_args, 'plot_top_losses')
     axs = get_grid(len(samples), title='actual (white), predicted (orange), loss', **kwargs)
     for ax,s,o,l in zip(axs, samples, outs, losses):
         for part in s: part.show(ctx=ax)

@@ -339,9 +339,8 @@ class TfmdDL(DataLoader):
         return show_results(x, y, items, outs.itemgot(slice(len(xs), None)), ctxs=ctxs, max_n=max_n, **kwargs)
 
 # %% ../../nbs/library/data_core.ipynb #5d181c49
-class DataLoaders(GetAttr):
+class DataLoaders:
     "Loaders for training, validation, …, and what they share"
-    _default = 'train'
     def __init__(self, *loaders, path='.', device=None):
         self.loaders,self.path,self._n_inp = list(loaders),Path(path),None
         if device is not None or all(hasattr(dl,'to') for dl in loaders): self.to(device or default_device())
@@ -384,6 +383,10 @@ class DataLoaders(GetAttr):
         self._n_inp = n
         for dl in self.loaders:
             if hasattr(dl, 'n_inp'): dl.n_inp = n
+
+    def __getattr__(self, k):
+        if k.startswith('_') or k in ('loaders','device'): raise AttributeError(k)
+        return getattr(self.loaders[0], k)
 
     def to(self, device):
         "Move all batches to `device` from now on"

@@ -255,14 +255,14 @@ def ColSplitter(col='is_valid', # Name or place of the column
             raise TypeError(f"ColSplitter needs a pandas DataFrame as items, not a {type(o).__name__}.")
         column = read_column(o, col)
         if on is not None: return MaskSplitter(column.isin(on if is_listy(on) else [on]).tolist())(o)
-        empty,found = column.index[column.isna()],column.unique()
+        empty,found = column.index[column.isna()],column.unique().tolist()
         other = [v for v in found if v not in (True,False)]
         if len(empty): raise ValueError(
             f"ColSplitter: column {col!r} is empty in {len(empty)} rows, first in row {empty[0]}. "
             f"Fill it in, e.g. `df[{col!r}] = df[{col!r}].fillna(False)`.")
         if other:
             named = [v for v in found if re.match('val|test|(true|t|yes|y|1)$', str(v), re.I)]
-            valid = (named or column.value_counts().index[::-1])[0]       # by its name, else the rarest
+            valid = (named or column.value_counts().index.tolist()[::-1])[0]  # by its name, else the rarest
             raise ValueError(
                 f"ColSplitter: column {col!r} must hold true and false, but holds "
                 f"{', '.join(map(repr, other[:4]))}. Say which value means validation, for example "

@@ -46,9 +46,8 @@ def random_numbers(x, # Batch of pictures
 def affine_matrices(a, b, c, # First row: numbers, or tensors with a number for each picture
                     d, e, f): # Second row
     "Matrices with the rows (a b c), (d e f), (0 0 1), one for each picture"
-    n = next(len(o) for o in (a,b,c,d,e,f) if isinstance(o, Tensor))
-    rows = [o if isinstance(o, Tensor) else torch.full((n,), float(o)) for o in (a,b,c,d,e,f,0,0,1)]
-    return torch.stack(rows, 1).view(n, 3, 3)
+    numbers = (torch.as_tensor(o, dtype=torch.float) for o in (a,b,c,d,e,f,0,0,1))
+    return torch.stack(torch.broadcast_tensors(*numbers), 1).view(-1, 3, 3)
 
 # %% ../../nbs/13_augmentation.ipynb #dc3c441a
 #| code-fold: true
@@ -201,20 +200,15 @@ class AffineCoordTfm(RandTransform):
 class Flip(AffineCoordTfm):
     "Mirror left and right with probability `p`"
     @delegates(AffineCoordTfm, but=['tfms'])
-    def __init__(self, p=0.5, draw=None, # 1: mirror, 0: do not; numbers, or a function of the batch
+    def __init__(self, p=0.5, draw=None, # 1: mirror, 0: do not (`Dihedral`: 0…7); or a function of the batch
                  *args, **kwargs): # As for `AffineCoordTfm`, from `size` on
         super().__init__(None, *args, p=p, **kwargs)
         self.draw = draw
     def matrix(self, x, h, w):
         return affine_matrices(1-2*random_numbers(x, 1, 1, self.p, 0, self.draw, self.batch),0,0, 0,1,0)
 
-class Dihedral(AffineCoordTfm):
-    "Lay the picture down in one of eight ways, with probability `p`"
-    @delegates(AffineCoordTfm, but=['tfms'])
-    def __init__(self, p=0.5, draw=None, # 0…7, see `dihedral`
-                 *args, **kwargs): # As for `AffineCoordTfm`, from `size` on
-        super().__init__(None, *args, p=p, **kwargs)
-        self.draw = draw
+class Dihedral(Flip):
+    "Lay the picture down in one of eight ways, see `dihedral`, with probability `p`"
     def matrix(self, x, h, w):
         k = random_numbers(x, 0, 8, self.p, 0, self.draw, self.batch).clamp(max=7.5).int()
         fx,fy,swap,r = 1.-2*(k&1),1.-(k&2),(k>=4).float(),self.aspect(h, w)
@@ -389,23 +383,22 @@ class LightingTfm(RandTransform):
         if t.dtype==torch.uint8: t = t/255
         return relight(t if t.ndim==4 else t[None], self.steps).view(t.shape)
 
-class Brightness(LightingTfm):
-    "Add to the logits the logit of a number in 0.5±`max_lighting`/2, with probability `p`"
-    def __init__(self, max_lighting=0.2, p=0.75, draw=None, # 0…1, 0.5 changes nothing
+class _MaxLighting(LightingTfm): # What the next three share
+    def __init__(self, max_lighting=0.2, # Strength
+                 p=0.75, draw=None, # Brightness: 0…1, 0.5 changes nothing; contrast, saturation: factors
                  batch=False): # One draw for the whole batch?
         super().__init__(p=p, draw=draw, batch=batch)
         self.max_lighting = float(max_lighting)
+
+class Brightness(_MaxLighting):
+    "Add to the logits the logit of a number in 0.5±`max_lighting`/2, with probability `p`"
     def step(self, x):
         k = self.max_lighting
         return 'b',random_numbers(x, 0.5*(1-k), 0.5*(1+k), self.p, 0.5, self.draw, self.batch).logit(1e-7)
 
-class Contrast(LightingTfm):
+class Contrast(_MaxLighting):
     "Multiply the logits by a number between 1-`max_lighting` and its inverse, with probability `p`"
     kind = 'c'
-    def __init__(self, max_lighting=0.2, p=0.75, draw=None, # Factors, 1 changes nothing
-                 batch=False): # One draw for the whole batch?
-        super().__init__(p=p, draw=draw, batch=batch)
-        self.max_lighting = float(max_lighting)
     def step(self, x):
         if self.draw is not None: return self.kind,random_numbers(x, 0, 0, self.p, 1, self.draw, self.batch)
         m = -math.log(max(1e-6, 1-self.max_lighting))

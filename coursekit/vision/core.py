@@ -173,10 +173,9 @@ class PILBase(Image.Image):
     def create(cls, fn, # File name, bytes, open file, array or tensor (see `to_image`), or PIL image
                mode:str=None): # PIL mode to convert to; default: the class's own
         """Open a picture, upright and in the class's mode. Raises `ImageError` where the file is no picture
-        or broken, now or when its pixels are needed. A JPEG that is wanted small is decoded at a half, a
-        quarter or an eighth of its size, so predictions for a file and for its array may differ by a per cent
-        or so. An array knows no palette and no "turn me" note: rather than `np.array(Image.open(fn))` pass
-        `fn`, or `np.array(PILImage.create(fn))`."""
+        or broken, now or when its pixels are needed. A JPEG that is wanted small is decoded small, so file
+        and array may differ a little. An array knows no palette and no "turn me" note: rather than
+        `np.array(Image.open(fn))` pass `fn`."""
         mode = mode or cls._mode_
         if isinstance(fn, (Tensor, np.ndarray)): fn = to_image(fn)
         if type(fn) is cls and fn.mode==mode: return fn
