@@ -20,7 +20,7 @@ def operation(op, # Its sign or name, for drawings and messages
     args = [o if isinstance(o, Value) else Value(o) for o in args]
     try:
         out = f(*(o.data for o in args))
-    except (ValueError, ZeroDivisionError, OverflowError) as e:
+    except (ValueError, ArithmeticError) as e:
         why = ('there is no result, or no slope, for such numbers; '
                'keep them away from here, for example with `.relu()+1e-6`')
         if isinstance(e, OverflowError):
@@ -108,12 +108,11 @@ def dot(a, b): # Equally many `Value`s or numbers each
     return functools.reduce(operator.add, map(operator.mul, a, b))
 
 def _pairwise(f): # The methods for `matrix op other` and for `other op matrix`
-    def there(self, o, f=f):
-        if isinstance(o, Matrix) and o.shape!=self.shape: raise ValueError(
-            f'Matrix: shapes {self.shape} and {o.shape} must be equal')
-        rows = o.rows if isinstance(o, Matrix) else [[o]*self.shape[1]]*self.shape[0]
-        return Matrix([list(map(f, r, s)) for r,s in zip(self.rows, rows)])
-    def back(self, o): return there(self, o, lambda a,b: f(b, a))
+    def there(self, o):
+        if not isinstance(o, Matrix): return self.each(lambda a: f(a, o))
+        if o.shape!=self.shape: raise ValueError(f'Matrix: shapes {self.shape} and {o.shape} must be equal')
+        return Matrix([list(map(f, r, s)) for r,s in zip(self.rows, o.rows)])
+    def back(self, o): return self.each(lambda a: f(o, a))
     return there,back
 
 class Matrix:

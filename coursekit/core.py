@@ -20,7 +20,7 @@ from fastcore.all import L, Path, patch, noop, listify, is_listy, store_attr  # 
 _all_ = ['np', 'torch', 'nn', 'F', 'plt', 'Image', 'Tensor', 'L', 'Path', 'patch',
          'noop', 'listify', 'is_listy', 'store_attr']
 # Settings that lessons share; not fastcore's `defaults`, which fastai fills with its own
-defaults = SimpleNamespace(activation=nn.ReLU)
+defaults = SimpleNamespace(activation=nn.ReLU, use_device=None)
 
 # %% ../nbs/01_pixels.ipynb #d39e9027
 #| code-fold: true
@@ -46,7 +46,7 @@ def tensor(x, # Array, PIL image, (nested) list, pandas column, tensor or number
            *rest, # More numbers: `tensor(1,2,3)` is `tensor([1,2,3])`
            dtype=None, # Default: as in `x`, except that 64-bit floats of arrays become 32-bit ones
            device=None, # Default: the CPU, or where `x` is
-           **kwargs): # Passed to torch, for example `requires_grad=True`
+           requires_grad=None): # Record gradients? Default: as `x` does
     """A `torch.Tensor` of `x`. An image gives `uint8`, height × width (grey) or height × width × channels.
     Raises `TypeError` where `x` holds no numbers."""
     if rest: x = (x,)+rest
@@ -55,25 +55,23 @@ def tensor(x, # Array, PIL image, (nested) list, pandas column, tensor or number
         is_array = isinstance(x, Image.Image) or hasattr(x, '__array__')
         x = _array2tensor(np.asarray(x), dtype) if is_array else torch.tensor(x)
     if dtype is not None or device is not None: x = x.to(device=device, dtype=dtype)
-    return x.requires_grad_(kwargs['requires_grad']) if 'requires_grad' in kwargs else x
+    return x if requires_grad is None else x.requires_grad_(requires_grad)
 
 # %% ../nbs/01_pixels.ipynb #c9b8bc54
 #| code-fold: true
 def default_device(use=-1): # True: insist on a card; False: the CPU from now on; None: the best; -1: as set
     """The `torch.device` for training: `COURSEKIT_DEVICE` if set, else the best of `cuda`, `mps`, `cpu`.
     Raises `RuntimeError` where `use=True` and there is only a CPU."""
-    if use is None or use!=-1: defaults.use_device = use
-    use = getattr(defaults, 'use_device', None)
+    if use!=-1: defaults.use_device = use
     if name := os.environ.get('COURSEKIT_DEVICE'): return torch.device(name)
-    best = 'mps' if torch.backends.mps.is_available() else 'cpu'
-    if torch.cuda.is_available(): best = 'cuda'
-    if use and best=='cpu':
+    if defaults.use_device is not False:
+        if torch.cuda.is_available(): return torch.device('cuda', torch.cuda.current_device())
+        if torch.backends.mps.is_available(): return torch.device('mps')
+    if defaults.use_device:
         defaults.use_device = None
-        raise RuntimeError("default_device(True): PyTorch finds no graphics card here; use "
-                           "default_device(False), "
-                           "or install a build of PyTorch for your card")
-    if use is False or best=='cpu': return torch.device('cpu')
-    return torch.device(best, torch.cuda.current_device()) if best=='cuda' else torch.device(best)
+        raise RuntimeError("default_device(True): PyTorch finds no graphics card here; "
+                           "use default_device(False), or install a build of PyTorch for your card")
+    return torch.device('cpu')
 
 # %% ../nbs/01_pixels.ipynb #ba5bd77e
 #| code-fold: true
@@ -124,7 +122,7 @@ _drawn_as = {'1':'L', 'P':'RGB', 'CMYK':'RGB', 'YCbCr':'RGB', 'HSV':'RGB', 'LAB'
 def _as_drawable(im): # `im` as an array that matplotlib draws: HW, or HWC with floats clamped to 0…1
     if isinstance(im, Image.Image): im = im.convert(_drawn_as.get(im.mode, im.mode))
     a = to_np(im) if isinstance(im, Tensor) else np.asarray(im)
-    shape = tuple(a.shape)
+    shape = a.shape
     if a.ndim not in (2,3): raise ValueError(
         f"show_image: an image has 2 or 3 dimensions, this has shape {shape}; for a batch use show_images")
     if a.dtype==bool: a = a.astype(np.uint8)
@@ -145,9 +143,7 @@ def show_image(im, # PIL image, array (HW, HWC) or tensor (HW, 1HW, 3HW); colour
     "Draw `im` without axes; returns the matplotlib axis. Raises `ValueError` if the shape is no image's."
     a,ax = _as_drawable(im), ctx if ax is None else ax
     if ax is None: _,ax = plt.subplots(figsize=figsize or (2.5,2.5))
-    if cmap is None:
-        cmap = plt.rcParams['image.cmap']
-        if cmap=='viridis': cmap = 'gray'                      # matplotlib's default is not ours
+    if cmap is None: cmap = plt.rcParams['image.cmap'].replace('viridis', 'gray')  # its default is not ours
     ax.imshow(a, cmap=cmap, **kwargs)
     if title is not None: ax.set_title(title)
     ax.axis('off')
@@ -199,8 +195,7 @@ def ls(self:Path, n_max=None, # At most so many entries
        file_type=None, # Only files of this kind, for example 'image'
        file_exts=None): # Only files with these endings, for example '.csv' or ['.png','.jpg']
     "The entries of a folder as an `L`, sorted by name."
-    kinds = mimetypes.types_map.items() if file_type else ()
-    exts = L(file_exts) + L(ext for ext,kind in kinds if kind.startswith(f'{file_type}/'))
+    exts = L(file_exts) + L(k for k,v in mimetypes.types_map.items() if v.startswith(f'{file_type}/'))
     return L(sorted(o for o in self.iterdir() if not exts or o.suffix.lower() in exts))[:n_max]
 
 # %% ../nbs/01_pixels.ipynb #e537d866

@@ -41,25 +41,22 @@ def error_text(f, # Called as `f(*args, **kwargs)`; must fail
     raise AssertionError(f'{f} was expected to fail, and did not')
 
 # %% ../nbs/library/errors.ipynb #79bfd0b0
-def _clip(s, n, tail=False): # At most `n` characters of `s`: the first, or the last
-    if len(s)<=n: return s
-    return '…'+s[1-n:] if tail else s[:n-1]+'…'
-
 def brief(o, n=80): # Anything
     "Type and shape of `o`, or its text"
     kind = type(o).__name__
-    if hasattr(o, 'columns'): return f'{kind} of {len(o)} rows, columns {list(o.columns)}'[:n]
-    if hasattr(o, 'iloc') and hasattr(o, 'to_dict'): return f'{kind} {str(o.to_dict())[:n]}'
-    if hasattr(o, 'shape') and hasattr(o, 'dtype'):
-        if not len(o.shape): return f'{kind} {o.item()}'
-        return f'{kind} of shape {tuple(o.shape)}, {str(o.dtype).split(".")[-1]}'
-    if hasattr(o, 'size') and hasattr(o, 'mode'):
-        return f'{kind} of size {o.size[0]}×{o.size[1]}, mode {o.mode}'
-    if isinstance(o, tuple) and not hasattr(o, '_fields') and len(o)<=4:
+    def has(*names): return all(hasattr(o, k) for k in names)
+    if has('columns'): return f'{kind} of {len(o)} rows, columns {list(o.columns)}'[:n]
+    if has('iloc','to_dict'): return f'{kind} {str(o.to_dict())[:n]}'
+    if has('shape','dtype') and not len(o.shape): return f'{kind} {o.item()}'
+    if has('shape','dtype'): return f'{kind} of shape {tuple(o.shape)}, {str(o.dtype).split(".")[-1]}'
+    if has('size','mode'): return f'{kind} of size {o.size[0]}×{o.size[1]}, mode {o.mode}'
+    if isinstance(o, tuple) and not has('_fields') and len(o)<=4:
         return '(' + ', '.join(brief(i, n//2) for i in o) + ')'
     if isinstance(o, (list,L)) and len(o) and not isinstance(o[0], (str,int,float)):
         return f'{len(o)} of {brief(o[0], n)}'
-    return f'{kind} {_clip(str(o), n, tail=isinstance(o, Path))!r}'
+    text = str(o)
+    if len(text)>n: text = '…'+text[1-n:] if isinstance(o, Path) else text[:n-1]+'…'
+    return f'{kind} {text!r}'
 
 # %% ../nbs/library/errors.ipynb #4ba9dcb1
 def item_name(items, # Anything with positions, or a pandas table; `None`: unknown
@@ -89,8 +86,9 @@ def check_names(kwargs, # What was given
 # %% ../nbs/library/errors.ipynb #88f23f50
 def names_of(*fs): # Functions and classes
     "The names of all arguments that they take"
-    inits = lambda f: [o.__init__ for o in f.__mro__] if isinstance(f, type) else [f]
-    ps = [p for f in fs for o in inits(f) for p in inspect.signature(o).parameters.values()]
+    takers = [o.__init__ for f in fs if isinstance(f, type) for o in f.__mro__]
+    takers += [f for f in fs if not isinstance(f, type)]
+    ps = [p for o in takers for p in inspect.signature(o).parameters.values()]
     return {p.name for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {'self','cls'}
 
 # %% ../nbs/library/errors.ipynb #dcf39b7b

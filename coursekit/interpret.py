@@ -17,6 +17,7 @@ from .data.core import *
 from .errors import check_names
 from .torch_core import *
 from .transform import *
+from .vision.data import label_text
 
 # %% ../nbs/15_interpretation.ipynb #098ea714
 #| code-fold: true
@@ -51,9 +52,10 @@ class Interpretation:
         return (losses,idxs,L(self._item(int(i)) for i in idxs)) if items else (losses,idxs)
 
     def plot_top_losses(self, k, # How many, or the positions themselves
-                        largest:bool=True, **kwargs):
+                        largest:bool=True, **kwargs): # As for `get_grid`: `nrows`, `ncols`, `figsize`
         "Show the items with the largest (or smallest) losses, with what was predicted and what is true"
         self._check_labels()
+        check_names(kwargs, ('nrows','ncols','figsize'), 'plot_top_losses')
         if is_listy(k) or isinstance(k, (range,Tensor)): idxs = torch.as_tensor(list(k))
         else: _,idxs = self.top_losses(k, largest)
         x,y,samples,outs = self._samples(idxs)
@@ -61,7 +63,7 @@ class Interpretation:
 
     def _item(self, i): # What the data was made from
         items = getattr(self.dl.dataset, 'items', self.dl.dataset)
-        return items.iloc[i] if hasattr(items, 'iloc') else items[i]
+        return getattr(items, 'iloc', items)[i]
 
     def _samples(self, idxs): # A batch of the items `idxs`, and these and their predictions, decoded
         dl = self.dl.new(num_workers=0)
@@ -86,27 +88,20 @@ class Interpretation:
 
 # %% ../nbs/15_interpretation.ipynb #40964666
 #| code-fold: true
-def _label_text(o): return '; '.join(map(str, o)) if isinstance(o, (list,tuple,L)) else str(o)
-
 def _captions(y, samples, outs, raws, losses): # What to say about each item, and what is said there
-    one_class = isinstance(y, TensorCategory) and not isinstance(y, TensorMultiCategory)
-    res = [f'{_label_text(o)} / {_label_text(s[-1])}\n{float(l):.2f}' for s,o,l in zip(samples, outs, losses)]
-    if not one_class: return res,'prediction / actual / loss'
-    res = [f'{s} / {float(r.max()):.2f}' for s,r in zip(res, raws)]
-    return res,'prediction / actual / loss / probability'
-
-_grid_args = 'nrows','ncols','figsize'
+    res = [f'{label_text(o)} / {label_text(s[-1])}\n{float(l):.2f}' for s,o,l in zip(samples, outs, losses)]
+    said = 'prediction / actual / loss'
+    if not isinstance(y, TensorCategory) or isinstance(y, TensorMultiCategory): return res,said
+    return [f'{s} / {float(r.max()):.2f}' for s,r in zip(res, raws)],f'{said} / probability'
 
 @typedispatch
 def plot_top_losses(x, y, samples, outs, raws, losses, **kwargs):
     "Print them: the way out when nothing better is known for these types"
-    check_names(kwargs, _grid_args, 'plot_top_losses')
     captions,title = _captions(y, samples, outs, raws, losses)
     print('\n'.join([title, *(o.replace('\n', ' / ') for o in captions)]))
 
 @typedispatch
 def plot_top_losses(x:TensorImage, y, samples, outs, raws, losses, **kwargs):
-    check_names(kwargs, _grid_args, 'plot_top_losses')
     captions,title = _captions(y, samples, outs, raws, losses)
     for ax,s,o in zip(get_grid(len(samples), title=title, **kwargs), samples, captions):
         s[0].show(ctx=ax)
@@ -114,7 +109,6 @@ def plot_top_losses(x:TensorImage, y, samples, outs, raws, losses, **kwargs):
 
 @typedispatch
 def plot_top_losses(x:TensorImage, y:TensorPoint, samples, outs, raws, losses, **kwargs):
-    check_names(kwargs, _grid_args, 'plot_top_losses')
     axs = get_grid(len(samples), title='actual (white), predicted (orange), loss', **kwargs)
     for ax,s,o,l in zip(axs, samples, outs, losses):
         for part in s: part.show(ctx=ax)
@@ -130,8 +124,8 @@ class ClassificationInterpretation(Interpretation):
         Raises `ValueError` where there are no labels, `TypeError` where they are no single classes"""
         self._check_classes()
         n = len(self.vocab) if self.vocab else int(max(self.targs.max(), self.decoded.max()))+1
-        both = (torch.as_tensor(o).as_subclass(Tensor) for o in (self.targs, self.decoded))
-        targs,preds = (o.flatten().long() for o in both)
+        targs,preds = (torch.as_tensor(o).as_subclass(Tensor).flatten().long()
+                       for o in (self.targs, self.decoded))
         return torch.bincount(targs*n+preds, minlength=n*n).view(n, n).numpy()
 
     def plot_confusion_matrix(self, normalize:bool=False, # Shares of each row instead of counts?
@@ -140,10 +134,9 @@ class ClassificationInterpretation(Interpretation):
                               figsize=None, # Inches; default: grows with the number of classes
                               **kwargs): # As for `plt.subplots`
         "Draw the confusion matrix: dark off the diagonal means mixed up. Returns the axis"
-        cm = self.confusion_matrix()
-        names = list(map(str, self._class_names(len(cm))))
+        cm,names = self._counts_and_names()
         shown = cm/cm.sum(1, keepdims=True).clip(min=1) if normalize else cm
-        side,at = max(4, 0.28*len(names)+2),range(len(names))
+        side,at = max(4, 0.28*len(cm)+2),range(len(cm))
         fig,ax = plt.subplots(figsize=figsize or (side,side), **kwargs)
         ax.imshow(shown, interpolation='nearest', cmap=cmap)
         ax.set(title=title, xlabel='Predicted', ylabel='Actual', xticks=at, yticks=at, yticklabels=names)
@@ -157,20 +150,21 @@ class ClassificationInterpretation(Interpretation):
 
     def most_confused(self, min_val:int=1): # Only pairs mixed up at least so often
         "`(actual, predicted, count)` of the pairs mixed up most, most often first"
-        cm = self.confusion_matrix()
+        cm,names = self._counts_and_names()
         np.fill_diagonal(cm, 0)
-        names = self._class_names(len(cm))
         res = [(names[i], names[j], int(cm[i,j])) for i,j in zip(*np.where(cm>=max(min_val, 1)))]
         return sorted(res, key=lambda o: -o[2])
 
     def print_classification_report(self):
         "Precision, recall and F1 for each class"
         from sklearn.metrics import classification_report
-        names = list(map(str, self._class_names(len(self.confusion_matrix()))))
-        print(classification_report(self.targs.flatten(), self.decoded.flatten(), labels=range(len(names)),
-                                    target_names=names, zero_division=0))
+        cm,names = self._counts_and_names()
+        print(classification_report(self.targs.flatten(), self.decoded.flatten(), labels=range(len(cm)),
+                                    target_names=list(map(str, names)), zero_division=0))
 
-    def _class_names(self, n): return L(self.vocab or range(n))
+    def _counts_and_names(self): # The confusion matrix, and what its classes are called
+        cm = self.confusion_matrix()
+        return cm,list(self.vocab or range(len(cm)))
 
     def _check_classes(self):
         self._check_labels()

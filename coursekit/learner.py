@@ -13,9 +13,9 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from fastcore.basics import detuplify
 from .core import *
-from .errors import explained
+from .errors import explain, explained
 from .state import always_undo, replaced, keep_attrs, keep_modes
-from .layers import trainable_params, norm_bias_params, one_param
+from .torch_core import trainable_params, norm_bias_params, one_param
 from .optimizer import Adam, Optimizer, OptimWrapper
 from .metrics import *
 from .callback.core import *
@@ -33,11 +33,11 @@ def check_lr(lr, # A number, a `slice` of two, a list with one number for each p
              one=False): # Must it be one number, for all groups?
     "Raise `TypeError` or `ValueError` if `lr` is no learning rate"
     if lr is None: return
-    lrs = []
-    if isinstance(lr, slice) and not one: lrs = [o for o in (lr.start,lr.stop) if o is not None]
-    elif not one and (is_listy(lr) or getattr(lr,'ndim',0)): lrs = list(lr)
-    wanted = f'`{name}`, the learning rate, is a number from 0 on, such as 1e-3'
-    if not one: wanted += ', a `slice` of two, or a list with one for each parameter group'
+    lrs,wanted = [],f'`{name}`, the learning rate, is a number from 0 on, such as 1e-3'
+    if not one:
+        wanted += ', a `slice` of two, or a list with one for each parameter group'
+        if isinstance(lr, slice): lrs = [o for o in (lr.start,lr.stop) if o is not None]
+        elif is_listy(lr) or getattr(lr,'ndim',0): lrs = list(lr)
     for o in lrs or [lr]:
         if not isinstance(o, (int,float,np.number,Tensor)): raise TypeError(f'{wanted}, not {lr!r}')
         if not 0<=o<np.inf: raise ValueError(f'{wanted}, not {lr!r}')
@@ -71,17 +71,17 @@ def _shapes(ts): # Shape and type of each
 
 def _loss_hint(f, pred, yb): # What is usually wrong when the loss function `f` fails
     y,name = yb[0],func_name(f)
+    classes = 'entropy' in name.lower() and 'binary' not in name.lower()
     got = f'The loss function `{name}` got predictions {_shapes([pred])} and targets {_shapes(yb)}.'
     if not (isinstance(pred, Tensor) and isinstance(y, Tensor)): return got
     if pred.dim() and y.dim() and len(pred)!=len(y):
         return (f'{got} There are {len(pred)} predictions for {len(y)} targets: '
                 'does the model keep the batch dimension?')
-    wants_classes = 'entropy' in name.lower() and 'binary' not in name.lower()
-    if wants_classes and y.is_floating_point() and y.dim()<pred.dim():
+    if classes and y.is_floating_point() and y.dim()<pred.dim():
         return (f'{got} Cross-entropy wants class numbers (int64): use `targets.long()`, '
                 'or for numbers a loss such as `MSELossFlat()`.')
-    are_classes = not y.is_floating_point() and y.device.type=='cpu' and y.numel() and pred.dim()>1
-    if wants_classes and are_classes and (y.max()>=pred.shape[1] or y.min()<0):
+    known = not y.is_floating_point() and y.device.type=='cpu' and y.numel()
+    if classes and known and pred.dim()>1 and not 0<=y.min()<=y.max()<pred.shape[1]:
         return (f'{got} The targets go from {y.min()} to {y.max()}, '
                 f'but the model has {pred.shape[1]} outputs: it needs one for each class.')
     if pred.shape==y.shape or pred.numel()!=y.numel(): return got
@@ -97,12 +97,12 @@ def _backward_hint(loss): # What is usually wrong when `loss.backward()` fails
     return f'The loss has the shape {list(loss.shape)}; it must be one number: take its mean'
 
 def _is_oom(e): # Was the memory too small?
-    if isinstance(e, (MemoryError,torch.OutOfMemoryError)): return True
-    return "can't allocate memory" in str(e) or 'out of memory' in str(e)
+    return isinstance(e, MemoryError) or any(o in str(e) for o in ("can't allocate memory",'out of memory'))
 
 def _oom_hint(bs): # What helps if the memory is too small for `bs` items
-    attempt = f'Try `bs={bs//2}`, smaller images' if bs>1 else '`bs=1` is the least: try smaller images'
-    return f'There is not enough memory for batches of {bs} items. {attempt} or a smaller model.'
+    smaller = f'`bs={bs//2}`, ' if bs>1 else ''
+    return (f'There is not enough memory for batches of {bs} items. '
+            f'Try {smaller}smaller images or a smaller model.')
 
 # %% ../nbs/08_learner.ipynb #12986eeb
 #| code-fold: true
@@ -114,16 +114,14 @@ def _loss_of_items(f): # A function with `reduction` is asked; any other is call
     return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
 
 def _in_order(dl): # A loader for all items of `dl`, in their order
-    if isinstance(dl, torch.utils.data.DataLoader):
-        sampler = dl.sampler
-        shuffles = isinstance(sampler, torch.utils.data.RandomSampler) and sampler._num_samples is None
-        if not (shuffles or dl.drop_last): return dl
-        if shuffles: sampler = None # any other one chooses the items, so it stays
-        return torch.utils.data.DataLoader(
-            dl.dataset, batch_size=dl.batch_size, sampler=sampler, num_workers=dl.num_workers,
-            collate_fn=dl.collate_fn, pin_memory=dl.pin_memory)
-    changes = getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)
-    return dl.new(shuffle=False, drop_last=False) if changes and hasattr(dl, 'new') else dl
+    if not isinstance(dl, torch.utils.data.DataLoader):
+        changes = getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)
+        return dl.new(shuffle=False, drop_last=False) if changes and hasattr(dl, 'new') else dl
+    shuffles = isinstance(dl.sampler, torch.utils.data.RandomSampler) and dl.sampler._num_samples is None
+    if not (shuffles or dl.drop_last): return dl
+    sampler = None if shuffles else dl.sampler # any other one chooses the items, so it stays
+    same = {k:getattr(dl, k) for k in ('batch_size','num_workers','collate_fn','pin_memory')}
+    return torch.utils.data.DataLoader(dl.dataset, sampler=sampler, **same)
 
 def _decoded(f, preds): # What outputs mean, as the loss `f` says
     if hasattr(f, 'decodes'): return f.decodes(preds)
@@ -175,32 +173,35 @@ class Learner:
         self.model_dir,self.wd,self.wd_bn_bias,self.train_bn,self.moms = model_dir,wd,wd_bn_bias,train_bn,moms
         self.metrics,self.logger,self.stopped_by = metrics,print,None
         self.n_epoch,self.start_epoch,self.epoch,self.iter,self.n_iter = 1,0,0,0,None
-        self.cbs,self._calls = L(),None
+        self._set_cbs(L())
         self._end_cleanup()
         if default_cbs: self.add_cbs([o() for o in defaults.callbacks])
         self.add_cbs(cbs)
-        with explained(self._error_note): self('after_create')
+        self('after_create')
 
     # Who listens
+    def _set_cbs(self, cbs): # And find, once for all, who listens to each event: (callback, method, event)
+        self.cbs = cbs
+        self._calls = {ev:[(cb,cb.handler(ev),ev) for cb in self.ordered_cbs(ev)] for ev in vars(event)}
+
     def add_cb(self, cb): # A `Callback`, or a class of them
         "Attach a callback; it becomes an attribute too: `learn.recorder`"
         if isinstance(cb, type): cb = cb()
         if not isinstance(cb, Callback): raise TypeError(f'A callback was expected, not {cb!r}')
         nm = cb.name
-        taken = nm in vars(self) or hasattr(type(self), nm)
-        if taken and not isinstance(getattr(self, nm, None), Callback):
+        if not isinstance(getattr(self, nm, cb), Callback):
             raise ValueError(f'A callback `{type(cb).__name__}` would be known as `learn.{nm}`, '
                              'and that is something else already: give the class another name')
         cb.learn = self
         setattr(self, nm, cb)
-        self.cbs,self._calls = self.cbs+L([cb]),None
+        self._set_cbs(self.cbs+L([cb]))
         return self
 
     def remove_cb(self, cb): # A callback, or a class: all callbacks of that class
         "Detach a callback"
         if isinstance(cb, type): return self.remove_cbs(self.cbs.filter(lambda o: isinstance(o, cb)))
         if getattr(self, cb.name, None) is cb: delattr(self, cb.name)
-        self.cbs,self._calls = self.cbs.filter(lambda o: o is not cb),None
+        self._set_cbs(self.cbs.filter(lambda o: o is not cb))
         cb.learn = None
         return self
 
@@ -241,34 +242,32 @@ class Learner:
         if not isinstance(ev, str):
             for o in ev: self(o)
             return
-        for o in (self._calls or self._find_listeners())[ev]: self._call(o)
+        for o in self._calls[ev]: self._call(*o)
 
-    def _find_listeners(self): # Anew when callbacks come or go: for each event (callback, method, event)
-        self._calls = {e:[(cb,cb.handler(e),e) for cb in self.ordered_cbs(e)] for e in vars(event)}
-        return self._calls
-
-    def _call(self, listener):
-        cb,f,ev = listener
+    def _call(self, cb, f, ev):
         runs = cb.run_train if self.training else cb.run_valid
         if not cb.run or (ev in batch_events and not runs): return
-        outer,self._calling = self._calling,listener # an error leaves it, for `_error_note`
         try:
             f()
         except CancelException as e:
-            self._calling = outer
             if ev in (f'after_{e.level}',f'after_cancel_{e.level}'): return # nothing is left to skip
             if not e.args:
                 e.args = (f'callback `{type(cb).__name__}` raised `{type(e).__name__}` at `{ev}`, '
                           f'where no {e.level} is going on that could be cancelled',)
             raise
-        self._calling = outer
+        except Exception as e:
+            self._stage = 'callback' if self._stage and ev in batch_events else None
+            explain(e, f'(in callback `{type(cb).__name__}`, event `{ev}`)')
+            raise
 
-    def _with_events(self, f, name, ex):
+    def _with_events(self, f, level):
         try:
-            self(f'before_{name}')
+            self(f'before_{level}')
             f()
-        except ex: self(f'after_cancel_{name}')
-        self(f'after_{name}')
+        except CancelException as e:
+            if e.level!=level: raise
+            self(f'after_cancel_{level}')
+        self(f'after_{level}')
 
     # One batch
     def _split(self, b): # A batch into inputs and targets, on the model's device
@@ -284,8 +283,8 @@ class Learner:
 
     def _do_grad_opt(self):
         try:
-            self._with_events(self._backward, 'backward', CancelBackwardException)
-            self._with_events(self._step, 'step', CancelStepException)
+            self._with_events(self._backward, 'backward')
+            self._with_events(self._step, 'step')
         except CancelException as e: # who skips only this batch may want to keep its gradient
             if not isinstance(e, CancelBatchException): self.opt.zero_grad()
             raise
@@ -308,7 +307,7 @@ class Learner:
         "Predict, and with targets compute the loss; while training, take a step"
         self.iter,self._n_begun,self._stage = i,i+1,'batch'
         self._split(b)
-        self._with_events(self._do_one_batch, 'batch', CancelBatchException)
+        self._with_events(self._do_one_batch, 'batch')
         self._stage = 'data'
 
     # All batches, epochs, a fit
@@ -332,12 +331,12 @@ class Learner:
 
     def _do_epoch_train(self):
         self.dl = self.get_dl(0)
-        self._with_events(self.all_batches, 'train', CancelTrainException)
+        self._with_events(self.all_batches, 'train')
 
     def _do_epoch_validate(self, ds_idx=1, dl=None):
         self.dl = self.get_dl(ds_idx) if dl is None else dl
         if self.dl is None: return
-        with torch.no_grad(): self._with_events(self.all_batches, 'validate', CancelValidException)
+        with torch.no_grad(): self._with_events(self.all_batches, 'validate')
 
     def _do_epoch(self):
         self._do_epoch_train()
@@ -345,7 +344,7 @@ class Learner:
 
     def _do_fit(self):
         for self.epoch in range(self.start_epoch, self.n_epoch):
-            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+            self._with_events(self._do_epoch, 'epoch')
 
     def fit(self, n_epoch, # Epochs
             lr=None, wd=None, # Learning rate, or `slice` of them; weight decay; default: the learner's
@@ -385,21 +384,19 @@ class Learner:
 
     def _open_and_do(self, f, opened): # `opened` gets the callbacks whose `before_fit` is done
         try:
-            for o in (self._calls or self._find_listeners())['before_fit']:
-                self._call(o)
+            for o in self._calls['before_fit']:
+                self._call(*o)
                 opened.append(o[0])
             f()
         except CancelFitException: self('after_cancel_fit')
 
     def _close(self, opened, err): # Announce `after_fit`; the first error, if any
-        crashed,left = err is not None,list((self._calls or self._find_listeners())['after_fit'])
+        crashed,left = err is not None,list(self._calls['after_fit'])
         while left:
             try: # outside of the loop: Ctrl-C may come between two callbacks
                 while left:
-                    o = left.pop(0)
-                    wanted = o[0] in opened or not (crashed or o[0].handler('before_fit'))
-                    with explained(self._error_note):
-                        if wanted: self._call(o)
+                    cb,f,ev = left.pop(0)
+                    if cb in opened or not (crashed or cb.handler('before_fit')): self._call(cb, f, ev)
             except CancelException: pass
             except BaseException as e: err = err or e
         return err
@@ -409,7 +406,7 @@ class Learner:
         self.batch,self.xb,self.yb = (),(None,),(None,)
         self.dl = self.pred = self.loss = self.loss_grad = None
         self.training = self.only_validate = self._busy = False
-        self._calling,self._stage,self._n_begun = None,None,0
+        self._stage,self._n_begun = None,0 # for errors: 'data', 'batch', or in a batch 'callback'
 
     @property
     def in_real_fit(self):
@@ -426,27 +423,18 @@ class Learner:
     def _phase(self): return 'training' if self.training else 'validation'
 
     def _error_note(self, e): # Where `e` happened, and what usually helps
-        if isinstance(e, CancelException): return ''
-        notes,stage = [],self._stage
-        if self._calling:
-            cb,_,ev = self._calling
-            notes.append(f'(in callback `{type(cb).__name__}`, event `{ev}`)')
-            stage = 'batch' if ev in batch_events else None
-        elif stage=='batch': notes.append(self._loss_note(e))
-        what,epoch = self._phase,f'epoch {self.epoch}'
+        stage,hint = self._stage,''
+        if stage is None or isinstance(e, CancelException): return ''
+        epoch = f'epoch {self.epoch}'
         if stage=='data':
-            notes.append(f'(while the {what} data was asked for batch {self._n_begun}, in {epoch})')
-        if stage=='batch':
-            where = f'in {what}, {epoch}, batch {self.iter}'
-            shapes = f'inputs: {_shapes(self.xb)}; targets: {_shapes(self.yb) or "none"}'
-            if _is_oom(e): notes += [f'({where})', _oom_hint(find_bs(self.batch))]
-            else: notes.append(f'({where}; {shapes})')
-        return '\n'.join(filter(None, notes))
-
-    def _loss_note(self, e): # What helps if `e` comes from the loss function, or from its `backward`
-        if self.pred is None: return ''
-        if self.loss_grad is None: return _loss_hint(self.loss_func, self.pred, self.yb)
-        return _backward_hint(self.loss_grad) if isinstance(e, RuntimeError) and self.training else ''
+            return f'(while the {self._phase} data was asked for batch {self._n_begun}, in {epoch})'
+        where = f'in {self._phase}, {epoch}, batch {self.iter}'
+        if _is_oom(e): return f'({where})\n{_oom_hint(find_bs(self.batch))}'
+        if stage=='batch' and self.pred is not None:
+            if self.loss_grad is None: hint = _loss_hint(self.loss_func, self.pred, self.yb)
+            elif self.training and isinstance(e, RuntimeError): hint = _backward_hint(self.loss_grad)
+        shapes = f'inputs: {_shapes(self.xb)}; targets: {_shapes(self.yb) or "none"}'
+        return f'{hint}\n({where}; {shapes})'.lstrip()
 
     # What the loop needs
     def get_dl(self, i): # Number of a loader
@@ -523,28 +511,36 @@ class Learner:
         else: change = replaced(self, loss_func=_loss_of_items(f))
         with change: yield self
 
-    def _infer(self, dl, cbs=None, result=noop): # Go through `dl` without training; returns `result(self)`
-        if self._busy: return self.validate_midfit(dl, cbs, result)
+    def _infer(self, dl, cbs=None): # Go through `dl` without training, and return what was measured
+        if self._busy: return self.validate_midfit(dl, cbs)
         began = []
         def epoch():
             began.append(True)
-            self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch', CancelEpochException)
+            self._with_events(lambda: self._do_epoch_validate(dl=dl), 'epoch')
         with self.added_cbs(cbs), self.no_logging():
             self.only_validate = True
             self._run(epoch)
-            if began: return result(self)
+            if began: return self._measured()
         raise RuntimeError('A callback raised `CancelFitException` in `before_fit`, so there is no result')
 
     def validate_midfit(self, dl, # A data loader
-                        cbs=None, # Callbacks for this validation only
-                        result=noop): # Function of the learner, called when `dl` is done
-        "Go through `dl` in the middle of a fit, which does not notice: no fit and no epoch begins or ends"
+                        cbs=None): # Callbacks for this validation only
+        "`validate` in the middle of a fit, which does not notice: no fit and no epoch begins or ends"
         rec = getattr(self, 'recorder', None)
         with self.validation_context(cbs, inner=True):
-            if rec is not None: rec.log,rec.cancel_valid = L([self.epoch]),False
+            if rec is not None: rec.before_epoch()
             self._do_epoch_validate(dl=dl)
-            if rec is not None: self.final_record = rec.log[1:].copy()
-            return result(self)
+            if rec is not None: rec.after_epoch()
+            return self._measured()
+
+    def _measured(self): # What a validation found
+        rec = getattr(self, 'recorder', None)
+        if rec is None: return
+        asked = rec.active_metrics and not rec.cancel_valid and len(self.final_record)
+        if asked and all(o is None for o in self.final_record):
+            raise ValueError('The data loader gave no targets, so nothing can be measured. '
+                             'For predictions call `learn.get_preds(dl=dl)`')
+        return self.final_record
 
     @contextmanager
     def validation_context(self, cbs=None, # Callbacks for its time
@@ -567,15 +563,7 @@ class Learner:
         "Loss and metrics on a data loader"
         dl = self.get_dl(ds_idx) if dl is None else dl
         if dl is None: raise ValueError('There is no validation data: pass `dl`')
-        return self._infer(dl, cbs, Learner._measured)
-
-    def _measured(self): # What a validation found
-        found,rec = self.final_record,getattr(self, 'recorder', None)
-        asked = rec is not None and rec.active_metrics and not rec.cancel_valid
-        if asked and len(found) and all(o is None for o in found):
-            raise ValueError('The data loader gave no targets, so nothing can be measured. '
-                             'For predictions call `learn.get_preds(dl=dl)`')
-        return found
+        return self._infer(dl, cbs)
 
     def get_preds(self, ds_idx=1, dl=None, # Which loader of `dls`; or one such as `dls.test_dl(files)`
                   with_input=False, with_decoded=False, # Return inputs too, first? Decoded predictions?
@@ -659,12 +647,12 @@ class Learner:
         return self
 
     def __repr__(self):
-        ps = [p for p in self.model.parameters() if not nn.parameter.is_lazy(p)]
-        n,n_training = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad)
+        sizes = [(p.numel(),p.requires_grad) for p in self.model.parameters() if not nn.parameter.is_lazy(p)]
+        n,n_training = sum(o for o,_ in sizes),sum(o for o,trains in sizes if trains)
         model = f'{type(self.model).__name__}, {n:,} parameters'
         if n_training<n: model += f', {n_training:,} of them trainable'
-        dls = [(what,self.get_dl(i)) for i,what in enumerate(('training','validation'))]
-        data = ', '.join(f'{n_batches(dl)} {what} batches' for what,dl in dls if dl is not None)
+        dls = dict(training=self.get_dl(0), validation=self.get_dl(1))
+        data = ', '.join(f'{n_batches(dl)} {what} batches' for what,dl in dls.items() if dl is not None)
         data = repr(self.dls) if hasattr(self.dls, 'loaders') else data.replace('None', '?')
         opt = f'{func_name(self.opt_func)}, lr {self.lr}'
         if self.opt is not None: opt += f', parameter groups: {len(self.opt.param_lists)}'
@@ -682,6 +670,6 @@ class Learner:
                  + 'after_validate|End Valid|after_epoch|End Epoch Loop|after_fit|End Fit')
         for o in lines.split('|'):
             if o.startswith('End'): indent -= 2
-            names = ', '.join(type(cb).__name__ for cb in self.ordered_cbs(o))
-            print(' '*indent + (f'- {o:15}: [{names}]' if o in vars(event) else o))
+            names = [type(cb).__name__ for cb in self.ordered_cbs(o)]
+            print(' '*indent + (f'- {o:15}: [{", ".join(names)}]' if o in vars(event) else o))
             if o.startswith('Start'): indent += 2

@@ -9,7 +9,6 @@ __all__ = ['BaseLoss', 'CrossEntropyLossFlat', 'BCEWithLogitsLossFlat', 'MSELoss
 # %% ../nbs/07_losses.ipynb #64c3fa75
 #| code-fold: true
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 # %% ../nbs/07_losses.ipynb #58be5d26
@@ -66,9 +65,8 @@ class BaseLoss:
 #| code-fold: true
 class CrossEntropyLossFlat(BaseLoss):
     "`nn.CrossEntropyLoss`, flattened; its answer is the class with the largest output"
-    y_int = True
-    def __init__(self, *args, axis=-1, **kwargs):
-        super().__init__(nn.CrossEntropyLoss, *args, axis=axis, **kwargs)
+    y_int,loss_cls = True,nn.CrossEntropyLoss
+    def __init__(self, *args, axis=-1, **kwargs): super().__init__(self.loss_cls, *args, axis=axis, **kwargs)
     def activation(self, x): return x.softmax(dim=self.axis)
     def decodes(self, x): return x.argmax(dim=self.axis)
 
@@ -92,24 +90,16 @@ def L1LossFlat(*args, axis=-1, floatify=True, **kwargs):
 
 # %% ../nbs/07_losses.ipynb #d433ae4b
 #| code-fold: true
-class LabelSmoothingCrossEntropy(nn.Module):
+class LabelSmoothingCrossEntropy(nn.CrossEntropyLoss):
     "Cross-entropy with targets of `1-eps`, and `eps` shared equally among all classes"
     y_int = True
     def __init__(self, eps:float=0.1, weight=None, reduction='mean'):
-        super().__init__()
         if not 0<=eps<1: raise ValueError(f'eps must be at least 0 and less than 1, got {eps}')
-        self.eps,self.reduction = eps,reduction
-        self.register_buffer('weight', weight)
-    def forward(self, output, target):
-        return F.cross_entropy(output, target, weight=self.weight, reduction=self.reduction,
-                               label_smoothing=self.eps)
+        super().__init__(weight, reduction=reduction, label_smoothing=eps)
+        self.eps = eps
     def activation(self, x): return x.softmax(dim=-1)
     def decodes(self, x): return x.argmax(dim=-1)
 
-class LabelSmoothingCrossEntropyFlat(BaseLoss):
+class LabelSmoothingCrossEntropyFlat(CrossEntropyLossFlat):
     "`LabelSmoothingCrossEntropy`, flattened"
-    y_int = True
-    def __init__(self, *args, axis=-1, **kwargs):
-        super().__init__(LabelSmoothingCrossEntropy, *args, axis=axis, **kwargs)
-    def activation(self, x): return x.softmax(dim=self.axis)
-    def decodes(self, x): return x.argmax(dim=self.axis)
+    loss_cls = LabelSmoothingCrossEntropy

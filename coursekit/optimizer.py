@@ -13,7 +13,6 @@ __all__ = ['sgd_step', 'average_grad', 'momentum_step', 'average_sqr_grad', 'rms
 import inspect
 from collections import defaultdict
 from functools import partial
-from operator import is_
 from fastcore.all import even_mults
 from .core import *
 from .state import replaced
@@ -77,12 +76,11 @@ class _Piece: # A stat or stepper, and the names of what it asks for
         self.bufs = [n for n,o in pars.items() if getattr(o.annotation, '__name__', o.annotation)=='Buffer']
         self.args = [n for n in pars if n in {'p','g','step',*hypers,*self.bufs}]
         self.takes_all  = any(o.kind is o.VAR_KEYWORD for o in pars.values())  # written for fastai, see `run`
-        self.by_element = getattr(plain, 'by_element', False)                      # big tensors may be cut
+        self.by_element = getattr(plain, 'by_element', False)                  # big tensors may be cut
         missing = [n for n,o in pars.items() if n not in self.args and o.default is o.empty]
         if missing and not self.takes_all: raise ValueError(
             f"Piece `{self.name}` asks for {missing}, but the hyper-parameters are {list(hypers)}. Pass a "
-            f"value (`Optimizer(..., {missing[0]}=0.1)`), or mark what the optimizer shall remember as "
-            f"`Buffer`.")
+            f"value (`Optimizer(..., {missing[0]}=0.1)`), or mark what is to be remembered as `Buffer`.")
 
     def run(self, known, states, hyper):
         if not self.takes_all: return self.f(**{n:known[n] for n in self.args})
@@ -92,8 +90,6 @@ class _Piece: # A stat or stepper, and the names of what it asks for
 
 # %% ../nbs/04_optimizers.ipynb #e22c95bc
 #| code-fold: true
-_tiny = torch.finfo(torch.float32).tiny                # 1.2e-38
-
 class TensorList(list):
     "Tensors worked on together: a tensor's methods and operators, by torch's `_foreach` functions"
     def __getattr__(self, name):
@@ -107,32 +103,32 @@ class TensorList(list):
             return self if name.endswith('_') else TensorList(res)
         return f
 
-    def __add__    (self, o): return self.add(o)
-    def __sub__    (self, o): return self.sub(o)
-    def __mul__    (self, o): return self.mul(o)
-    def __rmul__   (self, o): return self.mul(o)
-    def __truediv__(self, o): return self.div(o)
-    def __gt__     (self, o): return self.gt(o)
+    def _operator(name): return lambda self, o: getattr(self, name)(o)
+    __add__,__sub__,__truediv__ = _operator('add'),_operator('sub'),_operator('div')
+    __mul__,__rmul__,__gt__     = _operator('mul'),_operator('mul'),_operator('gt')
 
     def sqrt(self):
         "Roots of squares. On Intel's CPUs exact zeros take 20 times as long, so a tiny number replaces them"
         slow = self[0].dtype==torch.float32 and self[0].device.type=='cpu'
-        return TensorList(torch._foreach_sqrt(torch._foreach_clamp_min(self, _tiny) if slow else self))
+        return TensorList(torch._foreach_sqrt(torch._foreach_clamp_min(self, 2.**-126) if slow else self))
 
 # %% ../nbs/04_optimizers.ipynb #c91a6c3b
 #| code-fold: true
 _slab = 2**17                      # numbers: with gradient, two memories and what is in between, 3 MB
 
-def _slabs(ps): # How many rows of each tensor make a slab, and which of all the cuts go together
-    rows  = [max(1, len(p)*_slab//p.numel()) if p.numel()>_slab else 0 for p in ps]
-    sizes = [n for p,r in zip(ps,rows) for n in ([o.numel() for o in p.split(r)] if r else [p.numel()])]
-    starts,n = [0],0
-    for i,k in enumerate(sizes):
-        if n and n+k>_slab:
-            starts.append(i)
-            n = 0
-        n += k
-    return rows,[slice(a,b) for a,b in zip(starts, [*starts[1:],len(sizes)])]
+def _slabs(lists): # Lists of tensors by name, the parameters first: a slab of each at a time
+    slab,n = [],0
+    def as_lists(): return dict(zip(lists, map(TensorList, zip(*slab))))
+    for alike in zip(*lists.values()):                        # a parameter, its gradient, its memories
+        size = alike[0].numel()
+        rows = max(1, len(alike[0])*_slab//size) if size>_slab else None
+        for part in zip(*(t.split(rows) for t in alike)) if rows else [alike]:
+            if n and n+part[0].numel()>_slab:
+                yield as_lists()
+                slab,n = [],0
+            slab.append(part)
+            n += part[0].numel()
+    yield as_lists()
 
 class _Bucket: # Tensors that step together
     def __init__(self, ps, states, bufs, cut=False):
@@ -141,20 +137,15 @@ class _Bucket: # Tensors that step together
             for n in bufs:
                 if n not in s: s[n] = torch.zeros_like(p, memory_format=torch.preserve_format)
         self.bufs = {n:TensorList(s[n] for s in states) for n in bufs}
-        self.rows,self.parts = _slabs(ps) if cut else (None,())
-
-    def slabs_of(self, lists): # The tensors in `lists`, slab by slab
-        def cut(ts): return [o for t,r in zip(ts, self.rows) for o in (t.split(r) if r else [t])]
-        cuts = {k:cut(ts) for k,ts in lists.items()}
-        for part in self.parts: yield {k:TensorList(v[part]) for k,v in cuts.items()}
+        self.cut = cut and sum(p.numel() for p in ps)>_slab
 
     def run(self, pieces, hyper):
         step = self.states[0].get('step',0) + 1
         for s in self.states: s['step'] = step
         hyper = {**hyper, 'step':step}
         if not self.do_wd: hyper['wd'] = 0.
-        lists = {**self.bufs, 'p':self.ps, 'g':TensorList(p.grad for p in self.ps)}
-        for part in self.slabs_of(lists) if len(self.parts)>1 else [lists]:
+        lists = {'p':self.ps, 'g':TensorList(p.grad for p in self.ps), **self.bufs}
+        for part in _slabs(lists) if self.cut else [lists]:
             known = {**hyper, **part}
             for c in pieces: c.run(known, self.states, hyper)
 
@@ -174,9 +165,8 @@ def params_groups(params # A tensor, a module, a list of tensors, or a list of s
     params = list(params)
     return [params] if all(isinstance(o, Tensor) for o in params) else [_tensors(o) for o in params]
 
-_marks = 'do_wd','force_train'     # a `Learner` sets them in the state of a parameter: no decay; never frozen
-
-def _can_be_cut(p): return p.device.type=='cpu' and p.layout is p.grad.layout is torch.strided
+def _marks(state): # What a `Learner` notes in the state of a parameter: no decay; never frozen
+    return {k:state[k] for k in ('do_wd','force_train') if k in state}
 
 class Optimizer:
     "Runs the pieces `cbs` over groups of parameters. Raises `ValueError` for no parameters or repeated ones"
@@ -184,20 +174,20 @@ class Optimizer:
                  params, # A model, its parameters, or a list of groups of them
                  cbs, # Stats and steppers, in order; they ask for `p`, `g`, `step`, hypers, `Buffer`s
                  **defaults): # Hyper-parameters: `lr=0.1, mom=0.9`
-        self.param_lists,cbs = L(params_groups(params), use_list=True),listify(cbs)
+        self.param_lists,cbs = L(params_groups(params)),listify(cbs)
         ids = [id(p) for pl in self.param_lists for p in pl]
         if not ids: raise ValueError(
             'The optimizer got no parameters: has the model any, and has the splitter passed them on?')
-        if len(ids)!=len(set(ids)): raise ValueError(
+        if len(ids)!=len({*ids}): raise ValueError(
             'Some parameter is there twice: let the splitter put each into one group')
         for c in reversed(cbs): defaults = {**getattr(c,'defaults',{}), **defaults}
-        self.hypers = L(({**defaults} for _ in self.param_lists), use_list=True)
+        self.hypers = L(({**defaults} for _ in self.param_lists))
         self.state,self.frozen_idx = defaultdict(dict),0
         self.set_pieces(cbs)
 
     def set_pieces(self, cbs): # Stats and steppers, in order
         "Run these pieces from now on. Raises `ValueError` where one asks for something unknown"
-        self.cbs = L((_Piece(c, self.hypers[0]) for c in cbs), use_list=True)
+        self.cbs = L((_Piece(c, self.hypers[0]) for c in cbs))
         self._bufs = list(dict.fromkeys(n for c in self.cbs for n in c.bufs))
         self._cache = {}
 
@@ -210,33 +200,30 @@ class Optimizer:
                    n=slice(None), # Slice or number of the groups
                    with_grad=False): # Only those that have a gradient?
         "`(parameter, its group, its state, its hyper-parameters)` of all parameters in the groups `n`"
-        idxs = range(len(self.param_lists))[n]
-        if isinstance(idxs, int): idxs = [idxs]
-        return L(((p,self.param_lists[i],self.state[p],
-                   self.hypers[i]) for i in idxs for p in self.param_lists[i]
-                  if not with_grad or p.grad is not None), use_list=True)
+        groups = listify(range(len(self.param_lists))[n])
+        return L(((p,self.param_lists[i],self.state[p],self.hypers[i]) for i in groups
+                  for p in self.param_lists[i] if not with_grad or p.grad is not None))
 
     @torch.no_grad()
     def step(self, closure=None): # `closure`: computes the loss and the gradients anew
         "Run all pieces over all parameters that have a gradient; return what `closure` returned"
-        loss = None
-        if closure is not None:
-            with torch.enable_grad(): loss = closure()
+        with torch.enable_grad(): loss = None if closure is None else closure()
         for i,hyper in enumerate(self.hypers):
             for b in self._buckets(i): b.run(self.cbs, hyper)
         return loss
 
     def _buckets(self, i): # Those of group `i`
-        live = [p for p in self.param_lists[i] if p.grad is not None]
-        wds  = [self.state[p].get('do_wd', True) for p in live]
-        old,old_wds,res = self._cache.get(i, ((),(),()))
-        if len(old)==len(live) and wds==old_wds and all(map(is_, old, live)): return res
+        live = [(p,self.state[p]) for p in self.param_lists[i] if p.grad is not None]
+        key  = [(id(p),s.get('do_wd', True)) for p,s in live]
+        old,res = self._cache.get(i, (None,None))
+        if key==old: return res
         alike = defaultdict(list)
-        for p,wd in zip(live,wds): alike[p.device, p.dtype, self.state[p].get('step',0), wd].append(p)
-        may_cut = bool(self._bufs) and all(c.by_element for c in self.cbs)       # a single run gains nothing
-        res = [_Bucket(ps, [self.state[p] for p in ps], self._bufs, cut=may_cut and all(map(_can_be_cut, ps)))
-               for ps in alike.values()]
-        self._cache[i] = live,wds,res
+        for p,s in live: alike[p.device, p.dtype, s.get('step',0), s.get('do_wd', True)].append((p,s))
+        can_cut = bool(self._bufs) and all(c.by_element for c in self.cbs)       # a single run gains nothing
+        def on_cpu(p): return p.device.type=='cpu' and p.layout is p.grad.layout is torch.strided
+        res = [_Bucket(ps, states, self._bufs, cut=can_cut and all(map(on_cpu, ps)))
+               for ps,states in (zip(*o) for o in alike.values())]
+        self._cache[i] = key,res
         return res
 
     def zero_grad(self, set_to_none=True):
@@ -282,8 +269,7 @@ class Optimizer:
 
     def clear_state(self):
         "Forget all memories and step counts"
-        for s in self.state.values():
-            for k in set(s)-set(_marks): del s[k]
+        for p,s in self.state.items(): self.state[p] = _marks(s)
         self._cache.clear()
 
     def state_dict(self):
@@ -294,18 +280,16 @@ class Optimizer:
         "Restore what `state_dict` returned. Raises `ValueError` for another kind or another model"
         ps = [p for p,*_ in self.all_params()]
         self._check_state(sd, ps)
-        self.hypers = L(({**h} for h in sd['hypers']), use_list=True)
+        self.hypers = L(({**h} for h in sd['hypers']))
         for p,s in zip(ps, sd['state']):
-            marks = {k:v for k,v in self.state[p].items() if k in _marks}
-            own = {k:v.to(p.device, copy=True) if isinstance(v,Tensor) else v for k,v in s.items()}
-            self.state[p] = marks | own
+            loaded = {k:v.to(p.device, copy=True) if isinstance(v,Tensor) else v for k,v in s.items()}
+            self.state[p] = _marks(self.state[p]) | loaded
         self._cache.clear()
 
     def _check_state(self, sd, ps):
-        n_groups,n = len(self.param_lists),len(ps)
-        if (len(sd['hypers']),len(sd['state']))!=(n_groups,n): raise ValueError(
-            f"The saved optimizer has {len(sd['hypers'])} groups and {len(sd['state'])} parameters, "
-            f'this one {n_groups} and {n}')
+        theirs,ours = (len(sd['hypers']),len(sd['state'])), (len(self.hypers),len(ps))
+        if theirs!=ours: raise ValueError('The saved optimizer has %d groups and %d parameters, '
+                                          'this one %d and %d' % (theirs+ours))
         bad = [i for i,(p,s) in enumerate(zip(ps, sd['state']))
                for k in self._bufs if k in s and s[k].shape!=p.shape]
         if bad: raise ValueError(
@@ -315,8 +299,10 @@ class Optimizer:
 
 # %% ../nbs/04_optimizers.ipynb #288e286b
 #| code-fold: true
-def _decay(decouple_wd): return weight_decay if decouple_wd else l2_reg
-_mean_grad = partial(average_grad, dampening=True)
+_means = partial(average_grad, dampening=True),average_sqr_grad
+
+def _optimizer(params, steps, decouple_wd, **hypers): # `steps`, after the decay that is wanted
+    return Optimizer(params, [weight_decay if decouple_wd else l2_reg, *steps], **hypers)
 
 def SGD(params, # A model, its parameters, or a list of groups of them
         lr, # Learning rate
@@ -325,54 +311,47 @@ def SGD(params, # A model, its parameters, or a list of groups of them
         decouple_wd=True): # Shrink the weights directly (True), or add to the gradient (L2)?
     "Stochastic gradient descent, with momentum if `mom` is not 0"
     steps = [average_grad,momentum_step] if mom!=0 else [sgd_step]
-    return Optimizer(params, [_decay(decouple_wd), *steps], lr=lr, mom=mom, wd=wd)
+    return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #bfabe889
-#| code-fold: true
 def RMSProp(params, lr, # As in `SGD`
-            mom=0.,
-            # Share of the running sum that stays; as in fastai the sum is divided, torch sums the quotients
+            mom=0., # Share of the running sum that stays (here the sum is divided, torch sums the quotients)
             sqr_mom=0.99, # Share of the running mean of squares that stays from step to step
             eps=1e-8, # Added to the root (as in torch; fastai 2.8 takes this argument and then uses 1e-8)
             wd=0., decouple_wd=True): # As in `SGD`
     "Gradients, or with `mom` their running sum, over their root mean square"
     steps = [average_grad,average_sqr_grad,rms_prop_mom_step] if mom!=0 else [average_sqr_grad,rms_prop_step]
-    return Optimizer(params, [_decay(decouple_wd), *steps], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+    return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #bdc5156b
-#| code-fold: true
 def Adam(params, lr, # As in `SGD`
          mom=0.9, # Share of the running mean of gradients that stays from step to step (β₁ in the paper)
          sqr_mom=0.99, # The same for their squares (β₂; the paper and torch: 0.999)
          eps=1e-5, # Added to the root (torch: 1e-8)
          wd=0.01, decouple_wd=True): # As in `SGD`
     "Mean gradient over root mean square, both debiased; with `decouple_wd` this is AdamW"
-    pieces = [_decay(decouple_wd), _mean_grad, average_sqr_grad, adam_step]
-    return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+    steps = [*_means, adam_step]
+    return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-# %% ../nbs/04_optimizers.ipynb #f86df7c2
-#| code-fold: true
 def RAdam(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., decouple_wd=True):
     "Adam that waits until its mean square can be trusted. Arguments as in `Adam`"
-    pieces = [_decay(decouple_wd), _mean_grad, average_sqr_grad, radam_step]
-    return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+    steps = [*_means, radam_step]
+    return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
 def Lamb(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., decouple_wd=True):
     "Adam with a rate of its own for each tensor, for very large batches. Arguments as in `Adam`"
-    pieces = [_decay(decouple_wd), _mean_grad, average_sqr_grad, lamb_step]
-    return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+    steps = [*_means, lamb_step]
+    return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
 # %% ../nbs/04_optimizers.ipynb #c1cef516
 #| code-fold: true
 def QHAdam(params, lr, mom=0.999, sqr_mom=0.999, nu_1=0.7, nu_2=1.0, eps=1e-8, wd=0., decouple_wd=True):
     "Quasi-hyperbolic Adam: as `Adam`; `nu_1`, `nu_2`: shares of the means, the rest is the newest gradient's"
-    pieces = [_decay(decouple_wd), _mean_grad, average_sqr_grad, qhadam_step]
-    return Optimizer(params, pieces, lr=lr, mom=mom, sqr_mom=sqr_mom, nu_1=nu_1, nu_2=nu_2, eps=eps, wd=wd)
+    hypers = dict(lr=lr, mom=mom, sqr_mom=sqr_mom, nu_1=nu_1, nu_2=nu_2, eps=eps, wd=wd)
+    return _optimizer(params, [*_means, qhadam_step], decouple_wd, **hypers)
 
 def Larc(params, lr, mom=0.9, clip=True, trust_coeff=0.02, eps=1e-8, wd=0., decouple_wd=True):
     "Momentum, each tensor at `lr*trust_coeff` times its length over its gradient's; without `clip`: LARS"
-    pieces = [_decay(decouple_wd), average_grad, partial(larc_step, clip=clip)]
-    return Optimizer(params, pieces, lr=lr, mom=mom, trust_coeff=trust_coeff, eps=eps, wd=wd)
+    steps = [average_grad, partial(larc_step, clip=clip)]
+    return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, trust_coeff=trust_coeff, eps=eps, wd=wd)
 
 def Lookahead(opt:Optimizer, # Any of ours
               k=6, # Steps ahead
@@ -394,8 +373,7 @@ _hp_map = dict(lr='lr', momentum='mom', weight_decay='wd', eps='eps', alpha='sqr
 class OptimWrapper(Optimizer):
     "Gives a `torch.optim.Optimizer` our names, groups and freezing. Raises `TypeError` for anything else"
     def __init__(self, params=None, # Parameters or groups
-                 opt=None,
-                 # A torch optimizer: the class (then `params` and `kwargs` go to it), or an instance
+                 opt=None, # A torch optimizer: the class (then `params`, `kwargs` go to it), or an instance
                  hp_map:dict=None, # More names of hyper-parameters: torch's to ours
                  **kwargs): # Passed to `opt`; our names work too
         self.names = {**_hp_map, **(hp_map or {})}
@@ -412,9 +390,8 @@ class OptimWrapper(Optimizer):
     def __repr__(self): return f'OptimWrapper: {self.opt!r}'
 
     def _read_hypers(self): # torch's, by our names
-        self.hypers = L(({ours:g[k] for k,
-                          ours in self.names.items() if k in g} for g in self.opt.param_groups),
-                        use_list=True)
+        def renamed(g): return {ours:g[k] for k,ours in self.names.items() if k in g}
+        self.hypers = L(map(renamed, self.opt.param_groups))
         for g,h in zip(self.opt.param_groups, self.hypers):
             if 'betas' in g: h['mom'],h['sqr_mom'] = g['betas']
 
@@ -427,11 +404,10 @@ class OptimWrapper(Optimizer):
                 if ours==k and theirs in g: g[theirs] = h[k]
 
     def _decay_apart(self, g): # A torch group as one or two: with decay, and without
-        off = [p for p in g['params'] if not self.state[p].get('do_wd', True)]
-        if not off or not g.get('weight_decay'): return [g]
-        spared = {id(p) for p in off}
-        on = [p for p in g['params'] if id(p) not in spared]
-        return [{**g, 'params':ps, 'weight_decay':wd} for ps,wd in ((on,g['weight_decay']),(off,0.)) if ps]
+        wd,by_decay = g.get('weight_decay'),defaultdict(list)
+        for p in g['params']: by_decay[bool(self.state[p].get('do_wd', True))].append(p)
+        if not wd or False not in by_decay: return [g]
+        return [{**g, 'params':ps, 'weight_decay':wd*on} for on,ps in by_decay.items()]
 
     def step(self, closure=None):
         "torch's step, sparing parameters marked `do_wd=False` its weight decay"

@@ -62,10 +62,10 @@ def _unshared(tensors): # Contiguous ones that share no memory; and for other na
     res,other_names,places,storages = {},{},{},set()
     for k,t in tensors.items():
         place = t.device,t.data_ptr(),t.shape,t.stride(),t.dtype
-        if t.numel() and place in places:
-            other_names[k] = places[place]
+        first_name = places.setdefault(place, k)
+        if t.numel() and first_name!=k:
+            other_names[k] = first_name
             continue
-        places[place] = k
         t = t.detach().as_subclass(Tensor).cpu().contiguous()
         storage = t.untyped_storage().data_ptr()
         res[k] = t.clone() if storage in storages else t
@@ -83,16 +83,10 @@ def _to_safetensors(weights, opt_state): # The content of a file, as bytes
     tensors,other_names = _unshared(tensors)
     return safetensors.torch.save(tensors, {**other_names, 'format':'pt', 'coursekit':json.dumps(note)})
 
-def _read_safetensors(file): # The weights, and the optimizer's state or None
-    if hasattr(file, 'read'):
-        data = file.read()
-        size = int.from_bytes(data[:8], 'little')
-        texts = json.loads(data[8:8+size]).get('__metadata__')
-        tensors = safetensors.torch.load(data)
-    else:
-        with safetensors.safe_open(file, 'pt') as f: # copies: what it gives are windows into the file
-            texts,tensors = f.metadata(), {k:f.get_tensor(k).clone() for k in f.keys()}
-    texts = texts or {}
+def _from_safetensors(content): # The weights, and the optimizer's state or None
+    size = int.from_bytes(content[:8], 'little')
+    texts = json.loads(content[8:8+size]).get('__metadata__', {})
+    tensors = safetensors.torch.load(content)
     tensors.update({k:tensors[other] for k,other in texts.items() if k!='format' and other in tensors})
     if 'coursekit' not in texts: return tensors,None
     note = json.loads(texts['coursekit'])
@@ -129,12 +123,12 @@ def check_weights(model, # An `nn.Module`
                         if k in weights and shape(weights[k])!=shape(own[k])]}
     def few(o): return '; '.join(o[:3]) + (f'; and {len(o)-3} more' if len(o)>3 else '')
     msg = '. '.join(f'{what}: {few(o)}' for what,o in differences.items() if o)
-    if not msg: return
-    raise RuntimeError(f'`{file}` was saved from another model than this one, which is unchanged. {msg}.')
+    if msg:
+        raise RuntimeError(f'`{file}` was saved from another model than this one, which is unchanged. {msg}.')
 
 def _existing_file(file): # The `Path`, or the file beside it that has the other ending
-    names = [file]
-    if file.suffix in _endings: names += [file.with_suffix(o) for o in _endings[:2] if o!=file.suffix]
+    ends = [o for o in _endings[:2] if file.suffix in _endings and o!=file.suffix]
+    names = [file, *map(file.with_suffix, ends)]
     for o in names:
         if o.exists(): return o
     saved = sorted({o.stem for end in _endings for o in file.parent.glob(f'*{end}') if o.name[0]!='.'})
@@ -142,12 +136,10 @@ def _existing_file(file): # The `Path`, or the file beside it that has the other
     raise FileNotFoundError(f'There is no {lacks}. Saved there: {saved or "nothing"}')
 
 def _read_weights(file): # The weights, and the optimizer's state or None
-    with nullcontext(file) if hasattr(file, 'read') else open(file, 'rb') as f:
-        start = f.read(9)
-        f.seek(-len(start), 1)
-    if start[8:]==b'{': return _read_safetensors(file)
+    content = file.read() if hasattr(file, 'read') else file.read_bytes()
+    if content[8:9]==b'{': return _from_safetensors(content)
     with torch.serialization.safe_globals([L]): # fastai keeps the hyper-parameters of its optimizers in one
-        state = torch.load(file, map_location='cpu', weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
     return (state['model'],state['opt']) if set(state)=={'model','opt'} else (state,None)
 
 # %% ../nbs/library/saving.ipynb #f4a010f5

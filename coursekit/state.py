@@ -63,16 +63,10 @@ _loader_rngs = torch.Generator, random.Random, np.random.RandomState, np.random.
 
 def loader_rngs(dls): # `DataLoaders`, a list of loaders, or anything with `train` and `valid`
     "Sources of random numbers that decide the order of the data and how it is transformed, each once"
-    loaders = getattr(dls, 'loaders', None)
-    if isinstance(dls, (list,tuple)): loaders = dls
-    elif loaders is None: loaders = [getattr(dls, o, None) for o in ('train','valid')]
-    seen = set()
-    for dl in loaders:
-        for o in _rng_owners(dl):
-            for g in vars(o).values() if hasattr(o, '__dict__') else ():
-                if isinstance(g, _loader_rngs) and id(g) not in seen:
-                    seen.add(id(g))
-                    yield g
+    loaders = dls if isinstance(dls, (list,tuple)) else getattr(dls, 'loaders', None)
+    if loaders is None: loaders = [getattr(dls, o, None) for o in ('train','valid')]
+    owners = [o for dl in loaders for o in _rng_owners(dl) if hasattr(o, '__dict__')]
+    return list({id(g):g for o in owners for g in vars(o).values() if isinstance(g, _loader_rngs)}.values())
 
 def _rng_owners(dl): # A loader, its samplers, and the transforms of its items and batches
     lists = [dl, *(getattr(getattr(dl, 'dataset', None), 'tls', None) or ())]

@@ -9,6 +9,7 @@ __all__ = ['typedispatch', 'dispatch', 'signature_types', 'TypeDispatch', 'is_tu
 # %% ../nbs/11_dispatch.ipynb #3756ac7a
 #| code-fold: true
 import copy, inspect, plum, typing
+from functools import partial
 from typing import Any
 from fastcore.basics import listify, camel2snake
 from fastcore.foundation import L
@@ -28,8 +29,6 @@ class _BoundTable:
         f,_ = self.table.entry(x)
         return x if f is None else f(self.tfm, x, *args, **kwargs)
 
-# %% ../nbs/11_dispatch.ipynb #7c75c637
-#| code-fold: true
 def signature_types(f, # A function
                     method=False): # Is it a method, so that the first argument does not count?
     "Types of `f`'s first argument (`object`: any) and of its result (`Any`: as it comes)"
@@ -37,46 +36,36 @@ def signature_types(f, # A function
     if not (inspect.isfunction(f) or inspect.ismethod(f)): return object,Any
     try: hints = typing.get_type_hints(f)
     except (NameError, TypeError): hints = f.__annotations__
-    ps = [*inspect.signature(f).parameters][method:]
-    t,ret = hints.get(ps[0], object) if ps else object, hints.get('return', Any)
-    if isinstance(t, str):
-        raise TypeError(f"{f.__name__}: there is no type {t!r} to be found for the argument {ps[0]!r}; "
-                        f"is it defined where {f.__name__} is?")
+    arg = next(iter([*inspect.signature(f).parameters][method:]), None)
+    t,ret = hints.get(arg, object),hints.get('return', Any)
+    if isinstance(t, str): raise TypeError(
+        f"{f.__name__}: there is no type {t!r} to be found for the argument {arg!r}; "
+        f"is it defined where {f.__name__} is?")
     if ret is None: ret = type(None)
     return _as_one_type(t), ret if isinstance(ret, type) else Any
 
-def _as_one_type(t): # `(int,str)` as `int|str`; nothing and `Any` as any type
+def _as_one_type(t): # `(int,str)` as `int|str`, `Any` as `object`
     if isinstance(t, tuple): t = typing.Union[t]
-    return object if t in (Any, inspect.Parameter.empty) else t
+    return object if t is Any else t
 
 def _type_name(t): return t.__name__ if isinstance(t, type) and not typing.get_args(t) else str(t)
 
 # %% ../nbs/11_dispatch.ipynb #c353eee7
 #| code-fold: true
-def _plum_table(entries): # {type: what to find}
-    # plum keeps functions, so each entry hides in one that does nothing else
-    res = plum.Function(_unchanged, warn_redefinition=False)
-    for t,e in entries.items(): res.register(_holder(e), signature=plum.Signature(t))
-    return res
+def _plum_table(rows): # {type: row}
+    def giver(row): return lambda x: row          # plum keeps functions: here, ones that give the row
+    table = plum.Function(giver(None), warn_redefinition=False)
+    for t,row in rows.items(): table.register(giver(row), signature=plum.Signature(t))
+    return table
 
-def _unchanged(x): return x
-
-def _holder(entry):
-    def held(x): return x
-    held.entry = entry
-    return held
-
-# %% ../nbs/11_dispatch.ipynb #2a7215ce
-#| code-fold: true
 class TypeDispatch:
     "A table from the type of one argument to a function, whose answers are remembered"
     changes = 0                                   # of all tables: they inherit rows from each other
     def __init__(self,
-                 *funcs, # Functions with an annotated first argument, `x:int`, `x:int|str`, `x:(int,str)`; else: any type
+                 *funcs, # The first argument says the type: `x:int`, `x:int|str`, `x:(int,str)`, `x` (any)
                  bases=(), # Tables whose rows count, too, where there is no own one for the same type
                  method=False): # Are the functions methods: does another argument, `self`, come before?
-        self.funcs,self.bases,self.method = {},bases,method
-        self._forget()
+        self.funcs,self.bases,self.method,self.seen = {},bases,method,None
         for f in funcs: self.add(f)
 
     def add(self, f, # A function
@@ -95,48 +84,43 @@ class TypeDispatch:
         return res | self.funcs
 
     def entry(self, x):
-        "The function for `x` and the type of its result, else two `None`s. Raises `TypeError` if two fit alike"
-        if self.seen!=TypeDispatch.changes: self._forget()
+        "The function for `x` and the type of its result, or two `None`s. Raises `TypeError` if two fit alike"
+        if self.seen!=TypeDispatch.changes: self._read_rows()
         t,cache = type(x),self.cache
         if t in cache: return cache[t]
-        res = self._ask_plum(t, plum.Signature(t))
         if not self.exact: return self._ask_plum(t, (x,))                # `list[int]`: look into each list
-        cache[t] = res
+        cache[t] = res = self._ask_plum(t, plum.Signature(t))
         return res
 
     def __getitem__(self, t):
         "The function for type `t`, or `None`"
-        if self.seen!=TypeDispatch.changes: self._forget()
+        if self.seen!=TypeDispatch.changes: self._read_rows()
         return self._ask_plum(t, plum.Signature(t))[0]
 
     def __call__(self, x, *args, **kwargs):
         f,_ = self.entry(x)
         return x if f is None else f(x, *args, **kwargs)
 
-    def _forget(self): self.cache,self.table,self.seen = {},None,TypeDispatch.changes
+    def _read_rows(self):
+        seen,rows = TypeDispatch.changes,self.rows()
+        self.exact,self.table = all(map(plum.is_faithful, rows)),_plum_table(rows)
+        self.cache,self.seen = {},seen       # last: other threads must not keep answers of an old table
 
-    def _ask_plum(self, t, sig): # A type, and what to ask for: its signature, or a value
-        rows,table = self.rows(),self.table                              # other threads may ask, too
-        if table is None:
-            self.exact,table = all(map(plum.is_faithful, rows)),_plum_table(rows)
-            self.table = table
-        try: return table.resolve_method(sig)[0].entry if rows else (None,None)
+    def _ask_plum(self, t, target): # A type, and what to ask for: its signature, or a value
+        try:
+            giver,_ = self.table.resolve_method(target)
+            return giver(t)
         except plum.NotFoundLookupError: return None,None
         except plum.AmbiguousLookupError as e:
-            names = ', '.join(map(_type_name, rows))
+            names = ', '.join(map(_type_name, self.rows()))
             raise TypeError(f"{t.__name__} fits several entries equally well: {names}. "
                             f"Add one for {t.__name__} itself.") from e
 
     def __get__(self, obj, cls=None): return self if obj is None else _BoundTable(self, obj)
     def __repr__(self):
         return '\n'.join(f'{_type_name(t)} -> {getattr(f, "__name__", f)}' for t,(f,_) in self.rows().items())
-    def __getstate__(self): return {'funcs':self.funcs, 'method':self.method}
-    def __setstate__(self, s):
-        self.__dict__.update(s, bases=())
-        self._forget()
+    def __getstate__(self): return dict(funcs=self.funcs, bases=(), method=self.method, seen=None)
 
-# %% ../nbs/11_dispatch.ipynb #2697da1b
-#| code-fold: true
 # A decorator: functions of one name that differ in the types of *all* their positional arguments
 typedispatch = plum.Dispatcher()
 dispatch = typedispatch          # its name in fastai 2.8
@@ -154,9 +138,9 @@ def rebuild(x, els):
 def retain_type(new, # A result
                 old, # The argument it was computed from
                 ret=Any): # What the function is annotated to return: a type, `NoneType` (leave it), or `Any`
-    "`new` in type `ret`, else in that of `old` if that is more special: what was made from an image is an image"
+    "`new` in type `ret`, else in that of `old` if that is more special: an image stays an image"
     t,u = type(old) if ret is Any else ret,type(new)
-    if t is u or new is None or ret is type(None) or isinstance(new, t): return new
+    if new is None or ret is type(None) or isinstance(new, t): return new
     if ret is not Any: return _cast(new, old, t)
     if u is object or t is bool or not issubclass(t, u): return new
     try: return _cast(new, old, t)
@@ -198,8 +182,7 @@ class _TfmMeta(type):
             parents = [vars(b)[k] for b in bases if k in vars(b)]
             tables = [o if isinstance(o, TypeDispatch) else TypeDispatch(o, method=True) for o in parents]
             vars(cls)[k].bases = tables
-        sig = inspect.signature(cls.__init__)
-        cls.__signature__ = sig.replace(parameters=list(sig.parameters.values())[1:])
+        cls.__signature__ = inspect.signature(partial(cls.__init__, None))     # without `self`
         return cls
 
     def __call__(cls, *args, **kwargs): # `@Flip` over `def encodes(self, x:MyType)` adds a row
@@ -211,20 +194,18 @@ class _TfmMeta(type):
 #| code-fold: true
 class Transform(metaclass=_TfmMeta):
     "`encodes` and `decodes` (and `setups`), which dispatch on type and visit each element of a tuple"
-    split_idx,order,train_setup,enc_fs,dec_fs = None,0,None,None,None
+    split_idx,order,train_setup = None,0,None
     def __init__(self,
                  enc=None, # A function, or a list of functions for several types; `None` in a subclass
                  dec=None, # The way back
                  split_idx:int=None, # 0: training set only, 1: validation set only, `None`: both
                  order:int=None): # Place in a `Pipeline`, small first; default: `enc.order`, or the class's
-        fs = listify(enc)
-        if fs:
-            self.enc_fs,self._name = self._table(fs),getattr(fs[0], '__name__', type(fs[0]).__name__)
-            self.encodes = _BoundTable(self.enc_fs, self)
-        if dec:
-            self.dec_fs = self._table(dec)
-            self.decodes = _BoundTable(self.dec_fs, self)
-        if order is None and fs:  order = getattr(fs[0], 'order', None)
+        enc = listify(enc)
+        for k,fs in (('encodes',enc), ('decodes',listify(dec))):
+            if fs: setattr(self, k, _BoundTable(TypeDispatch(*map(_AsMethod, fs), method=True), self))
+        if enc:
+            self._name = getattr(enc[0], '__name__', type(enc[0]).__name__)
+            if order is None: order = getattr(enc[0], 'order', None)
         if order     is not None: self.order = order
         if split_idx is not None: self.split_idx = split_idx
 
@@ -238,13 +219,13 @@ class Transform(metaclass=_TfmMeta):
 
     def setup(self, items=None, train_setup=False):
         "Let the transform look at the items, or, with `train_setup`, at `items.train`, before it is used"
-        only_train = train_setup if self.train_setup is None else self.train_setup
-        if only_train: items = getattr(items, 'train', items)
+        if self.train_setup is not None: train_setup = self.train_setup
+        if train_setup: items = getattr(items, 'train', items)
         f,_ = self._find('setups', items)
         return None if f is None else f(self, items)
 
     def _call(self, which, x, *args, split_idx=None, **kwargs): # `which`: 'encodes' or 'decodes'
-        other_set = split_idx is not None and self.split_idx is not None and split_idx!=self.split_idx
+        other_set = None not in (split_idx,self.split_idx) and split_idx!=self.split_idx
         return x if other_set else self._do(which, x, *args, **kwargs)
 
     def _do(self, which, x, *args, **kwargs):
@@ -253,11 +234,10 @@ class Transform(metaclass=_TfmMeta):
         return x if f is None else retain_type(f(self, x, *args, **kwargs), x, ret)
 
     def _find(self, which, x): # Code for `x`, the transform's own or its class's, and the type of its result
-        own = dict(encodes=self.enc_fs, decodes=self.dec_fs).get(which)
-        if own is not None and (res := own.entry(x))[0] is not None: return res
-        return type(self).__dict__[which].entry(x)
+        own = vars(self).get(which)
+        if isinstance(own, _BoundTable) and (res := own.table.entry(x))[0] is not None: return res
+        return vars(type(self))[which].entry(x)
 
-    def _table(self, fs): return TypeDispatch(*map(_AsMethod, listify(fs)), method=True)
     def __repr__(self): return self.name
 
 # %% ../nbs/11_dispatch.ipynb #2bac8611
@@ -278,8 +258,8 @@ class ItemTransform(Transform):
 class DisplayedTransform(Transform):
     "A transform whose repr shows its attributes"
     def __repr__(self):
-        hidden = 'enc_fs','dec_fs','encodes','decodes'
-        return f"{self.name} -- { {k:v for k,v in vars(self).items() if k[0]!='_' and k not in hidden} }"
+        shown = {k:v for k,v in vars(self).items() if k[0]!='_' and k not in _Methods.names}
+        return f'{self.name} -- {shown}'
 
 class InplaceTransform(Transform):
     "A transform that changes its argument in place and hands it on, whatever `encodes` returns"
@@ -334,12 +314,12 @@ class Pipeline:
              **kwargs):
         "Walk back until all elements can show themselves; show those that can. Returns the last axis"
         x = self.decode(x, full=False)
-        for o in (x if is_tuple(x) and not hasattr(x, 'show') else (x,)):
+        for o in x if is_tuple(x) and not hasattr(x, 'show') else [x]:
             if hasattr(o, 'show'): ctx = o.show(ctx=ctx, **kwargs)
         return ctx
 
     def _transforms(self, fs): # Of transforms, functions and pipelines; `None`s are left out
-        fs = [f for f in ([fs] if isinstance(fs, Pipeline) else listify(fs)) if f is not None]
+        fs = [f for f in listify(fs) if f is not None]
         return [o for f in fs for o in (f.fs if isinstance(f, Pipeline) else [mk_transform(f)])]
 
     def _insert(self, fs):

@@ -233,6 +233,18 @@ def test_constructors(drawn):
     assert grey.shape==(4,1,32,32) and type(grey) is TensorImageBW
     with pytest.raises(ValueError, match='24 pictures but 3 labels'): I.from_lists(drawn, fs, [1,2,3])
 
+def test_arguments_by_position_as_in_fastai(drawn):
+    fs,usual = get_image_files(drawn),(0.25, 3, Resize(32), None, PILImageBW)
+    kinds,kw,I = [f.name[:3] for f in fs],dict(bs=4, device='cpu'),ImageDataLoaders
+    for dls in (I.from_path_func(drawn, fs, lambda o: o.name[:3], *usual, **kw),
+                I.from_lists(drawn, fs, kinds, 0.25, 3, CategoryBlock, *usual[2:], **kw)):
+        assert len(dls.valid_ds)==6 and dls.one_batch()[0].shape==(4,1,32,32)
+    for t in (Flip(0.5, None, 24, 'nearest', 'border'), Dihedral(0.5, None, 24, 'nearest', 'border'),
+              Rotate(9, 0.5, None, 24, 'nearest', 'border'),
+              Warp(.1, 0.5, None, None, 24, 'nearest', 'border'),
+              Zoom(1., 1.1, 0.5, None, None, None, 24, 'nearest', 'border')):
+        assert (t.p, t.size, t.mode, t.pad_mode)==(0.5, (24,24), 'nearest', 'border'), t
+
 def test_masks_follow_their_pictures():
     "A mask made of the picture's own edges stays on them through crop, flip, turn and warp"
     def pair(i):

@@ -331,7 +331,7 @@ def test_missing_file(folder):
     learn = Learner(small_loaders(folder), small_net())
     with learn.no_bar(), learn.no_logging():
         with pytest.raises(FileNotFoundError, match='missing.jpg') as e: learn.predict('missing.jpg')
-        assert 'item 0 (missing.jpg)' in full_message(e.value)
+        assert 'in item 0, missing.jpg' in full_message(e.value)
         with pytest.raises(FileNotFoundError, match='missing.jpg'):
             learn.get_preds(dl=learn.dls.test_dl(['missing.jpg'], num_workers=1))
 
@@ -350,8 +350,8 @@ def test_label_function_that_fails(folder):
 def test_unequal_sizes_name_the_files(folder, table):
     with pytest.raises(ValueError) as e: small_loaders(folder, item_tfms=None).one_batch()
     said = full_message(e.value)
-    assert said.count(str(folder))==2 and '.jpg) has shape (3, ' in said and '[0] (' in said, said
-    with pytest.raises(ValueError, match=r"item \d+\[0\] \(row \d+: \{'name': '.*'label'.*has shape"):
+    assert said.count(str(folder))==2 and '.jpg has shape (3, ' in said and 'part 0 of item ' in said, said
+    with pytest.raises(ValueError, match=r"part 0 of row \d+ of the table, \{'name': '.*'label'.*has shape"):
         from_df(table, folder, item_tfms=None).one_batch()
 
 def test_items_that_fail_name_the_row_and_the_step(folder, table):
@@ -361,7 +361,7 @@ def test_items_that_fail_name_the_row_and_the_step(folder, table):
     dls = from_df(df, folder)
     with pytest.raises(TypeError) as e: [list(dl) for dl in dls]
     said = full_message(e.value)
-    pat = r"item \d+ \(row r7: \{'name': nan, 'label': '...'\}\) failed with TypeError"
+    pat = r"TypeError in row r7 of the table, \{'name': nan, 'label': '...'\}"
     assert re.search(pat, said), said
     assert 'in step `create`' in said, said
 

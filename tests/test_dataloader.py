@@ -75,13 +75,13 @@ def test_hanging_worker():
 
 @pytest.mark.parametrize('n', [0, 2])
 def test_failing_item_is_named_in_any_process(n):
-    with pytest.raises(ZeroDivisionError, match='item 5 failed with ZeroDivisionError') as e:
+    with pytest.raises(ZeroDivisionError, match='ZeroDivisionError in item 5') as e:
         list(DataLoader(Trouble(16, lambda: 1/0), bs=2, num_workers=n))
     assert len(e.value.__notes__)==1
 
 @pytest.mark.parametrize('n', [0, 2])
 def test_an_item_that_says_stop_does_not_end_the_epoch_in_silence(n):
-    with pytest.raises(RuntimeError, match='item 5 failed with StopIteration') as e:
+    with pytest.raises(RuntimeError, match='StopIteration in item 5') as e:
         list(DataLoader(Trouble(16, lambda: next(iter([]))), bs=2, num_workers=n))
     assert type(e.value.__cause__) is StopIteration
     dl = DataLoader(Items(8), bs=2, num_workers=n, create_batch=lambda b: next(iter([])))
@@ -92,23 +92,23 @@ def test_causes_travel():
         try: 1/0
         except ZeroDivisionError as e: raise ValueError('no share') from e
     dl = DataLoader(Trouble(16, act), bs=2, num_workers=1)
-    with pytest.raises(ValueError, match='no share\nDataLoader: item 5 failed') as e: list(dl)
+    with pytest.raises(ValueError, match='no share\nDataLoader: ValueError in item 5') as e: list(dl)
     first = e.value.__cause__
     assert type(first) is ZeroDivisionError and 'in a worker process' in str(first.__cause__)
 
 def test_notes_travel():
-    with pytest.raises(Terse, match='short\nDataLoader: item 5 failed'):
+    with pytest.raises(Terse, match='short\nDataLoader: Terse in item 5'):
         list(DataLoader(Trouble(16, terse), bs=2, num_workers=1))
 
 def test_exception_that_cannot_travel():
-    with pytest.raises(RuntimeError, match='Picky: 1 and 2\nDataLoader: item 5 failed with Picky') as e:
+    with pytest.raises(RuntimeError, match='Picky: 1 and 2\nDataLoader: Picky in item 5') as e:
         list(DataLoader(Trouble(16, picky), bs=2, num_workers=1))
     assert 'in picky' in str(e.value.__cause__)                     # the traceback arrives all the same
 
 @pytest.mark.parametrize('n', [0, 2])
 def test_unequal_items_are_named_by_their_index(n):
     ds = [(torch.zeros(3, 4+(i==6)), i) for i in range(10)]
-    said = r'item 4\[0\] has shape \(3, 4\), item 6\[0\] has shape \(3, 5\).*Resize'
+    said = r'part 0 of item 4 has shape \(3, 4\), part 0 of item 6 has shape \(3, 5\).*Resize'
     with pytest.raises(ValueError, match=said):
         list(DataLoader(ds, bs=4, num_workers=n))
 
@@ -207,7 +207,8 @@ def test_spawned_workers(monkeypatch):
     monkeypatch.setattr(workers, 'can_fork', False)
     spawned = list(dl)
     assert len(spawned)==2 and (forked is None or same(forked, spawned))
-    with pytest.raises(RuntimeError, match='cannot start worker.*num_workers=0.*lambda'):
+    unpicklable = AttributeError,pickle.PicklingError
+    with pytest.raises(unpicklable, match='cannot start worker.*num_workers=0.*lambda'):
         list(DataLoader(Items(8), num_workers=1, after_item=lambda o: o))
 
 def test_interrupt_leaves_the_loader_usable():

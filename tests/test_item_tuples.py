@@ -16,7 +16,7 @@ def test_masks_of_another_size_show_the_same_place():
     for t in tfms:
         for split_idx in (0,1):
             x,y = t((im,mask), split_idx=split_idx)
-            assert x.size==y.size==t.final
+            assert x.size==y.size==t.size
             assert ((np.asarray(x)[...,0]>127) != (np.asarray(y)>0)).mean()<0.06, t
 
 def test_pictures_of_other_shapes_are_not_distorted():

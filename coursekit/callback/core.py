@@ -48,11 +48,11 @@ class Callback:
 
     def __getattr__(self, k): # What the callback has not, its learner may have
         if k.startswith('__') or k in vars(event): raise AttributeError(k)
-        me,learn = type(self).__name__,self.__dict__.get('learn')
-        if learn is None:
+        me = type(self).__name__
+        if self.learn is None:
             raise AttributeError(f'`{me}` has no attribute `{k}`, and it is not attached to a learner yet')
         try:
-            return getattr(learn, k)
+            return getattr(self.learn, k)
         except AttributeError:
             raise AttributeError(f'Neither `{me}` nor its learner has an attribute `{k}`') from None
 
@@ -69,13 +69,19 @@ class Callback:
         return class2attr(self, 'Callback')
     def handler(self, ev): # Name of an event
         "The bound method for the event `ev`, None if there is none"
-        return getattr(self, ev) if ev in self.__dict__ or hasattr(type(self), ev) else None
+        return getattr(self, ev, None)
     def __call__(self, ev): # Name of an event
         "Run the method for the event `ev` if it is there and this callback runs now"
         f = self.handler(ev)
         if f is None or not self.run: return
         now = self.run_train if getattr(self, 'training', True) else self.run_valid
         if now or ev not in batch_events: return f()
+    def state_dict(self):
+        "What a checkpoint must keep: attributes by name, of tensors, numbers and texts"
+        return {}
+    def load_state_dict(self, sd): # From `state_dict`
+        "Go on from a checkpoint"
+        for k,v in sd.items(): setattr(self, k, v)
     def __repr__(self): return type(self).__name__
 
 # %% ../../nbs/library/callback_core.ipynb #271232e9
@@ -209,23 +215,19 @@ class Recorder(Callback):
         self.lrs,self.iters,self.values,self.hps = [],[],[],{}
         self.smooth_loss.reset()
         self.has_valid = self.learn.get_dl(1) is not None
-        self.metric_names = L('epoch', *self._column_names(), *(['time'] if self.add_time else []))
-    def _column_names(self):
-        names = [f'train_{m.name}' for m in self._train_metrics]
+        names = ['epoch', *(f'train_{m.name}' for m in self._train_metrics)]
         for m in self._valid_metrics if self.has_valid else ():
             names.append(f'valid_{m.name}' if self.train_metrics or m is self.loss else m.name)
-        return names
+        self.metric_names = L(names + ['time']*self.add_time)
 
     def before_epoch(self):
-        self.cancel_train,self.cancel_valid,self.start_time = False,False,time.time()
-        self.log = L([self.epoch])
+        self.cancel_valid,self.start_time,self.log = False,time.time(),L([self.epoch])
     def before_train(self):
         self.active_metrics = self._train_metrics
         for m in self.active_metrics[1:]: m.reset()
     def before_validate(self):
         self.active_metrics = [] if hasattr(self.learn, 'gather_preds') else self._valid_metrics
         for m in self.active_metrics: m.reset()
-    def after_cancel_train(self):    self.cancel_train = True
     def after_cancel_validate(self): self.cancel_valid = True
 
     def after_loss(self):
@@ -257,8 +259,8 @@ class Recorder(Callback):
     def after_validate(self):
         vals = L(_metric_value(m) for m in self._valid_metrics)
         self.log += vals
-        if not self.active_metrics or self._warned_of_nan: return
-        if not vals or not isinstance(vals[0], float) or math.isfinite(vals[0]): return
+        bad = self.active_metrics and isinstance(vals[0], float) and not math.isfinite(vals[0])
+        if not bad or self._warned_of_nan: return
         self._warned_of_nan = True                            # once in a training
         where = '' if self.only_validate else f' in epoch {self.epoch}, the training loss is'
         warnings.warn(f'The validation loss is not a number (nan or inf){where}: '
@@ -267,12 +269,20 @@ class Recorder(Callback):
         self.learn.final_record = self.log[1:].copy()
         if self.only_validate: return
         self.values.append(self.learn.final_record)
-        n_cancelled = len(self.values)-len(self.iters)        # epochs that never came to `after_train`
-        self.iters += [self.smooth_loss.count]*n_cancelled
+        if len(self.iters)<len(self.values):                  # the epoch never came to `after_train`
+            self.iters.append(self.smooth_loss.count)
         if self.add_time:
             self.log += [None]*(len(self.metric_names)-1-len(self.log))     # the time stands in its column
             self.log.append(format_time(time.time()-self.start_time))
         self.logger(self.log)
+
+    def state_dict(self):
+        self.smooth_loss.flush()
+        loss = {k:getattr(self.smooth_loss, k) for k in ('val','raw','smooth')}
+        return {'values':self.values, 'iters':self.iters, 'lrs':self.lrs, 'smooth_loss':loss}
+    def load_state_dict(self, sd):
+        self.values,self.iters,self.lrs = [L(o) for o in sd['values']],sd['iters'],sd['lrs']
+        vars(self.smooth_loss).update(sd['smooth_loss'], pending=[])
 
     def plot_loss(self, skip_start=5, # Leave out so many batches
                   with_valid=True, # Draw the validation loss of each epoch, too?

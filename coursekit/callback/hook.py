@@ -10,7 +10,8 @@ __all__ = ['Hook', 'Hooks', 'hook_output', 'hook_outputs', 'dummy_eval', 'model_
 from functools import partial
 from fastcore.basics import PrettyString
 from ..core import *
-from ..layers import flatten_model, in_channels, num_features_model, one_param, total_params
+from ..layers import flatten_model, in_channels, num_features_model
+from ..torch_core import one_param, total_params
 from ..metrics import find_bs
 from ..state import keep_modes, keep_rng
 from .core import *
@@ -40,12 +41,11 @@ class Hook:
         outs = output if isinstance(output, (tuple,list)) else [output]
         outs = [o for o in outs if isinstance(o, Tensor)]
         grads = [None]*len(outs)
+        def take(i, grad):
+            grads[i] = grad
+            if not self.removed: self.hook_fn(module, (), tuple(grads))
         for i,o in enumerate(outs):
-            if o.requires_grad: o.register_hook(partial(self._take_gradient, module, grads, i))
-
-    def _take_gradient(self, module, grads, i, grad):
-        grads[i] = grad
-        if not self.removed: self.hook_fn(module, (), tuple(grads))
+            if o.requires_grad: o.register_hook(partial(take, i))
 
     def remove(self):
         "Stop listening"
@@ -115,40 +115,38 @@ def layer_info(model, # A model or `Learner`
     "For each layer: class, parameters, do they train? and the output's shape for one item (None: not called)"
     model = _model_of(model)
     layers,p = flatten_model(model),one_param(model)
-    def first_item(t):
-        t = t[:1].as_subclass(Tensor)
-        return t if p is None else t.to(p.device)
+    def first_item(t): return t[:1].as_subclass(Tensor).to(None if p is None else p.device)
     def shape(m, i, o): return apply(lambda t: tuple(t.shape), o)
     with keep_modes(model), torch.no_grad(), Hooks(layers, shape) as hooks:
         model.eval()(*apply(first_item, xb))
     return L((type(m).__name__, *total_params(m), s) for m,s in zip(layers, hooks.stored))
 
 # %% ../../nbs/library/callback_hook.ipynb #76aef1a8
-def _shape_text(shape, bs): # With the size of the batch instead of 1
+def _shape_text(shape, bs): # Of the first tensor, with the size of the batch instead of 1
     if shape is None: return 'not called'
     if isinstance(shape, dict): shape = list(shape.values())
     nested = isinstance(shape, (list,L)) or shape and isinstance(shape[0], (tuple,list))
     return _shape_text(shape[0], bs) if nested else ' x '.join(map(str, (bs,*shape[1:])))
 
-def _input_text(o, bs): # Inputs may be nested
-    if isinstance(o, Tensor): return _shape_text(tuple(o.shape), bs)
-    if isinstance(o, dict): return ', '.join(f'{k}: {_input_text(v, bs)}' for k,v in o.items())
-    return ', '.join(_input_text(v, bs) for v in o)
+def _input_text(o): # Of all tensors
+    if isinstance(o, Tensor): return ' x '.join(map(str, o.shape))
+    if isinstance(o, dict): return ', '.join(f'{k}: {_input_text(v)}' for k,v in o.items())
+    return ', '.join(map(_input_text, o))
 
 def module_summary(model, # A model or `Learner`
                    *xb): # Its inputs, a batch
     "The layers with shapes and numbers of parameters, and totals, each parameter counted once"
-    net,bs,line = _model_of(model),find_bs(xb),'_'*76
-    rows,previous = [],()
+    net,bs = _model_of(model),find_bs(xb)
+    double,rows,previous = '='*76,[],()
     for name,n,trains,shape in layer_info(net, *xb):
-        if shape!=previous: rows += [line]*len(rows[:1]) + [f'{"":20} {_shape_text(shape, bs)}']
+        if shape!=previous: rows += ['_'*76, f'{"":20} {_shape_text(shape, bs)}']
         rows.append(f'{name:20} {"":20} {n:<10,} {trains}' if n else name)
         previous = shape
     total = sum(p.numel() for p in net.parameters())
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
     return PrettyString('\n'.join([
-        f'{type(net).__name__} (Input shape: {_input_text(xb, bs)})', '='*76,
-        f'{"Layer (type)":20} {"Output Shape":20} {"Param #":10} Trainable', '='*76, *rows, line, '',
+        f'{type(net).__name__} (Input shape: {_input_text(xb)})', double,
+        f'{"Layer (type)":20} {"Output Shape":20} {"Param #":10} Trainable', double, *rows[1:], '_'*76, '',
         f'Total params: {total:,}', f'Total trainable params: {trained:,}',
         f'Total non-trainable params: {total-trained:,}', '']))
 
@@ -167,8 +165,7 @@ class HookCallback(Callback):
         if every is not None and every<1:
             raise ValueError(f'every={every}: listen in every 1st, 2nd, … batch, or None')
         self.modules,self.every,self.remove_end = modules,every,remove_end
-        self.include_paramless,self.is_forward,self.detach,self.cpu = include_paramless,is_forward,detach,cpu
-        self.hooks = None
+        self.include_paramless,self.hook_args,self.hooks = include_paramless,(is_forward,detach,cpu),None
         if hook is not None: self.hook = hook
 
     def hook(self, m, i, o): return None
@@ -192,7 +189,7 @@ class HookCallback(Callback):
         return self.training and self.train_iter%(self.every or 1)==0
     def register(self):
         "Put the hooks on"
-        self.hooks = Hooks(self.hooked, self.hook, self.is_forward, self.detach, self.cpu)
+        self.hooks = Hooks(self.hooked, self.hook, *self.hook_args)
     def remove(self):
         "Take the hooks off"
         if self.hooks is not None: self.hooks.remove()
@@ -215,7 +212,7 @@ class ActivationStats(HookCallback):
 
     def before_fit(self):
         "Start anew; validating and `lr_find` leave what is recorded alone"
-        self.run = not (self.only_validate or hasattr(self.learn,'lr_finder'))
+        self.run = self.in_real_fit
         if not self.run: return
         super().before_fit()
         self.stats = L()

@@ -33,8 +33,8 @@ def _cell_text(v): # A value of a row
     return f'{v:.6f}' if isinstance(v, (float,np.floating)) else str(v)
 
 class _Table:
-    "Rows of the metrics table, as HTML and as text"
-    def __init__(self, names): self.names,self.rows,self.note = list(names),[],''
+    "Rows of the metrics table, as HTML and as text; while training, as HTML, a bar below them"
+    def __init__(self, names=()): self.names,self.rows,self.note,self.bar = list(names),[],'',''
     def line(self, row): # As text
         widths = [max(len(n), 5 if n in ('epoch','time') else 10) for n in self.names]
         return '  '.join(f'{_cell_text(v):>{w}}' for v,w in zip(row, widths))
@@ -42,27 +42,22 @@ class _Table:
         lines = [self.line(o) for o in (self.names, *self.rows)]
         return '\n'.join(lines + [self.note] if self.note else lines)
     def _repr_html_(self):
+        if not self.names: return self.bar
         def td(v, tag): return f'<{tag} style="text-align:right">{html.escape(_cell_text(v))}</{tag}>'
         def tr(vs, tag): return f'<tr>{"".join(td(v, tag) for v in vs)}</tr>'
         head,body = tr(self.names, 'th'),''.join(tr(r, 'td') for r in self.rows)
         note = f'<p>{self.note}</p>' if self.note else ''
-        return f'<table class="dataframe"><thead>{head}</thead><tbody>{body}</tbody></table>{note}'
-
-class _TableAndBar:
-    "What the notebook shows: a table (or nothing), and while training a bar below it"
-    def __init__(self, table=None, bar=''): self.table,self.bar = table,bar
-    def __repr__(self): return repr(self.table) if self.table else ''
-    def _repr_html_(self): return (self.table._repr_html_() if self.table else '') + self.bar
+        return f'<table class="dataframe"><thead>{head}</thead><tbody>{body}</tbody></table>{note}{self.bar}'
 
 # %% ../../nbs/library/callback_progress.ipynb #273855de
 class ProgressCallback(Callback):
     "Shows a progress bar and a table of losses and metrics"
     order,every = 60,0.5
-    table,handle,bar = None,None,None # `_Table`; what the notebook shows; the bar of a terminal
+    table,handle,bar = _Table(),None,None # the last two: what the notebook shows, the bar of a terminal
 
     def before_fit(self):
         silent = self.only_validate or self.logger is noop
-        self.table = None if silent else _Table(self.recorder.metric_names)
+        self.table = _Table(() if silent else self.recorder.metric_names)
         self.handle,self.bar,self.shown = None,None,in_notebook()
         if silent: return
         self.old_logger,self.learn.logger = self.logger,self._write
@@ -91,7 +86,7 @@ class ProgressCallback(Callback):
         if self.training: self.recorder.check_losses()
         loss = self.smooth_loss if self.training else None
         loss = '' if loss is None else f'loss {loss:.4f}'
-        what = f'epoch {self.epoch}, {self.what}' if self.table else self.what
+        what = f'epoch {self.epoch}, {self.what}' if self.table.names else self.what
         if self.shown: self._show(self._bar_html(what, loss, now-self.start))
         else: self._move_bar(what, loss)
     def _bar_html(self, what, loss, secs):
@@ -109,12 +104,14 @@ class ProgressCallback(Callback):
         self.bar.n = self.iter+1
         if loss: self.bar.set_postfix_str(loss, refresh=False)
         self.bar.refresh()
-    def _show(self, bar=''): self.handle = _display(_TableAndBar(self.table, bar), self.handle)
+    def _show(self, bar=''):
+        self.table.bar = bar
+        self.handle = _display(self.table, self.handle)
 
     def after_fit(self):
         "Leave the plain table, with a note if the training was interrupted"
         self._close()
-        if self.table is not None:
+        if self.table.names:
             self.learn.logger = self.old_logger
             if (ex := self.stopped_by) is not None:
                 self.table.note = f'stopped in epoch {self.epoch}, batch {self.iter}: {ex.__name__}'
@@ -169,20 +166,18 @@ class CSVLogger(Callback):
                  append=False): # Add to it, if it is there?
         self.fname,self.append = Path(fname),append
     def before_fit(self):
-        "Open the file"
         self.run = self.in_real_fit
         if not self.run: return
         path = self.path/self.fname
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = not (self.append and path.exists())
-        self.file = open(path, 'w' if new else 'a', newline='')
+        goes_on = self.append and path.exists()
+        self.file = open(path, 'a' if goes_on else 'w', newline='')
         self.writer = csv.writer(self.file)
-        if new: self.writer.writerow(self.recorder.metric_names)
+        if not goes_on: self.writer.writerow(self.recorder.metric_names)
     def after_epoch(self):
         self.writer.writerow(['' if o is None else o for o in self.recorder.log])
         self.file.flush()
     def after_fit(self):
-        if not self.run or self.file is None: return
         self.file.close()
         self.file = None
     def read_log(self):

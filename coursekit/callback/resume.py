@@ -11,7 +11,6 @@ from ..core import *
 from ..saving import check_weights, join_path_file, save_atomic
 from ..state import all_rngs, get_rng_state, set_rng_state
 from .core import *
-from .schedule import ParamScheduler
 from .tracker import announce
 
 # %% ../../nbs/library/callback_resume.ipynb #047424f6
@@ -26,47 +25,17 @@ def as_plain(o, # Tensors, numbers, texts and paths, in lists, tuples and dicts
     if o is None or isinstance(o, (bool,int,float,str)): return o
     raise TypeError(f'A checkpoint holds tensors, numbers and texts only; {what} has a {type(o).__name__}')
 
-# %% ../../nbs/library/callback_resume.ipynb #d486b404
-def _recorder_state(rec):
-    loss = rec.smooth_loss
-    loss.flush()
-    numbers = dict(raw=loss.raw, smooth=loss.smooth, lrs=rec.lrs)
-    tensors = {k:torch.tensor(v, dtype=torch.float64) for k,v in numbers.items()}
-    return {'values':rec.values, 'iters':rec.iters, 'val':loss.val, **tensors}
-
-def _load_recorder_state(rec, state):
-    loss = rec.smooth_loss
-    rec.values,rec.iters,rec.lrs = [L(o) for o in state['values']],list(state['iters']),state['lrs'].tolist()
-    loss.val,loss.pending = state['val'],[]
-    loss.raw,loss.smooth = state['raw'].tolist(),state['smooth'].tolist()
-
-def _callback_state(cb): # What a callback wants to keep, or None
-    if hasattr(type(cb), 'state_dict'): return cb.state_dict()
-    return {'hps':cb.hps} if isinstance(cb, ParamScheduler) else None
-
-def _load_callback_states(cbs, saved): # Returns the names of those that are not there any more
-    left = list(saved)
-    for cb in cbs:
-        i = next((i for i,(name,_) in enumerate(left) if name==cb.name), None)
-        if i is None or _callback_state(cb) is None: continue
-        _,state = left.pop(i)
-        if hasattr(type(cb), 'load_state_dict'): cb.load_state_dict(state)
-        else: cb.hps = state['hps']
-    return [name for name,_ in left]
-
-def _loaders(learn): return list(getattr(learn.dls,'loaders',None) or (learn.get_dl(0),learn.get_dl(1)))
-
 # %% ../../nbs/library/callback_resume.ipynb #648aa375
 def training_state(learn, # A `Learner`, between two epochs
                   ): # Tensors, numbers and texts, in lists and dicts
     "All that training needs to go on where it stopped. Raises `TypeError` if a callback keeps other things"
-    cbs = [[cb.name, as_plain(_callback_state(cb), f'callback `{cb.name}`')] for cb in learn.cbs]
-    return as_plain({'format':1, 'epoch':learn.epoch+1, 'n_epoch':learn.n_epoch,
+    cbs = [[cb.name, as_plain(cb.state_dict(), f'callback `{cb.name}`')] for cb in learn.cbs]
+    return as_plain({'format':2, 'epoch':learn.epoch+1, 'n_epoch':learn.n_epoch,
                      'train_iter':learn.train_iter, 'model':learn.model.state_dict(),
                      'grads':[p.grad for p in learn.model.parameters()],
-                     'opt':learn.opt.state_dict(), 'frozen':getattr(learn.opt,'frozen_idx',0),
-                     'rng':[get_rng_state(g) for g in all_rngs(_loaders(learn))],
-                     'recorder':_recorder_state(learn.recorder), 'cbs':[o for o in cbs if o[1] is not None]})
+                     'opt':learn.opt.state_dict(), 'frozen':learn.opt.frozen_idx,
+                     'rng':[get_rng_state(g) for g in all_rngs(learn.dls)],
+                     'cbs':[[name,state] for name,state in cbs if state]})
 
 # %% ../../nbs/library/callback_resume.ipynb #6c312298
 def load_training_state(learn, # A `Learner` made as the one that was saved
@@ -76,15 +45,19 @@ def load_training_state(learn, # A `Learner` made as the one that was saved
     check_weights(learn.model, state['model'], where)
     learn.opt.load_state_dict(state['opt'])
     learn.model.load_state_dict(state['model'])
-    if getattr(learn.opt,'frozen_idx',0)!=state['frozen']: learn.opt.freeze_to(state['frozen'])
+    if learn.opt.frozen_idx!=state['frozen']: learn.opt.freeze_to(state['frozen'])
     for p,g in zip(learn.model.parameters(), state['grads']):
         p.grad = None if g is None else g.to(p.device, p.dtype)
     learn.start_epoch = learn.epoch = state['epoch']
     learn.train_iter,learn.pct_train = state['train_iter'],learn.epoch/max(learn.n_epoch,1)
-    _load_recorder_state(learn.recorder, state['recorder'])
-    gone = _load_callback_states(learn.cbs, state['cbs'])
-    if gone: warnings.warn(f'{where}: the callbacks {gone} were there when it was saved, and are not now')
-    rngs = all_rngs(_loaders(learn))
+    saved = as_plain(state['cbs'])                            # lists of their own, which will grow
+    for cb in learn.cbs:
+        i = next((i for i,(name,_) in enumerate(saved) if name==cb.name), None)
+        if i is not None: cb.load_state_dict(saved.pop(i)[1])
+    if saved:
+        warnings.warn(f'{where}: the callbacks {[name for name,_ in saved]} were there when it was saved, '
+                      'and are not now')
+    rngs = all_rngs(learn.dls)
     if len(rngs)!=len(state['rng']):
         warnings.warn(f'{where} was saved with other data loaders or devices: '
                       'the random numbers will be others')
@@ -112,7 +85,7 @@ class CheckpointCallback(Callback):
         "Read the file without running code. Raises `RuntimeError` if it is damaged, or no checkpoint"
         try:
             state = torch.load(self.file, map_location='cpu', weights_only=True)
-            if not isinstance(state, dict) or state.get('format')!=1: raise ValueError('no checkpoint')
+            if state['format']!=2: raise ValueError(f"its format is {state['format']}, not 2")
         except Exception as e:
             raise RuntimeError(f'`{self.file}` cannot be read as a checkpoint: it is damaged, or holds more '
                                'than tensors, numbers and texts. Delete it, or start anew with '
@@ -121,7 +94,7 @@ class CheckpointCallback(Callback):
 
     def before_fit(self):
         "Go on from the file if that is wanted"
-        self.run = not (self.only_validate or hasattr(self.learn, 'lr_finder'))
+        self.run = self.in_real_fit
         if not self.run: return
         self._warn_of_persistent_workers()
         self.rows = []
@@ -132,8 +105,8 @@ class CheckpointCallback(Callback):
         announce(self, f'Passing over a training that `{self.file.name}` has behind it.')
 
     def _warn_of_persistent_workers(self):
-        torchs = [o for o in _loaders(self.learn) if isinstance(o, torch.utils.data.DataLoader)]
-        if not any(o.num_workers and o.persistent_workers for o in torchs): return
+        torchs = [o for o in map(self.get_dl, (0,1)) if isinstance(o, torch.utils.data.DataLoader)]
+        if not any(o.persistent_workers for o in torchs): return
         warnings.warn("torch's `DataLoader` with `persistent_workers=True` keeps random numbers in its "
                       'worker processes, out of reach: a resumed training may see other augmentations. '
                       '`persistent_workers=False` can be resumed exactly')
@@ -143,9 +116,8 @@ class CheckpointCallback(Callback):
         if planned!=self.n_epoch: warnings.warn(f'`{self.file}` is from a training of {planned} epochs, '
                                                 f'this one has {self.n_epoch}: the schedule will be another')
         load_training_state(self.learn, state, f'`{self.file}`')
-        for row in state['rows']:
-            self.rows.append(row)
-            self.learn.logger(row)
+        self.rows = state['rows']
+        for row in self.rows: self.learn.logger(row)
         end = '.' if done<self.n_epoch else '; nothing is left to train.'
         announce(self, f'From `{self.file.name}`: {done} of {self.n_epoch} epochs are done{end}')
 

@@ -16,14 +16,13 @@ from ..core import *
 from .core import *
 from ..errors import check_names, names_of
 from ..learner import *
+from ..metrics import func_name
 from ..state import keep_weights, untouched
 
 # %% ../../nbs/09_schedules.ipynb #94965098
 #| code-fold: true
-class _Schedule: # `f` between two ends, as a function of the position
-    def __init__(self, f, start, end): self.f,self.start,self.end = f,start,end
-    def __call__(self, pos): return self.f(self.start, self.end, pos)
-    def __repr__(self): return f'{self.f.__name__}({self.start}, {self.end})'
+class _Schedule(functools.partial): # A function of `start`, `end` and `pos` that has its ends
+    def __repr__(self): return f'{self.func.__name__}{self.args}'
 
 def annealer(f): # A function of `start`, `end` and `pos`
     "Turn it into a function of `start` and `end` (numbers or arrays) that gives a schedule"
@@ -78,7 +77,7 @@ def combined_cos(pct, start, middle, end): # Share of the way up, and three valu
 #| code-fold: true
 class ParamScheduler(Callback):
     "Sets hyper-parameters before each batch. Raises `ValueError` for a name that the optimizer has not"
-    order,run_valid,hps = 60,False,None
+    order,run_valid = 60,False
     def __init__(self, scheds): self.scheds = scheds # From names (`'lr'`, `'mom'`, …) to schedules
     def before_fit(self):
         known = self.opt.hypers[-1]
@@ -93,7 +92,8 @@ class ParamScheduler(Callback):
     def after_batch(self):
         for k in self.scheds: self.hps[k].append(self.opt.hypers[-1][k])
     def after_fit(self):
-        if hasattr(self.learn, 'recorder') and self.hps is not None: self.recorder.hps = self.hps
+        if hasattr(self.learn, 'recorder'): self.recorder.hps = self.hps
+    def state_dict(self): return {'hps':self.hps}
 
 @patch # onto the recorder, as in fastai: only now does it have something to draw
 def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: all that had a schedule
@@ -102,8 +102,7 @@ def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: a
     keys = list(self.hps if keys is None else listify(keys))
     if not keys: raise ValueError('The last training had no schedule: `fit_one_cycle` has one')
     for k in keys:
-        if k in self.hps: continue
-        raise ValueError(f'plot_sched: {k!r} had no schedule; there are {list(self.hps)}')
+        if k not in self.hps: raise ValueError(f'{k!r} had no schedule; there are {list(self.hps)}')
     fig,axs = plt.subplots(1, len(keys), figsize=figsize or (4.5*len(keys),2.8), squeeze=False)
     for k,ax in zip(keys, axs[0]):
         ax.plot(self.hps[k], color='#0072B2', lw=2)
@@ -202,7 +201,7 @@ def fine_tune(self:Learner,
 #| code-fold: true
 class LRFinder(ParamScheduler):
     "Raises the rate each batch until the loss is 4 times its best or no number, then puts the weights back"
-    kept,restore_weights = None,True
+    restore_weights = True
     def __init__(self, start_lr=1e-7, end_lr=10, # First and last rate; lists with one for each group, too
                  num_it=100, # Batches
                  stop_div=True): # Stop when the loss explodes?
@@ -227,9 +226,10 @@ class LRFinder(ParamScheduler):
         if self.train_iter>=self.num_it or self.stop_div and exploded: raise CancelFitException
     def before_validate(self): raise CancelValidException
     def after_fit(self):
-        if self.kept is None: return
-        r,n = self.recorder,min(len(self.hps['lr']), len(self.recorder.losses))
-        r.lr_find_lrs,r.lr_find_losses,r.lr_find_raw = self.hps['lr'][:n],r.losses[:n],r.smooth_loss.raw[:n]
+        r,lrs = self.recorder,self.hps['lr']
+        n = min(len(lrs), len(r.losses))
+        self.curve = dict(lr_find_lrs=lrs[:n], lr_find_losses=r.losses[:n], lr_find_raw=r.smooth_loss.raw[:n])
+        vars(r).update(self.curve)
         self.kept.close()
 
 # %% ../../nbs/09_schedules.ipynb #a7c86904
@@ -288,11 +288,11 @@ def lr_find(self:Learner,
     finder.restore_weights = False                      # `untouched` does that
     with untouched(self), self.no_logging():
         self.fit(-(-num_it//(n or 1)), cbs=finder)      # n unknown: as many epochs as it takes
-        seen = {k:getattr(self.recorder, k) for k in ('lr_find_lrs','lr_find_losses','lr_find_raw')}
-    vars(self.recorder).update(seen)
-    names,lrs,points = _suggestions(L(suggest_funcs), seen['lr_find_lrs'], seen['lr_find_losses'], num_it)
+    vars(self.recorder).update(finder.curve)
+    lrs,losses,_ = finder.curve.values()
+    names,found,points = _suggestions(L(suggest_funcs), lrs, losses, num_it)
     if show_plot: self.recorder.plot_lr_find(suggestions=points, nms=names)
-    return lrs
+    return found
 
 def _suggestions(funcs, lrs, losses, num_it): # Names, named tuple of rates, points
     if not funcs: return [],None,[]
@@ -304,7 +304,7 @@ def _suggestions(funcs, lrs, losses, num_it): # Names, named tuple of rates, poi
     if len(ys)<3:
         raise ValueError(f'The loss was useless after {len(lrs)} batches, too few for a suggestion: '
                          'try a smaller `start_lr` or `end_lr`, or more batches (`num_it`)')
-    names = [getattr(f, '__name__', None) or f.func.__name__ for f in funcs]
+    names = [func_name(f) for f in funcs]
     found,points = zip(*(f(xs, ys, num_it) for f in funcs))
     return names,namedtuple('SuggestedLRs', names)(*found),list(points)
 
@@ -334,7 +334,7 @@ class SuggestionMethod:
     "The ways to suggest a rate, for `lr_find`"
     Valley,Slide,Minimum,Steep = map(staticmethod, (valley,slide,minimum,steep))
 
-@patch
+@patch # onto the recorder, as in fastai 1
 def plot(self:Recorder, skip_end=5, **kwargs):
     "`plot_lr_find`, by its name in fastai 1"
     return self.plot_lr_find(skip_end=skip_end, **kwargs)

@@ -8,17 +8,16 @@ __all__ = ['TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProject
 # %% ../../nbs/library/callback_tensorboard.ipynb #e6d12094
 import warnings
 from ..core import *
+from ..errors import explained
 from ..state import keep_modes, keep_rng
 from .core import *
 from .hook import hook_output, sample_batch
 
 # %% ../../nbs/library/callback_tensorboard.ipynb #12c0e503
 def _writer_class():
-    try:
+    with explained('TensorBoardCallback needs the package `tensorboard`: pip install tensorboard. '
+                   '(Without it, `CSVLogger` keeps the table as a file.)'):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as e:
-        raise ImportError('TensorBoardCallback needs the package `tensorboard`: pip install tensorboard. '
-                          '(Without it, `CSVLogger` keeps the table as a file.)') from e
     return SummaryWriter
 
 def _as_pictures(x): # A batch of images with numbers from 0 to 1 and three channels
@@ -41,9 +40,12 @@ class TensorBoardBaseCallback(Callback):
         self.writer = self.Writer(log_dir=self.log_dir)
     def after_fit(self):
         "Stop listening and close the writer"
-        if self.feature_hook is not None: self.feature_hook.remove()
+        self._stop_listening()
         if self.writer is not None: self.writer.close()
-        self.feature_hook = self.writer = None
+        self.writer = None
+    def _stop_listening(self):
+        if self.feature_hook is not None: self.feature_hook.remove()
+        self.feature_hook = None
 
     def collect_features(self):
         "Listen to the layer from now on. Raises `ValueError` if the model has no second layer of a head"
@@ -60,8 +62,7 @@ class TensorBoardBaseCallback(Callback):
     def after_validate(self):
         "Write the features that validation has gathered"
         if self.feature_hook is None: return
-        self.feature_hook.remove()
-        self.feature_hook = None
+        self._stop_listening()
         if not self.features: return
         features,inputs,targets = zip(*self.features)
         vocab,kw = getattr(self.dls,'vocab',None),{}
@@ -87,7 +88,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
 
     def before_fit(self):
         "Open the writer, log the graph"
-        self.run = not (self.only_validate or hasattr(self.learn,'lr_finder'))
+        self.run = self.in_real_fit
         if not self.run: return
         self.pending = []
         self.open_writer()
@@ -133,6 +134,6 @@ class TensorBoardCallback(TensorBoardBaseCallback):
 class TensorBoardProjectorCallback(TensorBoardBaseCallback):
     "Logs the features of `layer` for each item: as a callback of `learn.validate` or `get_preds`"
     def before_fit(self):
-        self.run = self.only_validate and not hasattr(self.learn,'lr_finder')
+        self.run = self.only_validate
         if self.run: self.open_writer()
     def before_validate(self): self.collect_features()

@@ -32,7 +32,8 @@ class TerminateOnNaNCallback(Callback):
 _falls = ('loss','error','mse','mae','perplexity') # A column with one of these in its name should fall
 
 class TrackerCallback(Callback):
-    "Knows whether the last epoch was the best so far: `best` is the value, `new_best` says if it is new"
+    """Watches a column: `best` is its best value so far, `new_best` says if the last epoch gave it, `wait` is
+    the number of epochs since then"""
     order = 60
     def __init__(self,
                  monitor='valid_loss', # Column of the table to watch
@@ -44,11 +45,11 @@ class TrackerCallback(Callback):
         self.lower = bool(comp(0, 1))
         self.min_delta = -min_delta if self.lower else min_delta
         self.monitor,self.comp,self.reset_on_fit = monitor,comp,reset_on_fit
-        self.best,self.new_best = None,False
+        self.best,self.new_best,self.wait = None,False,0
 
     def before_fit(self):
         "Find the column. Raises `ValueError` if the table has no such column"
-        self.run = not (self.only_validate or hasattr(self.learn, 'lr_finder'))
+        self.run = self.in_real_fit
         if not self.run: return
         rec = self.recorder
         self.cols = list(rec.metric_names)[1:-1 if rec.add_time else None]
@@ -57,7 +58,7 @@ class TrackerCallback(Callback):
             raise ValueError(f'`{type(self).__name__}` cannot watch {self.monitor!r}: '
                              f'the table has the columns {", ".join(self.cols)}{why}')
         if self.reset_on_fit or self.best is None: self.best = math.inf if self.lower else -math.inf
-        self._warned_of_nan = False
+        self.wait,self._warned_of_nan = 0,False
 
     def after_epoch(self):
         "Compare the last value with the best. One that is not a number never is, and a training says so once"
@@ -66,6 +67,7 @@ class TrackerCallback(Callback):
         val = row[self.cols.index(self.monitor)] if complete else None
         self.new_best = val is not None and bool(self.comp(val-self.min_delta, self.best))
         if self.new_best: self.best = float(val)
+        self.wait = 0 if self.new_best else self.wait+1
         if val is None or not math.isnan(val) or self._warned_of_nan: return
         self._warned_of_nan = True
         warnings.warn(f'`{type(self).__name__}` watches {self.monitor!r}, which is not a number in epoch '
@@ -73,32 +75,21 @@ class TrackerCallback(Callback):
 
     def state_dict(self):
         "What a checkpoint must keep"
-        return {k:getattr(self, k) for k in ('best','wait') if k in vars(self)}
-    def load_state_dict(self, sd): # From `state_dict`
-        "Go on from a checkpoint"
-        for k,v in sd.items(): setattr(self, k, v)
+        return {'best':self.best, 'wait':self.wait}
 
 # %% ../../nbs/library/callback_tracker.ipynb #0459113a
 class EarlyStoppingCallback(TrackerCallback):
     "Stops training after `patience` epochs in a row without improvement"
     order = TrackerCallback.order+3
-    def __init__(self,
-                 monitor='valid_loss', # Column of the table to watch
-                 comp=None, # As in `TrackerCallback`
-                 min_delta=0., # An improvement by less than this is none
+    def __init__(self, monitor='valid_loss', comp=None, min_delta=0., # As in `TrackerCallback`
                  patience=1, # Epochs without improvement to put up with
-                 reset_on_fit=True, # Forget `best` at the start of each training?
-                ):
-        super().__init__(monitor=monitor, comp=comp, min_delta=min_delta, reset_on_fit=reset_on_fit)
-        self.patience,self.wait = patience,0
+                 reset_on_fit=True): # As in `TrackerCallback`
+        super().__init__(monitor, comp, min_delta, reset_on_fit)
+        self.patience = patience
 
-    def before_fit(self):
-        self.wait = 0
-        super().before_fit()
     def after_epoch(self):
         super().after_epoch()
-        self.wait = 0 if self.new_best else self.wait+1
-        if self.wait<self.patience or self.new_best: return
+        if self.new_best or self.wait<self.patience: return
         since = 'in any epoch' if math.isinf(self.best) else f'since epoch {self.epoch-self.wait}'
         announce(self, f'No improvement {since}: early stopping')
         raise CancelFitException()
@@ -107,17 +98,13 @@ class EarlyStoppingCallback(TrackerCallback):
 class SaveModelCallback(TrackerCallback):
     "Saves the model of the best epoch as `learn.save(fname)` does, and loads it at the end of training"
     order = TrackerCallback.order+1
-    def __init__(self,
-                 monitor='valid_loss', # Column of the table to watch
-                 comp=None, # As in `TrackerCallback`
-                 min_delta=0., # An improvement by less than this is none
+    def __init__(self, monitor='valid_loss', comp=None, min_delta=0., # As in `TrackerCallback`
                  fname='model', # Name of the file
                  every_epoch=False, # Save every so many epochs instead (True: each), as `fname_<epoch>`?
                  at_end=False, # Save the last model instead of loading the best?
                  with_opt=False, # Save the state of the optimizer too?
-                 reset_on_fit=True, # Forget `best` at the start of each training?
-                ):
-        super().__init__(monitor=monitor, comp=comp, min_delta=min_delta, reset_on_fit=reset_on_fit)
+                 reset_on_fit=True): # As in `TrackerCallback`
+        super().__init__(monitor, comp, min_delta, reset_on_fit)
         if every_epoch and at_end:
             raise ValueError('`every_epoch` and `at_end` exclude each other: choose one')
         self.fname,self.every_epoch,self.at_end,self.with_opt = fname,every_epoch,at_end,with_opt
@@ -146,26 +133,21 @@ class SaveModelCallback(TrackerCallback):
     def _save(self, name): self.last_saved_path = self.learn.save(name, with_opt=self.with_opt)
     def state_dict(self):
         "What a checkpoint must keep"
-        return {'best':self.best, 'last_saved_path':self.last_saved_path and str(self.last_saved_path)}
+        return {'best':self.best, 'last_saved_path':self.last_saved_path}
 
 # %% ../../nbs/library/callback_tracker.ipynb #733cf3e3
 class ReduceLROnPlateau(TrackerCallback):
     "Divides the learning rates by `factor` after `patience` epochs in a row without improvement"
     order = TrackerCallback.order+2
-    def __init__(self,
-                 monitor='valid_loss', # Column of the table to watch
-                 comp=None, # As in `TrackerCallback`
-                 min_delta=0., # An improvement by less than this is none
+    def __init__(self, monitor='valid_loss', comp=None, min_delta=0., # As in `TrackerCallback`
                  patience=1, # Epochs without improvement to put up with
                  factor=10., # Divides the rates
                  min_lr=0, # No rate is brought below this
-                 reset_on_fit=True, # Forget `best` at the start of each training?
-                ):
-        super().__init__(monitor=monitor, comp=comp, min_delta=min_delta, reset_on_fit=reset_on_fit)
-        self.patience,self.factor,self.min_lr,self.wait = patience,factor,min_lr,0
+                 reset_on_fit=True): # As in `TrackerCallback`
+        super().__init__(monitor, comp, min_delta, reset_on_fit)
+        self.patience,self.factor,self.min_lr = patience,factor,min_lr
 
     def before_fit(self):
-        self.wait = 0
         super().before_fit()
         scheduled = any(isinstance(o, ParamScheduler) and 'lr' in o.scheds for o in self.learn.cbs)
         if self.run and scheduled:
@@ -174,8 +156,7 @@ class ReduceLROnPlateau(TrackerCallback):
     def after_epoch(self):
         "Reduce the rates if it is time to"
         super().after_epoch()
-        self.wait = 0 if self.new_best else self.wait+1
-        if self.wait<self.patience or self.new_best: return
+        if self.new_best or self.wait<self.patience: return
         self.wait = 0
         old = [h['lr'] for h in self.opt.hypers]
         self.opt.set_hyper('lr', [min(o, max(o/self.factor, self.min_lr)) for o in old])

@@ -42,12 +42,7 @@ class GradientAccumulation(Callback):
     def after_fit(self):
         # What is left over must not reach the next training
         if self.opt is not None and not self.only_validate: self.opt.zero_grad()
-    def state_dict(self):
-        "What a checkpoint must keep"
-        return {'count':self.count}
-    def load_state_dict(self, sd): # From `state_dict`
-        "Go on from a checkpoint"
-        self.count = sd['count']
+    def state_dict(self): return {'count':self.count}
 
 # %% ../../nbs/library/callback_training.ipynb #a6fc03f3
 class ShortEpochCallback(Callback):

@@ -27,21 +27,19 @@ class TransformBlock:
 def CategoryBlock(vocab=None, # All class names; `None`: collected from the training items
                   sort:bool=True, add_na:bool=False): # As in `Categorize`
     "One class out of several"
-    return TransformBlock(type_tfms=Categorize(vocab=vocab, sort=sort, add_na=add_na))
+    return TransformBlock(Categorize(vocab, sort, add_na))
 
 def MultiCategoryBlock(encoded=False, # Are the labels 0/1 vectors already?
                        vocab=None, # Names of all classes (with `encoded`: of the columns)
                        add_na=False): # Class 0 is `#na#`
     "Any number of classes at once. Raises `ValueError` for `encoded` without `vocab`."
-    if not encoded:
-        return TransformBlock(type_tfms=[MultiCategorize(vocab=vocab, add_na=add_na), OneHotEncode])
-    if vocab is None:
-        raise ValueError("MultiCategoryBlock(encoded=True) needs `vocab`, the names of the columns.")
-    return TransformBlock(type_tfms=EncodedMultiCategorize(vocab))
+    if not encoded: return TransformBlock([MultiCategorize(vocab, add_na), OneHotEncode])
+    if vocab is not None: return TransformBlock(EncodedMultiCategorize(vocab))
+    raise ValueError("MultiCategoryBlock(encoded=True) needs `vocab`, the names of the columns.")
 
 def RegressionBlock(n_out=None): # How many numbers; default: as many as the first item has
     "Numbers to be predicted"
-    return TransformBlock(type_tfms=RegressionSetup(c=n_out))
+    return TransformBlock(RegressionSetup(n_out))
 
 # %% ../../nbs/12_data_block.ipynb #80e74c7d
 #| code-fold: true
@@ -57,23 +55,14 @@ class DataBlock:
                  get_y=None, get_x=None): # Item → label, item → input
         if blocks is None: blocks = TransformBlock,TransformBlock
         self.blocks = L(b if hasattr(b, 'type_tfms') else b() for b in L(blocks))
-        self.n_inp = max(1, len(self.blocks)-1) if n_inp is None else n_inp
+        n = len(self.blocks)
+        self.n_inp = max(1, n-1) if n_inp is None else n_inp
         self.dl_type = dl_type or next((b.dl_type for b in self.blocks if b.dl_type), None)
         self.get_items,self.splitter = get_items,splitter or RandomSplitter()
-        self.getters = self._all_getters(getters, get_x, get_y)
+        self.getters = _one_each('getters', [noop]*n if getters is None else getters, n)
+        if get_x is not None: self.getters[:self.n_inp] = _one_each('get_x', get_x, self.n_inp)
+        if get_y is not None: self.getters[self.n_inp:] = _one_each('get_y', get_y, n-self.n_inp)
         self.new(item_tfms, batch_tfms)
-
-    def _all_getters(self, getters, get_x, get_y): # One for each block; `noop` where there is none
-        n = len(self.blocks)
-        res = L([noop]*n) if getters is None else L(getters)
-        if len(res)!=n: raise ValueError(f"{n} blocks need {n} getters, but there are {len(res)}.")
-        for nm,given,idxs in ('get_x',get_x,range(self.n_inp)),('get_y',get_y,range(self.n_inp, n)):
-            if given is None: continue
-            fs = L(given) if isinstance(given, (list,tuple,L)) else [given]       # a `Pipeline` is one, too
-            if len(fs)!=len(idxs):
-                raise ValueError(f"{nm} gives {len(fs)} function(s) for {len(idxs)} block(s).")
-            for i,f in zip(idxs, fs): res[i] = f
-        return res
 
     @classmethod
     def from_columns(cls, blocks=None, # As in `DataBlock`
@@ -93,8 +82,7 @@ class DataBlock:
         "The items of `source`. Raises `ValueError` where there are none"
         is_path = isinstance(source, (str,Path))
         if self.get_items is None and is_path: raise ValueError(
-            f"DataBlock: the source is a path, {str(source)!r}, and there is no `get_items` to look for "
-            "items there: pass e.g. get_items=get_image_files.")
+            f"DataBlock: nothing looks for items in '{source}': pass e.g. get_items=get_image_files.")
         if self.get_items is get_image_files and not is_path: raise TypeError(
             f"DataBlock: get_image_files looks into a folder, but the source is a {type(source).__name__}. "
             "Leave `get_items` out if these are the items.")
@@ -107,10 +95,9 @@ class DataBlock:
     def split_items(self, items):
         "The positions of each subset. Raises `TypeError` for what is no splitter"
         splits = self.splitter if needs_call(self.splitter) else self.splitter(items)
-        if callable(splits):
-            given = f"splitter={getattr(self.splitter, '__name__', '…')}"
-            raise TypeError(f"{given} makes a splitter when it is called: add the brackets, {given}().")
-        return check_splits(splits, len(items))
+        if not callable(splits): return check_splits(splits, len(items))
+        given = f"splitter={getattr(self.splitter, '__name__', '…')}"
+        raise TypeError(f"{given} makes a splitter when it is called: add the brackets, {given}().")
 
     def element_tfms(self, i):
         "How element `i` is found in an item, and then what its block does with it"
@@ -126,8 +113,7 @@ class DataBlock:
                        **kwargs): # As for `Datasets.dataloaders`
         "Loaders with all transforms on their hooks"
         for b in self.blocks: kwargs = b.dls_kwargs | kwargs
-        hooks = dict(after_item=self.item_tfms, after_batch=self.batch_tfms)              # 4. and 5.
-        return dsets.dataloaders(**hooks, **kwargs)
+        return dsets.dataloaders(after_item=self.item_tfms, after_batch=self.batch_tfms, **kwargs)  # 4., 5.
 
     def datasets(self, source, # What `get_items` takes, e.g. a folder
                  verbose=False): # Say how many items there are?
@@ -162,3 +148,8 @@ class DataBlock:
             rows.append(('input' if i<self.n_inp else 'target', ' → '.join(steps) or 'as it is'))
         rows += [('item transforms', self.item_tfms), ('batch transforms', self.batch_tfms)]
         return f'{type(self).__name__}\n' + '\n'.join(f'  {k+":":<18}{v}' for k,v in rows)
+
+def _one_each(nm, fs, n): # What came in argument `nm`, function(s), as a list of `n`: one for each block
+    fs = list(fs) if isinstance(fs, (list,tuple,L)) else [fs]                    # a `Pipeline` is one, too
+    if len(fs)==n: return fs
+    raise ValueError(f"DataBlock: {n} blocks need {n} {nm}, one for each, not {len(fs)}.")

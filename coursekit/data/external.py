@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
+from ..errors import explain
 from ..fetch.cache import *
 from ..files import file_lock
 from ..fetch.archive import *
@@ -24,77 +25,90 @@ def coursekit_home(): # A `Path`, which need not exist yet
 
 def _file_name(url):
     "The last part of an address. Raises `ValueError` if there is none"
-    name = unquote(urlsplit(url).path).rstrip('/').split('/')[-1]
-    if url.startswith('sketch://'): name = url.removeprefix('sketch://').strip('/')
+    parts = urlsplit(url)
+    path = parts.netloc if parts.scheme=='sketch' else unquote(parts.path)
+    name = path.rstrip('/').split('/')[-1]
     if name in ('','.','..') or '\\' in name:
         raise ValueError(f'The address {url!r} does not end in the name of a file.')
     return name
 
-def _stem(name):
-    "The name without the endings of an archive"
-    for o in ('.tar.gz','.tar.bz2','.tar.xz','.tgz','.tbz2','.txz','.tar','.zip'):
-        if name.lower().endswith(o) and len(name)>len(o): return name[:-len(o)]
-    return name
+_endings = '.tar.gz','.tar.bz2','.tar.xz','.tgz','.tbz2','.txz','.tar','.zip'
+
+def _stem(name): # Without the ending of an archive
+    ending = next((o for o in _endings if name.lower().endswith(o)), '')
+    return name[:-len(ending)] or name
 
 # %% ../../nbs/library/data_external.ipynb #277f1017
+_s3 = 'https://s3.amazonaws.com/fast-ai-'
+CHECKS = {} # What is known about an address: (size, MD5 of the first MiB[, MD5 of all])
+
+def _archive(path, *check): # Its address, after noting what is known about it
+    url = path if '://' in path else f'{_s3}{path}.tgz'
+    CHECKS[url] = check
+    return url
+
 class URLs:
     "Addresses of data sets, for `untar_data`"
-    S3  = 'https://s3.amazonaws.com/fast-ai-'
-    URL = f'{S3}sample/'
-    S3_IMAGE,S3_IMAGELOC,S3_NLP,S3_COCO = f'{S3}imageclas/',f'{S3}imagelocal/',f'{S3}nlp/',f'{S3}coco/'
+    S3,URL,S3_NLP,S3_COCO = _s3,f'{_s3}sample/',f'{_s3}nlp/',f'{_s3}coco/'
+    S3_IMAGE,S3_IMAGELOC = f'{_s3}imageclas/',f'{_s3}imagelocal/'
 
     # drawn by coursekit itself: no network needed
     MNIST_SAMPLE_SKETCH = SKETCHES['mnist_sample_sketch'].url
-    MNIST_SKETCH        = SKETCHES['mnist_sketch'].url
-    PETS_SKETCH         = SKETCHES['pets_sketch'].url
+    MNIST_SKETCH = SKETCHES['mnist_sketch'].url
+    PETS_SKETCH = SKETCHES['pets_sketch'].url
     # small ones to begin with
-    MNIST_SAMPLE        = f'{URL}mnist_sample.tgz'
-    MNIST_TINY          = f'{URL}mnist_tiny.tgz'
-    MNIST_VAR_SIZE_TINY = f'{S3_IMAGE}mnist_var_size_tiny.tgz'
-    CIFAR               = f'{URL}cifar10.tgz'
-    BIWI_SAMPLE         = f'{URL}biwi_sample.tgz'
-    CAMVID_TINY         = f'{URL}camvid_tiny.tgz'
-    PLANET_SAMPLE       = f'{URL}planet_sample.tgz'
-    PLANET_TINY         = f'{URL}planet_tiny.tgz'
-    COCO_TINY           = f'{S3_COCO}coco_tiny.tgz'
-    DOGS                = f'{URL}dogscats.tgz'
-    ADULT_SAMPLE        = f'{URL}adult_sample.tgz'
-    ML_SAMPLE           = f'{URL}movie_lens_sample.tgz'
-    ML_100k             = 'http://files.grouplens.org/datasets/movielens/ml-100k.zip'
-    HUMAN_NUMBERS       = f'{URL}human_numbers.tgz'
-    IMDB_SAMPLE         = f'{URL}imdb_sample.tgz'
-    SIIM_SMALL          = f'{S3_IMAGELOC}siim_small.tgz'
-    TCGA_SMALL          = f'{S3_IMAGELOC}tcga_small.tgz'
+    MNIST_SAMPLE = _archive('sample/mnist_sample', 3_214_948, '2dbc7ec6f9259b583af0072c55816a88')
+    MNIST_TINY = _archive('sample/mnist_tiny', 342_207, '56143e8f24db90d925d82a5a74141875')
+    MNIST_VAR_SIZE_TINY = _archive('imageclas/mnist_var_size_tiny', 565_372,
+                                   'b71a930f4eb744a4a143a6c7ff7ed67f')
+    CIFAR = _archive('sample/cifar10', 168_168_549, 'a5f8c31371b63a406b23368042812d3c')
+    BIWI_SAMPLE = _archive('sample/biwi_sample', 593_774, '9179f4c1435f4b291f0d5b072d60c2c9')
+    CAMVID_TINY = _archive('sample/camvid_tiny', 2_314_212, '2cf6daf91b7a2083ecfa3e9968e9d915')
+    PLANET_SAMPLE = _archive('sample/planet_sample', 15_523_994, '8bfb174b3162f07fbde09b54555bdb00')
+    PLANET_TINY = _archive('sample/planet_tiny', 997_569, '490873c5683454d4b2611fb1f00a68a9')
+    COCO_TINY = _archive('coco/coco_tiny', 801_038, '367467451ac4fba79a647753c2c66d3a')
+    DOGS = _archive('sample/dogscats', 839_285_364, '3e483c8d6ef2175e9d395a6027eb92b7')
+    ADULT_SAMPLE = _archive('sample/adult_sample', 968_212, '64eb9d7e23732de0b138f7372d15492f')
+    ML_SAMPLE = _archive('sample/movie_lens_sample', 51_790, '10961384dfe7c5181460390a460c1f77')
+    ML_100k = _archive('http://files.grouplens.org/datasets/movielens/ml-100k.zip', 4_924_029,
+                       '39f6af2d7ea4e117f8838e4a302fec70')
+    HUMAN_NUMBERS = _archive('sample/human_numbers', 30_252, '8a19c3bfa2bcb08cd787e741261f3ea2')
+    IMDB_SAMPLE = _archive('sample/imdb_sample', 571_827, '0842e61a9867caa2e6fbdb14fa703d61')
+    SIIM_SMALL = _archive('imagelocal/siim_small', 33_276_453, '2f88ac350dce1d971ecbb5ec722da75f')
+    TCGA_SMALL = _archive('imagelocal/tcga_small', 14_744_474, '3ceffe7cf522cb1c60e93dc555d8817f')
     # image classification
-    MNIST           = f'{S3_IMAGE}mnist_png.tgz'
-    PETS            = f'{S3_IMAGE}oxford-iiit-pet.tgz'
-    FLOWERS         = f'{S3_IMAGE}oxford-102-flowers.tgz'
-    IMAGENETTE      = f'{S3_IMAGE}imagenette2.tgz'
-    IMAGENETTE_160  = f'{S3_IMAGE}imagenette2-160.tgz'
-    IMAGENETTE_320  = f'{S3_IMAGE}imagenette2-320.tgz'
-    IMAGEWOOF       = f'{S3_IMAGE}imagewoof2.tgz'
-    IMAGEWOOF_160   = f'{S3_IMAGE}imagewoof2-160.tgz'
-    IMAGEWOOF_320   = f'{S3_IMAGE}imagewoof2-320.tgz'
-    IMAGEWANG       = f'{S3_IMAGE}imagewang.tgz'
-    IMAGEWANG_160   = f'{S3_IMAGE}imagewang-160.tgz'
-    IMAGEWANG_320   = f'{S3_IMAGE}imagewang-320.tgz'
-    CALTECH_101     = f'{S3_IMAGE}caltech_101.tgz'
-    CARS            = f'{S3_IMAGE}stanford-cars.tgz'
-    CIFAR_100       = f'{S3_IMAGE}cifar100.tgz'
-    CUB_200_2011    = f'{S3_IMAGE}CUB_200_2011.tgz'
-    FOOD            = f'{S3_IMAGE}food-101.tgz'
-    LSUN_BEDROOMS   = f'{S3_IMAGE}bedroom.tgz'
+    MNIST = _archive('imageclas/mnist_png', 15_683_414, '03639f83c4e3d19e0a3a53a8a997c487')
+    PETS = _archive('imageclas/oxford-iiit-pet', 811_706_944, 'e4db5c768afd933bb91f5f594d7417a4')
+    FLOWERS = _archive('imageclas/oxford-102-flowers', 345_236_087, '5666e01c1311b4c67fcf20d2b3850a88')
+    IMAGENETTE = _archive('imageclas/imagenette2', 1_557_161_267, '2c774ecb40005b35d7937d50f5d42336',
+                          'fe2fc210e6bb7c5664d602c3cd71e612')
+    IMAGENETTE_160 = _archive('imageclas/imagenette2-160', 99_003_388, 'c475f8f7617a200ba35b9facc48443c3',
+                              'e793b78cc4c9e9a4ccc0c1155377a412')
+    IMAGENETTE_320 = _archive('imageclas/imagenette2-320', 341_663_724, '1f1f74f133caff120e575856659b87a2',
+                              '3df6f0d01a2c9592104656642f5e78a3')
+    IMAGEWOOF = _archive('imageclas/imagewoof2', 1_343_715_595, '2cc1c1e36e20cb6fd24ffb978edcb487')
+    IMAGEWOOF_160 = _archive('imageclas/imagewoof2-160', 92_612_825, '3559b194123981a540b87132dbda412f')
+    IMAGEWOOF_320 = _archive('imageclas/imagewoof2-320', 328_387_740, '7a1fd92672a559a85de76e4810a20c21')
+    IMAGEWANG = _archive('imageclas/imagewang', 2_900_347_689, '2b7776bac0fc95db72ac8a3b091a3e30')
+    IMAGEWANG_160 = _archive('imageclas/imagewang-160', 191_498_213, 'dab9b1d97b95574ac64122a19bc74ca1')
+    IMAGEWANG_320 = _archive('imageclas/imagewang-320', 669_826_647, 'fff8ac034d60e14fcf7789845e625263')
+    CALTECH_101 = _archive('imageclas/caltech_101', 131_740_031, 'd673425306e98ee4619fcdeef8a0e876')
+    CARS = _archive('imageclas/stanford-cars', 1_957_803_273, '9045d6673c9ced0889f41816f6bf2f9f')
+    CIFAR_100 = _archive('imageclas/cifar100', 169_168_619, 'e5e65dcb54b9d3913f7b8a9ad6607e62')
+    CUB_200_2011 = _archive('imageclas/CUB_200_2011', 1_150_585_339, 'd2acaa99439dff0483c7bbac1bfe2a92')
+    FOOD = _archive('imageclas/food-101', 5_686_607_260, '1a540ebf1fb40b2bf3f2294234ba7907')
+    LSUN_BEDROOMS = _archive('imageclas/bedroom', 4_579_163_978, '35d84f38f8a15fe47e66e460c8800d68')
     # where in the image
-    BIWI_HEAD_POSE  = f'{S3_IMAGELOC}biwi_head_pose.tgz'
-    CAMVID          = f'{S3_IMAGELOC}camvid.tgz'
-    PASCAL_2007     = f'{S3_IMAGELOC}pascal_2007.tgz'
-    PASCAL_2012     = f'{S3_IMAGELOC}pascal_2012.tgz'
-    COCO_SAMPLE     = f'{S3_COCO}coco_sample.tgz'
+    BIWI_HEAD_POSE = _archive('imagelocal/biwi_head_pose', 452_316_199, '00f4ccf66e8cba184bc292fdc08fb237')
+    CAMVID = _archive('imagelocal/camvid', 598_913_237, '648371e4f3a833682afb39b08a3ce2aa')
+    PASCAL_2007 = _archive('imagelocal/pascal_2007', 1_637_796_771, '433b4706eb7c42bd74e7f784e3fdf244')
+    PASCAL_2012 = _archive('imagelocal/pascal_2012', 2_618_908_000, 'd90e29e54a4c76c0c6fba8355dcbaca5')
+    COCO_SAMPLE = _archive('coco/coco_sample', 3_245_877_008, '006cd55d633d94b36ecaf661467830ec')
     # text
-    IMDB            = f'{S3_NLP}imdb.tgz'
-    AG_NEWS         = f'{S3_NLP}ag_news_csv.tgz'
-    WIKITEXT        = f'{S3_NLP}wikitext-103.tgz'
-    WIKITEXT_TINY   = f'{S3_NLP}wikitext-2.tgz'
+    IMDB = _archive('nlp/imdb', 144_440_600, '90f9b1c4ff43a90d67553c9240dc0249')
+    AG_NEWS = _archive('nlp/ag_news_csv', 11_784_419, 'b86f328f4dbd072486591cb7a5644dcd')
+    WIKITEXT = _archive('nlp/wikitext-103', 190_200_704, '2dd8cf8693b3d27e9c8f0a7df054b2c7')
+    WIKITEXT_TINY = _archive('nlp/wikitext-2', 4_070_055, '2a82d47a7b85c8b6a8e068dc4c1d37e7')
 
     @staticmethod
     def path(url:str='.', # An address; '.' for the folder itself
@@ -105,65 +119,13 @@ class URLs:
         name = _file_name(url)
         return coursekit_home()/c_key/(name if c_key=='archive' else _stem(name))
 
-# %% ../../nbs/library/data_external.ipynb #1c004bf6
-_checks = '''
-MNIST_SAMPLE 3214948 2dbc7ec6f9259b583af0072c55816a88
-MNIST_TINY 342207 56143e8f24db90d925d82a5a74141875
-MNIST_VAR_SIZE_TINY 565372 b71a930f4eb744a4a143a6c7ff7ed67f
-CIFAR 168168549 a5f8c31371b63a406b23368042812d3c
-BIWI_SAMPLE 593774 9179f4c1435f4b291f0d5b072d60c2c9
-CAMVID_TINY 2314212 2cf6daf91b7a2083ecfa3e9968e9d915
-PLANET_SAMPLE 15523994 8bfb174b3162f07fbde09b54555bdb00
-PLANET_TINY 997569 490873c5683454d4b2611fb1f00a68a9
-COCO_TINY 801038 367467451ac4fba79a647753c2c66d3a
-DOGS 839285364 3e483c8d6ef2175e9d395a6027eb92b7
-ADULT_SAMPLE 968212 64eb9d7e23732de0b138f7372d15492f
-ML_SAMPLE 51790 10961384dfe7c5181460390a460c1f77
-ML_100k 4924029 39f6af2d7ea4e117f8838e4a302fec70
-HUMAN_NUMBERS 30252 8a19c3bfa2bcb08cd787e741261f3ea2
-IMDB_SAMPLE 571827 0842e61a9867caa2e6fbdb14fa703d61
-SIIM_SMALL 33276453 2f88ac350dce1d971ecbb5ec722da75f
-TCGA_SMALL 14744474 3ceffe7cf522cb1c60e93dc555d8817f
-MNIST 15683414 03639f83c4e3d19e0a3a53a8a997c487
-PETS 811706944 e4db5c768afd933bb91f5f594d7417a4
-FLOWERS 345236087 5666e01c1311b4c67fcf20d2b3850a88
-IMAGENETTE 1557161267 2c774ecb40005b35d7937d50f5d42336 fe2fc210e6bb7c5664d602c3cd71e612
-IMAGENETTE_160 99003388 c475f8f7617a200ba35b9facc48443c3 e793b78cc4c9e9a4ccc0c1155377a412
-IMAGENETTE_320 341663724 1f1f74f133caff120e575856659b87a2 3df6f0d01a2c9592104656642f5e78a3
-IMAGEWOOF 1343715595 2cc1c1e36e20cb6fd24ffb978edcb487
-IMAGEWOOF_160 92612825 3559b194123981a540b87132dbda412f
-IMAGEWOOF_320 328387740 7a1fd92672a559a85de76e4810a20c21
-IMAGEWANG 2900347689 2b7776bac0fc95db72ac8a3b091a3e30
-IMAGEWANG_160 191498213 dab9b1d97b95574ac64122a19bc74ca1
-IMAGEWANG_320 669826647 fff8ac034d60e14fcf7789845e625263
-CALTECH_101 131740031 d673425306e98ee4619fcdeef8a0e876
-CARS 1957803273 9045d6673c9ced0889f41816f6bf2f9f
-CIFAR_100 169168619 e5e65dcb54b9d3913f7b8a9ad6607e62
-CUB_200_2011 1150585339 d2acaa99439dff0483c7bbac1bfe2a92
-FOOD 5686607260 1a540ebf1fb40b2bf3f2294234ba7907
-LSUN_BEDROOMS 4579163978 35d84f38f8a15fe47e66e460c8800d68
-BIWI_HEAD_POSE 452316199 00f4ccf66e8cba184bc292fdc08fb237
-CAMVID 598913237 648371e4f3a833682afb39b08a3ce2aa
-PASCAL_2007 1637796771 433b4706eb7c42bd74e7f784e3fdf244
-PASCAL_2012 2618908000 d90e29e54a4c76c0c6fba8355dcbaca5
-COCO_SAMPLE 3245877008 006cd55d633d94b36ecaf661467830ec
-IMDB 144440600 90f9b1c4ff43a90d67553c9240dc0249
-AG_NEWS 11784419 b86f328f4dbd072486591cb7a5644dcd
-WIKITEXT 190200704 2dd8cf8693b3d27e9c8f0a7df054b2c7
-WIKITEXT_TINY 4070055 2a82d47a7b85c8b6a8e068dc4c1d37e7
-'''
-_rows = map(str.split, _checks.strip().splitlines())
-CHECKS = {getattr(URLs, name):(int(size),*md5s) for name,size,*md5s in _rows}
-
 # %% ../../nbs/library/data_external.ipynb #1c0dfb14
-def _same_data(a, b):
-    "Do two addresses mean the same data?"
-    return a==b or (a in CHECKS and CHECKS.get(a)==CHECKS.get(b))
+def _same_data(a, b): # Do two addresses mean the same data?
+    return a==b or (a in CHECKS and CHECKS[a]==CHECKS.get(b))
 
 def _name_of(url): return next((k for k,v in vars(URLs).items() if v==url), '')
 
-def _advice(url, file):
-    "What a reader can do who cannot download `url`"
+def _advice(url, file): # What a reader can do who cannot download `url`
     sketch = sketch_for(_name_of(url))
     by_hand = f'ownload the file elsewhere, put it at {file} and call again.'
     if not sketch: return f'D{by_hand}'
@@ -171,57 +133,51 @@ def _advice(url, file):
             f'for URLs.{_name_of(url)}. Or d{by_hand}')
 
 # %% ../../nbs/library/data_external.ipynb #cce14229
-def _draw(sketch, tmp):
-    "Fill `tmp` by drawing"
+def _draw(sketch, tmp): # Fill `tmp` by drawing
     with progress_to(f'Drawing sketch data {sketch.name} ({sketch.about})', unit='pictures') as show:
         sketch.draw(tmp, progress=show)
     if not any(tmp.iterdir()): raise DataError(f'The generator of {sketch.name} has drawn nothing.')
 
 # %% ../../nbs/library/data_external.ipynb #e3a54906
-def _usable(url, file):
-    "Is the right archive there already?"
+def _is_usable(url, file): # Is the right archive there already?
     if not file.exists(): return False
     origin = read_stamp(file).get('url')
-    elsewhere = origin and not _same_data(origin, url)
-    wrong = 'it is from another address' if elsewhere else wrong_with(file, CHECKS.get(url))
-    if wrong and not origin:
+    if origin: return _same_data(origin, url) and not wrong_with(file, CHECKS.get(url))
+    if wrong := wrong_with(file, CHECKS.get(url)):
         raise WrongFileError(f'{file} is not the file at {url}: {wrong}. Remove it, or put the right one '
                              'there, and call again.')
-    return not wrong
+    return True
 
-def _download(url, file, force, timeout):
-    "Bring the archive to `file`"
-    if not force and _usable(url, file): return
+def _download(url, file, force, timeout): # Bring the archive to `file`
+    if not force and _is_usable(url, file): return
     if file.exists() and not read_stamp(file):
-        raise StorageError(errno.EEXIST,
-                           f'{file} was put there by hand; to download it again, move it away first.')
-    try: download_url(url, file, overwrite=True, check=CHECKS.get(url), timeout=timeout)
-    except StorageError: raise
-    except DownloadError as e: raise type(e)(f'{e}\n{_advice(url, file)}') from e
+        raise StorageError(errno.EEXIST, f'{file} was put there by hand; to download it again, '
+                           'move it away first.')
+    try:
+        download_url(url, file, overwrite=True, check=CHECKS.get(url), timeout=timeout)
+    except DownloadError as e:
+        raise explain(e, _advice(url, file))
 
-def _from_web(url, file, force, timeout, tmp):
-    "Download and unpack; an archive that cannot be unpacked is not kept"
+def _from_web(url, file, force, timeout, tmp): # An archive that cannot be unpacked is not kept
     with file_lock(file.with_name(f'{file.name}.use')):
         _download(url, file, force, timeout)
-        try: return file_extract(file, tmp)
+        try:
+            return file_extract(file, tmp)
         except ArchiveError as e:
-            if not read_stamp(file): raise
-            file.unlink()
-            drop_stamp(file)
-            raise type(e)(f'{e}\nThe archive from {url} was removed; the next call downloads '
-                          'it again.') from e
+            if read_stamp(file):
+                file.unlink()
+                drop_stamp(file)
+                explain(e, f'The archive from {url} was removed; the next call downloads it again.')
+            raise
 
 # %% ../../nbs/library/data_external.ipynb #4191171e
-def _local_file(url):
-    "The file that `url` names on this machine, or None"
+def _local_file(url): # The file that `url` names on this machine, or None
     if url.startswith('file:'): file = Path(url2pathname(urlsplit(url).path))
     elif '://' in url: return None
     else: file = Path(url).expanduser()
-    if not file.is_file(): raise FileNotFoundError(errno.ENOENT,
-        'There is no such archive. untar_data takes an address (http://…, one of URLs) or the path of an '
-        'archive',
-        str(file))
-    return file.resolve()
+    if file.is_file(): return file.resolve()
+    raise FileNotFoundError(errno.ENOENT, 'There is no such archive. untar_data takes an address '
+                            '(http://…, one of URLs) or the path of an archive', str(file))
 
 # %% ../../nbs/library/data_external.ipynb #66fe214e
 def untar_data(url:str, # One of `URLs`, any address of a .tgz/.zip, `file://…`, or the path of an archive

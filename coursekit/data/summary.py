@@ -17,44 +17,34 @@ from .core import *
 
 # %% ../../nbs/library/data_summary.ipynb #20d3181a
 _remedies = {
-    'find': [
-        (FileNotFoundError, '', "look at the folder's name; `Path(…).ls()` shows what there is"),
-        (Exception, '', "call `get_items(source)` alone and look at what it returns")],
-    'split': [
-        (Exception, '', "a splitter takes all items and returns two lists of positions; call it on the items "
-                        "and look")],
-    'target': [
-        (Exception, 'match', "try `re.search(pattern, text)` on this very text; for paths "
-                             "`using_attr(RegexLabeller(pat), 'name')` looks at the file's name alone"),
-        (Exception, 'vocab that was given', "add the label to `vocab`, or leave its items out"),
-        (KeyError, '', "this label is not among the training labels: split differently, or name all classes, "
-                       "`CategoryBlock(vocab=[…])`"),
-        (Exception, '', "call `get_y(item)` on this item alone: it must return the label")],
-    'input': [
-        (FileNotFoundError, '', "what `get_x` returns (or the item itself) must be the path of a file that "
-                                "is there"),
-        (OSError, '', "`verify_images(files)` finds pictures that cannot be read"),
-        (Exception, '', "call `get_x(item)` on this item alone: it must return what the first block opens, "
-                        "e.g. a path")],
-    'item': [
-        (Exception, '', "an item transform gets one item, before there is a batch axis; the class's "
-                        "`encodes` must be annotated with the type shown")],
-    'stack': [
-        (Exception, 'unequal', "an item transform must bring all items to one shape, "
-                               "e.g. item_tfms=Resize(224)"),
-        (Exception, 'cannot be stacked', "an element is still no tensor: its block should bring `ToTensor`, "
-                                         "or a type transform that makes one"),
-        (Exception, '', "all items need the same parts, of the same shapes")],
-    'batch': [
-        (Exception, 'size|shape', "a batch transform sees the whole batch, with a batch axis in front: "
-                                  "compare its shapes with the ones above"),
-        (Exception, '', "a batch transform gets the whole batch, on its device, as the type shown")]}
+    'find': {
+        'FileNotFoundError': "look at the folder's name; `Path(…).ls()` shows what there is",
+        '': "call `get_items(source)` alone and look at what it returns"},
+    'split': {'': "a splitter takes all items and returns two lists of positions; call it and look"},
+    'target': {
+        'match': "try `re.search(pattern, text)` on this very text; for paths "
+                 "`using_attr(RegexLabeller(pat), 'name')` looks at the file's name alone",
+        'vocab that was given': "add the label to `vocab`, or leave its items out",
+        'KeyError': "training lacks this label: split differently, or `CategoryBlock(vocab=[…])`",
+        '': "call `get_y(item)` on this item alone: it must return the label"},
+    'input': {
+        'FileNotFoundError': "what `get_x` returns (or the item itself) must be the path of a file",
+        'OSError': "`verify_images(files)` finds pictures that cannot be read",
+        '': "call `get_x(item)` on this item alone: it must return what the first block opens, e.g. a path"},
+    'item': {'': "an item transform gets one item, without a batch axis; its `encodes` must be annotated "
+                 "with the type shown"},
+    'stack': {
+        'unequal': "an item transform must bring all items to one shape, e.g. item_tfms=Resize(224)",
+        'cannot be stacked': "an element is no tensor yet: its block should bring `ToTensor`",
+        '': "all items need the same parts, of the same shapes"},
+    'batch': {'': "a batch transform gets the whole batch, with a batch axis in front, on its device, as the "
+                  "type shown"}}
 
 def find_remedy(kind, # Of the step: a key of the table of remedies
                 e): # Error that the step raised
     "What usually helps"
-    rows = _remedies[kind]
-    return next(advice for cls,word,advice in rows if isinstance(e, cls) and re.search(word, str(e)))
+    text = ' '.join(c.__name__ for c in type(e).__mro__) + str(e)
+    return next(advice for pat,advice in _remedies[kind].items() if re.search(pat, text))
 
 # %% ../../nbs/library/data_summary.ipynb #46b78804
 @contextmanager
@@ -62,15 +52,12 @@ def explained_step(kind, # Of the step, for its remedy
                    step, # What the step is called
                    given): # What it was given, in words
     "Print an error that leaves the `with`, and add the step, what it was given and what usually helps"
-    try:
-        yield
-    except Exception as e:
+    def note(e):
         advice = find_remedy(kind, e)
-        print(f'→ ✗ {step} failed.')
-        print(f'    given:    {given}')
-        print(f'    error:    {type(e).__name__}: {full_message(e)}')
-        print(f'    usually:  {advice}')
-        raise explain(e, f'DataBlock.summary: {step} failed on {given}. What usually helps: {advice}.')
+        print(f'→ ✗ {step} failed.\n    given:    {given}\n'
+              f'    error:    {type(e).__name__}: {full_message(e)}\n    usually:  {advice}')
+        return f'DataBlock.summary: {step} failed on {given}. What usually helps: {advice}.'
+    with explained(note): yield
 
 @contextmanager
 def printed_warnings(seen): # List of those that were printed already; grows
@@ -98,43 +85,6 @@ def walk_steps(fs, # Transforms
     return x
 
 # %% ../../nbs/library/data_summary.ipynb #4e440f2c
-def _walk_element(dblock, i, datasets, seen): # One item through the pipeline of block `i`
-    kind = 'input' if i<dblock.n_inp else 'target'
-    print(f'   {kind}')
-    items,x = datasets.items,datasets.train[0][0]
-    tl = TfmdLists(items, dblock.element_tfms(i), splits=datasets.splits, do_setup=False)
-    fs,tl.tfms.fs = tl.tfms.fs,L()
-    first = brief(x, 200)
-    for f in fs:                             # each is set up on what the steps before it make of all items
-        with printed_warnings(seen):
-            with explained_step(kind, f"the {kind}'s step `{f.name}`, looking at all training items,", first):
-                f.setup(tl.train, True)
-            x = walk_steps([f], x, kind, f"the {kind}'s step")
-        tl.tfms.fs.append(f)
-
-def _walk_batch(dl, n, device): # `n` items through item transforms, and as a batch through the others
-    print('3. Item transforms')
-    samples = [walk_steps(dl.after_item.fs, dl.dataset[0], 'item', 'the item transform')]
-    for i in range(1, n):
-        with explained_step('item', 'an item transform', brief(dl.dataset[i], 200)):
-            samples.append(dl.after_item(dl.dataset[i]))
-    print(f'4. A batch of {n}')
-    dl.idxs = range(n)
-    given = _unequal_parts(samples, dl.dataset.items) or f'{n} items, the first {brief(samples[0], 160)}'
-    with explained_step('stack', 'stacking the items', given): b = dl.create_batch(dl.before_batch(samples))
-    print(f'    {"stacked":<24} → {brief(b)}')
-    walk_steps(dl.after_batch.fs, to_device(b, device), 'batch', 'the batch transform')
-
-def _unequal_parts(samples, items): # Prints which parts of the items differ in shape, and returns a line
-    def shape(o): return str(tuple(o.shape)) if hasattr(o, 'shape') else type(o).__name__
-    def named(o): return o.name if isinstance(o, Path) else brief(o)
-    for j,els in enumerate(zip(*samples)):
-        shapes = [shape(o) for o in els]
-        if len(set(shapes))<2: continue
-        print(f'    element {j} has unequal shapes:')
-        for i,s in enumerate(shapes): print(f'      {s:<22} {named(item_at(items, i))}')
-        return f"{len(samples)} items of unequal shapes, {', '.join(shapes)}"
-
 def summarize(dblock, # `DataBlock`
               source, # What its `get_items` takes, e.g. a folder
               bs=4, # Items in the batch that is tried
@@ -158,3 +108,40 @@ def summarize(dblock, # `DataBlock`
         _walk_batch(dls.train, min(bs, len(raw.train)), dls.device)
     print('   All steps work.' + ' But read the ⚠ above.'*bool(seen))
     if show_batch: dls.show_batch()
+
+def _walk_element(dblock, i, datasets, seen): # One item through the pipeline of block `i`
+    kind = 'input' if i<dblock.n_inp else 'target'
+    print(f'   {kind}')
+    x = datasets.train[0][0]
+    first = brief(x, 200)
+    tl = TfmdLists(datasets.items, dblock.element_tfms(i), splits=datasets.splits, do_setup=False)
+    fs,tl.tfms.fs = tl.tfms.fs,L()
+    for f in fs:                             # each is set up on what the steps before it make of all items
+        with printed_warnings(seen):
+            with explained_step(kind, f"the {kind}'s step `{f.name}`, looking at all training items,", first):
+                f.setup(tl.train, True)
+            x = walk_steps([f], x, kind, f"the {kind}'s step")
+        tl.tfms.fs.append(f)
+
+def _walk_batch(dl, n, device): # `n` items through item transforms, and as a batch through the others
+    print('3. Item transforms')
+    samples = [walk_steps(dl.after_item.fs, dl.dataset[0], 'item', 'the item transform')]
+    for i in range(1, n):
+        with explained_step('item', 'an item transform', brief(dl.dataset[i], 200)):
+            samples.append(dl.after_item(dl.dataset[i]))
+    print(f'4. A batch of {n}')
+    dl.idxs = range(n)
+    given = _unequal_parts(samples, dl.dataset.items) or f'{n} items, the first {brief(samples[0], 160)}'
+    with explained_step('stack', 'stacking the items', given): b = dl.create_batch(dl.before_batch(samples))
+    print(f'    {"stacked":<24} → {brief(b)}')
+    walk_steps(dl.after_batch.fs, to_device(b, device), 'batch', 'the batch transform')
+
+def _unequal_parts(samples, items): # Prints which parts of the items differ in shape, and returns a line
+    for j,els in enumerate(zip(*samples)):
+        shapes = [str(tuple(getattr(o, 'shape', ()))) for o in els]
+        if len({*shapes})<2: continue
+        print(f'    element {j} has unequal shapes:')
+        for i,s in enumerate(shapes):
+            item = item_at(items, i)
+            print(f'      {s:<22} {item.name if isinstance(item, Path) else brief(item)}')
+        return f"{len(samples)} items of unequal shapes, {', '.join(shapes)}"

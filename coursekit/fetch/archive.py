@@ -23,17 +23,16 @@ _magic = {b'\x1f\x8b':'gz', b'BZh':'bz2', b'\xfd7zXZ\x00':'xz', b'PK\x03\x04':'z
 def archive_kind(head:bytes, # The first 512 bytes of a file, or fewer
                 ): # 'gz', 'bz2', 'xz', 'zip', 'tar', or None
     "Tell the kind of an archive by its first bytes"
-    for m,k in _magic.items():
-        if head.startswith(m): return k
-    return 'tar' if head[257:262]==b'ustar' else None
+    if head[257:262]==b'ustar': return 'tar'
+    return next((kind for magic,kind in _magic.items() if head.startswith(magic)), None)
 
 # %% ../../nbs/library/fetch_archive.ipynb #dec3f251
 def safe_parts(name:str, # A member's name, as the archive states it
               ): # The parts of a relative path; [] for the folder itself
     """Split a member's name into path parts. Raises `UnsafeArchiveError` if it is absolute or climbs out
     with `..`"""
-    if not name or name[0] in '/\\' or '\0' in name or re.match(r'[A-Za-z]:([\\/]|$)',
-                                                                name) or (os.name=='nt' and ':' in name):
+    drive = re.match(r'[A-Za-z]:([\\/]|$)', name) or os.name=='nt' and ':' in name
+    if not name or name[0] in '/\\' or '\0' in name or drive:
         raise UnsafeArchiveError(f'the member {name!r} has an absolute or impossible path')
     if '..' in re.split(r'[\\/]', name):
         raise UnsafeArchiveError(f"the member {name!r} leaves the folder through '..'")
@@ -60,21 +59,22 @@ class _Writer:
         for o in parents: self.folder(p := p/o, name)
         return p/last
 
-    def folder(self, p, name):
-        try: p.mkdir()
-        except FileExistsError:
-            if p.is_symlink() or not p.is_dir():
-                raise ArchiveError(f'the member {name!r} needs the folder {p.name!r}, which is a file in the '
-                                   'same archive') from None
-
-    def clear(self, p, name):
-        "A later member of the same name wins"
+    def new_path(self, name):
+        "`path`, where no file is: a later member of the same name wins"
+        p = self.path(name)
         if p.is_dir() and not p.is_symlink():
-            raise ArchiveError(f'the member {name!r} is both a file and a folder')
+            raise UnsafeArchiveError(f'the member {name!r} is a folder, and a file or a link, too')
         p.unlink(missing_ok=True)
+        return p
+
+    def folder(self, p, name):
+        if p.is_symlink() or p.exists() and not p.is_dir():
+            raise ArchiveError(f'the member {name!r} needs the folder {p.name!r}, which is a file in the '
+                               'same archive')
+        p.mkdir(exist_ok=True)
 
     def file(self, name, src, mode):
-        self.clear(p := self.path(name), name)
+        p = self.new_path(name)
         with open(p, 'xb') as f:
             while chunk := src.read(2**20):
                 self.spend(len(chunk))
@@ -83,13 +83,14 @@ class _Writer:
             p.chmod(p.stat().st_mode | (p.stat().st_mode>>2 & 0o111))     # may be run by whoever may read
 
     def hardlink(self, name, target):
-        src = self.dest.joinpath(*safe_parts(target))
-        parent = self.dest.resolve().joinpath(*safe_parts(target)[:-1])
-        if src.is_symlink() or not src.is_file() or src.parent.resolve()!=parent:
+        parts = safe_parts(target)
+        src,folder = self.dest.joinpath(*parts),self.dest.resolve().joinpath(*parts[:-1])
+        if src.is_symlink() or not src.is_file() or src.parent.resolve()!=folder:
             raise UnsafeArchiveError(f'the member {name!r} is a hard link to {target!r}, which is no earlier '
                                      'file of the archive')
-        self.clear(p := self.path(name), name)
-        try: os.link(src, p)
+        p = self.new_path(name)
+        try:
+            os.link(src, p)
         except OSError:
             self.spend(src.stat().st_size)
             shutil.copyfile(src, p)
@@ -103,12 +104,8 @@ class _Writer:
         for name,target in self.links:
             if os.path.isabs(target) or re.match(r'[\\/]|[A-Za-z]:', target):
                 raise UnsafeArchiveError(f'the link {name!r} points to the absolute path {target!r}')
-            p = self.path(name)
-            if p.is_dir() and not p.is_symlink():
-                raise UnsafeArchiveError(f'the member {name!r} is a link, and others are to be written '
-                                         'through it')
-            self.clear(p, name)
-            os.symlink(target, p)
+            p = self.new_path(name)
+            p.symlink_to(target)
             made.append((p,name,target))
         root = root.resolve()
         for p,name,target in made:
@@ -127,42 +124,37 @@ class _Counted:
 _open = dict(gz=lambda f: gzip.GzipFile(fileobj=f), bz2=bz2.BZ2File, xz=lzma.LZMAFile, tar=lambda f: f)
 _second_opinion = getattr(tarfile, 'data_filter', lambda member,dest: member)
 
-def _tar_member(tar, m, w):
-    "Write one member of a tar file"
+def _no_file(name): return UnsafeArchiveError(f'the member {name!r} is a device or another special file')
+
+def _write_tar_member(tar, m, w):
     safe_parts(m.name)
-    if m.islnk(): safe_parts(m.linkname)
-    if not (m.isfile() or m.isdir() or m.issym() or m.islnk()):
-        raise UnsafeArchiveError(f'the member {m.name!r} is a device or another special file')
-    try: _second_opinion(m, str(w.dest))
+    if not (m.isfile() or m.isdir() or m.issym() or m.islnk()): raise _no_file(m.name)
+    try:
+        _second_opinion(m, str(w.dest))
     except tarfile.TarError as e:
-        raise UnsafeArchiveError(f'the member {m.name!r} is unsafe ({type(e).__name__})') from e
+        raise UnsafeArchiveError(f'the member {m.name!r} is unsafe: {e}') from e
     if   m.isdir():  w.dir(m.name)
     elif m.issym():  w.symlink(m.name, m.linkname)
     elif m.islnk():  w.hardlink(m.name, m.linkname)
     else:            w.file(m.name, tar.extractfile(m), m.mode)
 
-def _untar(f, kind, w, show):
-    "Write all members of a tar file, read as one stream to its very end"
+def _untar(f, kind, w, show): # One stream, read to its very end
     stream = _Counted(_open[kind](f), _Writer(w.dest, w.budget+2**26, 0).spend)
     with tarfile.open(fileobj=stream, mode='r|', bufsize=2**20) as tar:
         for m in tar:
-            _tar_member(tar, m, w)
+            _write_tar_member(tar, m, w)
             show(f.tell())
         while rest := tar.fileobj.read(2**20):
             if kind=='tar' and rest.strip(b'\0'):
                 raise ArchiveError('there is unreadable data after its last readable member')
 
 # %% ../../nbs/library/fetch_archive.ipynb #e3689145
-def _unzip(f, w, show):
-    "Write all members of a zip file; `zipfile` checks each member's checksum"
+def _unzip(f, w, show): # `zipfile` checks each member's checksum
     with zipfile.ZipFile(f) as z:
         for o in z.infolist():
             name,mode = o.filename.replace('\\','/'),o.external_attr>>16
             kind = stat.S_IFMT(mode)
-            safe_parts(o.filename)
-            safe_parts(name)
-            if kind not in (0,stat.S_IFREG,stat.S_IFDIR,stat.S_IFLNK):
-                raise UnsafeArchiveError(f'the member {name!r} is a device or another special file')
+            if kind not in (0,stat.S_IFREG,stat.S_IFDIR,stat.S_IFLNK): raise _no_file(name)
             if o.flag_bits & 1: raise ArchiveError(f'the member {name!r} is encrypted; unpack it by hand')
             if   o.is_dir():         w.dir(name)
             elif kind==stat.S_IFLNK: w.symlink(name, z.read(o).decode() if o.file_size<5000 else '/')
@@ -172,43 +164,39 @@ def _unzip(f, w, show):
 
 # %% ../../nbs/library/fetch_archive.ipynb #a188f5b1
 _broken = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, KeyError,
-           RuntimeError, NotImplementedError)
-# bz2 and gzip report damage as an OSError without a number
-_odd_names = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, None}
+           RuntimeError, NotImplementedError, OSError)
+# bz2 and gzip report damage as an OSError without a number; the others are names that the disk cannot store
+_damage = {None, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
 
-def _root(w):
-    "The one folder that holds all the rest, else the whole"
+def _data_root(w): # The one folder that holds all the rest, else the whole
     tops = {o.name for o in w.dest.iterdir()} | {(safe_parts(n) or ['.'])[0] for n,_ in w.links}
     tops = [w.dest/o for o in tops - {'__MACOSX'}]
     return tops[0] if len(tops)==1 and tops[0].is_dir() else w.dest
 
-def _extract(f, kind, w, show):
-    if   kind=='zip': _unzip(f, w, show)
-    elif kind:        _untar(f, kind, w, show)
-    else: raise ArchiveError('it is no .tar, .tgz, .tar.bz2, .tar.xz or .zip')
-    w.make_links(root := _root(w))
-    return root
-
 def file_extract(fname, # The archive: .tar, .tgz, .tar.bz2, .tar.xz or .zip, told by its content
                  dest, # An existing, empty folder
-                 max_ratio:float=100.,
-                 # Refuse to write more than this times the archive's size (or 256 MiB, whichever is more)
-                 max_files:int=5_000_000, # Refuse to write more entries than this
+                 max_ratio:float=100., # Write at most so many times the archive's size (or 256 MiB, if more)
+                 max_files:int=5_000_000, # Write at most so many entries
                 ): # The folder of the data: the archive's one top folder, or `dest`
     """Unpack `fname` into `dest`, all of it or with an error. Raises `UnsafeArchiveError` or `ArchiveError`,
     naming the member"""
     size = os.path.getsize(fname)
     w = _Writer(dest, max(2**28, int(max_ratio*size)), max_files)
-    with open(fname, 'rb') as f, progress_to(f'Unpacking {Path(fname).name}', size) as show:
-        kind = archive_kind(f.read(512))
-        f.seek(0)
-        try: return _extract(f, kind, w, lambda n: show(n, size))
-        except UnsafeArchiveError as e:
-            raise UnsafeArchiveError(f'{fname} was refused: {e}. If you trust its origin, unpack it '
-                                     'by hand.') from e
-        except ArchiveError as e: raise ArchiveError(f'{fname} cannot be unpacked: {e}.') from e
-        except _broken as e: raise ArchiveError(f'{fname} is damaged or incomplete ({e}).') from e
-        except OSError as e:
-            if e.errno not in _odd_names: raise
-            raise ArchiveError(f'{fname} is damaged, or holds a name that this disk cannot '
-                               f'store ({e}).') from e
+    try:
+        with open(fname, 'rb') as f, progress_to(f'Unpacking {Path(fname).name}', size) as show:
+            kind = archive_kind(f.read(512))
+            f.seek(0)
+            if   kind=='zip': _unzip(f, w, show)
+            elif kind:        _untar(f, kind, w, show)
+            else: raise ArchiveError('it is no .tar, .tgz, .tar.bz2, .tar.xz or .zip')
+            w.make_links(root := _data_root(w))
+            return root
+    except UnsafeArchiveError as e:
+        raise UnsafeArchiveError(f'{fname} was refused: {e}. If you trust its origin, unpack it '
+                                 'by hand.') from e
+    except ArchiveError as e:
+        raise ArchiveError(f'{fname} cannot be unpacked: {e}.') from e
+    except _broken as e:
+        if getattr(e, 'errno', None) not in _damage: raise
+        raise ArchiveError(f'{fname} is damaged or incomplete, or holds a name that this disk cannot store '
+                           f'({e}).') from e

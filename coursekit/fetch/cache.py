@@ -8,6 +8,7 @@ __all__ = ['DataError', 'StorageError', 'storage_errors', 'progress_to', 'read_s
 # %% ../../nbs/library/fetch_cache.ipynb #46bee4f0
 import errno, json, os, shutil, sys, tempfile, time
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from tqdm.auto import tqdm
 from ..files import atomic_write, file_lock
@@ -28,24 +29,23 @@ _no_lock = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 def storage_errors(path, # The file or folder that is being written
                   ):
     "Turn a full disk or an unwritable folder into a `StorageError` that says what to do"
-    try: yield
-    except DataError: raise
+    try:
+        yield
+    except DataError:
+        raise
     except OSError as e:
-        if   e.errno in _full:    why,do = 'the disk is full', 'Free some space'
-        elif e.errno in _shut:
-            why,do = f'it cannot be written ({os.strerror(e.errno)})', 'Make it writable'
-        elif e.errno in _no_lock:
-            why,do = 'its file system knows no file locks', 'Take a folder on a local disk'
+        if   e.errno in _full:    why = f'the disk is full ({e.strerror}). Free some space'
+        elif e.errno in _shut:    why = f'it cannot be written ({os.strerror(e.errno)}). Make it writable'
+        elif e.errno in _no_lock: why = 'its file system knows no file locks. Take a folder on a local disk'
         else: raise
-        raise StorageError(e.errno,
-            f"Could not write {path}: {why}. {do}, or set the environment variable COURSEKIT_HOME to a "
-            "folder on another disk, and call again: nothing was left half done.") from e
+        raise StorageError(e.errno, f'Could not write {path}: {why}, or set the environment variable '
+                           'COURSEKIT_HOME to a folder on another disk, and call again: '
+                           'nothing was left half done.') from e
 
 # %% ../../nbs/library/fetch_cache.ipynb #ef48a224
-def _watched():
-    "Is somebody looking: a notebook or a terminal?"
+def _watched(): # Is somebody looking: a notebook or a terminal?
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
-    return 'IPKernelApp' in getattr(shell,'config',{}) or bool(getattr(sys.stderr,'isatty',bool)())
+    return 'IPKernelApp' in getattr(shell, 'config', {}) or bool(getattr(sys.stderr, 'isatty', bool)())
 
 def _lines(desc, total, every=10): # For log files: what is being done, then now and then how much of it
     print(f'{desc} …', file=sys.stderr, flush=True)
@@ -66,74 +66,62 @@ def progress_to(desc:str, # What is being done; shown before the bar
     if not _watched():
         yield _lines(desc, total)
         return
-    bar,t = None,time.monotonic()
+    bar,start = None,time.monotonic()
     def show(done, total=total):
         nonlocal bar
-        if bar is None and time.monotonic()-t>1:
+        if bar is None and time.monotonic()-start>1:
             bar = tqdm(total=total, desc=desc, unit=unit, unit_scale=unit=='B', leave=False)
         if bar is None: return
-        if total and total!=bar.total: bar.total = total
+        bar.total = total or bar.total
         bar.update(done-bar.n)
-    try: yield show
+    try:
+        yield show
     finally:
         if bar is not None: bar.close()
 
 # %% ../../nbs/library/fetch_cache.ipynb #10402eeb
-def _stamp_file(dest): return dest.with_name(f'.{dest.name}.json')
+def _stamp_file(dest): return Path(dest).with_name(f'.{Path(dest).name}.json')
 
-def read_stamp(dest, # A folder or file of the cache
-              ): # The stamp; {} where there is none
-    "What is written about `dest`: where it came from, which version"
-    try: stamp = json.loads(_stamp_file(Path(dest)).read_text())
-    except (OSError,ValueError): return {}
+def read_stamp(dest): # A folder or file of the cache
+    "What is written about `dest` (where it came from, which version) as a dict; {} where there is no stamp"
+    try:
+        stamp = json.loads(_stamp_file(dest).read_text())
+    except (OSError,ValueError):
+        return {}
     return stamp if isinstance(stamp, dict) else {}
 
 def write_stamp(dest, # A folder or file of the cache
-                **kw, # What to write: strings and numbers
-               ):
+                **kw): # What to write: strings and numbers
     "Write the stamp of `dest`, whole or not at all"
-    with atomic_write(_stamp_file(Path(dest))) as f: f.write(json.dumps(kw).encode())
+    with atomic_write(_stamp_file(dest)) as f: f.write(json.dumps(kw).encode())
 
-def drop_stamp(dest, # A folder or file of the cache
-              ):
+def drop_stamp(dest): # A folder or file of the cache
     "Forget what is written about `dest`"
-    _stamp_file(Path(dest)).unlink(missing_ok=True)
+    _stamp_file(dest).unlink(missing_ok=True)
 
 # %% ../../nbs/library/fetch_cache.ipynb #298d64d3
-def _remove_abandoned(dest):
-    "Remove what a killed process left: the owner of the lock knows that nobody is using it"
-    for o in dest.parent.glob(f'.{dest.name}.tmp-*'): shutil.rmtree(o, ignore_errors=True)
-
-def _free_name(dest):
-    "Where to move a folder of unknown origin"
-    names = (dest.with_name(f'{dest.name}.old{i}') for i in range(1, 10**6))
-    return next(o for o in names if not o.exists())
-
-def _swap(new, dest, tmp, stamp):
-    "Put the complete folder `new` in the place of `dest`"
-    if dest.exists():
-        if read_stamp(dest): dest.rename(tmp/'replaced')
-        else:
-            old = _free_name(dest)
-            dest.rename(old)
-            print(f'Kept the folder that was at {dest} as {old.name}.', file=sys.stderr)
+def _swap(new, dest, tmp, stamp): # Put the complete folder `new` in the place of `dest`
+    if dest.exists() and read_stamp(dest): dest.rename(tmp/'replaced')
+    elif dest.exists():
+        names = (dest.with_name(f'{dest.name}.old{i}') for i in count(1))
+        old = dest.rename(next(o for o in names if not o.exists()))
+        print(f'Kept the folder that was at {dest} as {old.name}.', file=sys.stderr)
     drop_stamp(dest)
     new.rename(dest)
     write_stamp(dest, **stamp)
 
-def _ready(dest, stamp, same):
-    "Is `dest` there, and is it what `stamp` asks for?"
-    if dest.exists() and not dest.is_dir(): raise StorageError(errno.ENOTDIR,
-        f'{dest} is a file, and a folder of data should go there: move it away.')
+def _is_ready(dest, stamp, same): # Is `dest` there, and is it what `stamp` asks for?
+    if dest.exists() and not dest.is_dir():
+        raise StorageError(errno.ENOTDIR, f'{dest} is a file, and a folder of data should go there: '
+                           'move it away.')
     if not dest.is_dir() or not any(dest.iterdir()): return False
     old = read_stamp(dest)
     if not old: return True
-    if not same(old.get('url'), stamp.get('url')):
-        raise DataError(
-            f"{dest} holds data from {old.get('url')}, and {stamp.get('url')} would use the same folder. "
-            "Pass another folder, as in untar_data(url, data='other'), or force_download=True to replace "
-            "what is there.")
-    return old.get('version')==stamp.get('version')
+    if not same(old.get('url'), stamp['url']):
+        raise DataError(f"{dest} holds data from {old.get('url')}, and {stamp['url']} would use the same "
+                        "folder. Pass another folder, as in untar_data(url, data='other'), or "
+                        "force_download=True to replace what is there.")
+    return old.get('version')==stamp['version']
 
 # %% ../../nbs/library/fetch_cache.ipynb #1b6d7a77
 def keep_folder(dest, # The folder wanted
@@ -146,14 +134,17 @@ def keep_folder(dest, # The folder wanted
     """Return `dest`, made by `make` unless it is there. Raises `StorageError`, and what `make` raises; then
     nothing has changed"""
     dest,stamp = Path(dest),dict(url=url, version=version)
-    if not force and _ready(dest, stamp, same): return dest
+    if not force and _is_ready(dest, stamp, same): return dest
+    prefix = f'.{dest.name}.tmp-'
     with storage_errors(dest), file_lock(dest):
-        _remove_abandoned(dest)
-        if not force and _ready(dest, stamp, same): return dest      # another process was faster
-        tmp = Path(tempfile.mkdtemp(prefix=f'.{dest.name}.tmp-', dir=dest.parent))
+        # What killed processes left: who has the lock knows that nobody uses it
+        for o in dest.parent.glob(f'{prefix}*'): shutil.rmtree(o, ignore_errors=True)
+        if not force and _is_ready(dest, stamp, same): return dest      # another process was faster
+        tmp = Path(tempfile.mkdtemp(prefix=prefix, dir=dest.parent))
         try:
             new = tmp/'new'
             new.mkdir()
             _swap(make(new) or new, dest, tmp, stamp)
-        finally: shutil.rmtree(tmp, ignore_errors=True)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
     return dest

@@ -29,13 +29,12 @@ class _Broken(Exception):
     "The answer ended early: worth another try"
 
 # %% ../../nbs/library/fetch_download.ipynb #5ed646f3
-def _md5(fname, n=None):
-    h = hashlib.md5(usedforsecurity=False)
-    with open(fname,'rb') as f:
-        if n: h.update(f.read(n))
-        else:
-            while b := f.read(2**20): h.update(b)
-    return h.hexdigest()
+def _new_md5(data=b''): return hashlib.md5(data, usedforsecurity=False)
+
+def _md5(fname, n=None): # Of the first `n` bytes, or of all
+    with open(fname, 'rb') as f:
+        digest = _new_md5(f.read(n)) if n else hashlib.file_digest(f, _new_md5)
+    return digest.hexdigest()
 
 def file_check(fname, # A file
               ): # (size in bytes, MD5 of the first 2**20 bytes)
@@ -47,21 +46,18 @@ def wrong_with(fname, # A file
               ): # '' if nothing, else a sentence
     "Say what is wrong with a file, compared with what was published about it"
     if not check: return ''
-    size,head,*whole = check
+    size,*md5s = check
     if (n := os.path.getsize(fname))!=size: return f'it has {n:,} bytes and should have {size:,}'
-    for limit,want in [(2**20,head), *[(None,o) for o in whole]]:
-        if (got := _md5(fname, limit))!=want:
-            return f"its MD5 digest{' (first MiB)' if limit else ''} is {got} and should be {want}"
+    for limit,what,md5 in zip((2**20,None), ('MD5 digest (first MiB)','MD5 digest'), md5s):
+        if (got := _md5(fname, limit))!=md5: return f'its {what} is {got} and should be {md5}'
     return ''
 
 # %% ../../nbs/library/fetch_download.ipynb #5252d01c
-def _sniff(head, url, ctype):
-    "Raise `WrongFileError` if the first bytes cannot be those of an archive that `url` names"
-    if archive_kind(head) or not re.search(r'\.(tgz|zip|t?gz|bz2|t?xz)$', urlsplit(url).path): return
+def _check_head(head, url, ctype): # Raises `WrongFileError` unless an archive that `url` names may begin so
+    if archive_kind(head) or not re.search(r'\.(t?gz|zip|bz2|t?xz)$', urlsplit(url).path): return
     what = 'a web page' if re.match(rb'\s*<(!doctype|html|\?xml)', head, re.I) else 'no archive'
     raise WrongFileError(f'{url} sent {what} ({ctype}), which begins with {head[:60]!r}. A login page of the '
-                         'network, or a moved file? '
-                         'Open the address in a browser to see.')
+                         'network, or a moved file? Open the address in a browser to see.')
 
 # %% ../../nbs/library/fetch_download.ipynb #b4c49083
 class _Part:
@@ -88,51 +84,42 @@ class _Part:
 
     def accept(self, r):
         "Where in the file the answer `r` goes, and the full size (None if not announced)"
-        n,old = self.n,read_stamp(self.path).get('total')
-        if r.status==206:
-            m = re.fullmatch(r'bytes (\d+)-(\d+)/(\d+|\*)', r.headers.get('Content-Range','').strip())
-            total = int(m[3]) if m and m[3]!='*' else None
-            if not m or int(m[1])!=n or (old and total!=old):
+        self.resumed = r.status==206
+        if self.resumed:
+            m = re.fullmatch(r'bytes (\d+)-\d+/(\d+|\*)', r.headers.get('Content-Range','').strip())
+            start,size = m.groups() if m else ('','')
+            if start!=str(self.n) or size!=str(read_stamp(self.path).get('total') or size):
                 self.forget()
                 raise _Broken('the server sent another part than asked for')
-            start,self.resumed = n,True
         else:
-            size = r.headers.get('Content-Length','')
-            start,total = 0,int(size) if size.isdigit() else None
+            start,size = 0,r.headers.get('Content-Length','')
+        total = int(size) if size.isdigit() else None
         if self.check and total not in (None,self.check[0]):
             raise WrongFileError(f'{self.url} announces {total:,} bytes where {self.check[0]:,} were '
                                  'published: the file there is another one.')
-        tag = r.headers.get('ETag','')
-        write_stamp(self.path, url=self.url, total=total,
-                    tag='' if tag.startswith('W/') else tag or r.headers.get('Last-Modified',''))
-        return start,total
+        tag = r.headers.get('ETag') or r.headers.get('Last-Modified','')
+        write_stamp(self.path, url=self.url, total=total, tag='' if tag.startswith('W/') else tag)
+        return int(start),total
 
 # %% ../../nbs/library/fetch_download.ipynb #2d5ce1b4
-def _room(path, need):
-    free = shutil.disk_usage(path.parent).free
-    if need and need>free:
-        raise StorageError(errno.ENOSPC,
-                           f'The download needs {need/1e6:,.0f} MB, and the disk of {path.parent} has '
-                           f'{free/1e6:,.0f} MB left. '
-        'Free some space, or set the environment variable COURSEKIT_HOME to a folder on another disk.')
-
-def _ask(part, timeout):
-    "Send the request"
-    try: return urlopen(Request(part.url, headers=part.headers()), timeout=timeout)
+def _ask(part, timeout): # The answer of the server
+    try:
+        return urlopen(Request(part.url, headers=part.headers()), timeout=timeout)
     except HTTPError as e:
         e.close()
         if e.code!=416: raise
         part.forget()
         raise _Broken('the server has no such part of the file') from e
 
-def _attempt(part, timeout, show):
-    "Fetch what is missing, or raise"
+def _attempt(part, timeout, show): # Fetch what is missing, or raise
     with _ask(part, timeout) as r:
         start,total = part.accept(r)
-        _room(part.path, total and total-start)
-        with storage_errors(part.path), open(part.path, 'ab' if start else 'wb') as f:
+        missing,free = (total or start)-start,shutil.disk_usage(part.path.parent).free
+        if missing>free:
+            raise OSError(errno.ENOSPC, f'{missing/1e6:,.0f} MB are missing, {free/1e6:,.0f} MB are free')
+        with open(part.path, 'ab' if start else 'wb') as f:
             while b := r.read1(2**18):
-                if not f.tell(): _sniff(b, part.url, r.headers.get('Content-Type','no type given'))
+                if not f.tell(): _check_head(b, part.url, r.headers.get('Content-Type','no type given'))
                 f.write(b)
                 show(f.tell(), total)
     if total and part.n<total: raise _Broken(f'the connection was closed after {part.n:,} of {total:,} bytes')
@@ -142,20 +129,18 @@ _busy = {408, 425, 429, 500, 502, 503, 504}
 _codes = {401:'access is refused', 403:'access is refused', 404:'there is no such file',
           410:'the file is gone'}
 
-def _reason(e): return e.reason if isinstance(e, URLError) and isinstance(e.reason, BaseException) else e
-
 def _judge(e, # What went wrong
           ): # ('again', 'offline' or 'final'; why)
-    "Judge a failed try"
+    "Is another try worth it?"
     if isinstance(e, HTTPError):
-        return ('again' if e.code in _busy
-                else 'final'), f"the server answered {e.code} ({_codes.get(e.code, e.reason)})"
-    e = _reason(e)
+        why = f'the server answered {e.code} ({_codes.get(e.code, e.reason)})'
+        return 'again' if e.code in _busy else 'final',why
+    if isinstance(e, URLError) and isinstance(e.reason, BaseException): e = e.reason
     if isinstance(e, ssl.SSLCertVerificationError):
         return 'final',f'its certificate is not trusted ({e.verify_message})'
     if isinstance(e, socket.gaierror): return 'offline','its name could not be looked up'
     if isinstance(e, ConnectionRefusedError): return 'offline','the connection was refused'
-    if getattr(e,'errno',None) in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
+    if getattr(e, 'errno', None) in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
         return 'offline','there is no way to it'
     if isinstance(e, TimeoutError): return 'again','it went silent'
     return 'again',str(e) or type(e).__name__
@@ -165,15 +150,9 @@ _network = (URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.H
 # %% ../../nbs/library/fetch_download.ipynb #95ab5a74
 PAUSE = 1.   # Seconds before the second try; doubled each time
 
-def _wait(k, e):
-    after = e.headers.get('Retry-After','') if isinstance(e, HTTPError) and e.headers else ''
+def _pause(k, e): # Before try `k+2`, after the error `e`
+    after = (getattr(e, 'headers', None) or {}).get('Retry-After', '')
     time.sleep(min(30, max(PAUSE*2**k, float(after) if after.isdigit() else 0)))
-
-def _give_up(part, err, kind, why, k):
-    "Raise what tells the story"
-    kept = f' The {part.n:,} bytes that came are kept: the next call goes on from there.' if part.n else ''
-    raise (NoNetworkError if kind=='offline' else DownloadError)(
-        f"Could not download {part.url}: {why}{f' ({k+1} tries)' if k else ''}.{kept}") from err
 
 def _fetch(part, timeout, retries, show):
     "Try until the file is complete, or has not grown for `retries` further tries"
@@ -181,19 +160,24 @@ def _fetch(part, timeout, retries, show):
     while True:
         try:
             if not part.complete: _attempt(part, timeout, show)
-            if not (wrong := wrong_with(part.path, part.check)): return
+            wrong = wrong_with(part.path, part.check)
+            if not wrong: return
             part.forget()
             if redone or not part.resumed:
                 raise WrongFileError(f'What came from {part.url} is wrong: {wrong}.')
             redone,best = True,0
             continue                    # two halves that did not fit: once more, from the start
-        except _network as e: err,(kind,why) = e,_judge(e)
+        except _network as e:
+            err,(kind,why) = e,_judge(e)
         if part.n>best: best,k = part.n,0
-        if kind=='final' or k>=(min(1,retries) if kind=='offline' and not best else retries):
-            _give_up(part, err, kind, why, k)
+        if kind=='final' or k>=(min(1,retries) if kind=='offline' and not best else retries): break
         print(f'{urlsplit(part.url).hostname}: {why}; trying again ({k+1} of {retries}) …', file=sys.stderr)
-        _wait(k, err)
+        _pause(k, err)
         k += 1
+    tries = f' ({k+1} tries)' if k else ''
+    kept = f' The {part.n:,} bytes that came are kept: the next call goes on from there.' if part.n else ''
+    failure = NoNetworkError if kind=='offline' else DownloadError
+    raise failure(f'Could not download {part.url}: {why}{tries}.{kept}') from err
 
 def download_url(url:str, # http:// or https://
                  dest, # The file to write
@@ -208,11 +192,11 @@ def download_url(url:str, # http:// or https://
     with storage_errors(dest), file_lock(dest):
         if dest.exists() and not overwrite: return dest
         part = _Part(url, dest, check)
-        with progress_to(f'Downloading {dest.name}') as show:
-            try: _fetch(part, timeout, retries, show)
-            except WrongFileError:
-                part.forget()
-                raise
+        try:
+            with progress_to(f'Downloading {dest.name}') as show: _fetch(part, timeout, retries, show)
+        except WrongFileError:
+            part.forget()
+            raise
         os.replace(part.path, dest)
         drop_stamp(part.path)
         write_stamp(dest, url=url)

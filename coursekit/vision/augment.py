@@ -13,6 +13,7 @@ __all__ = ['random_numbers', 'affine_matrices', 'warp_batch', 'AffineCoordTfm', 
 import math
 import torch
 import torch.nn.functional as F
+from functools import partial
 from torch import Tensor
 from fastcore.foundation import L
 from fastcore.meta import delegates
@@ -45,9 +46,8 @@ def random_numbers(x, # Batch of pictures
 def affine_matrices(a, b, c, # First row: numbers, or tensors with a number for each picture
                     d, e, f): # Second row
     "Matrices with the rows (a b c), (d e f), (0 0 1), one for each picture"
-    n = next(len(o) for o in (a,b,c,d,e,f) if isinstance(o, Tensor))
-    rows = [o if isinstance(o, Tensor) else torch.full((n,), float(o)) for o in (a,b,c,d,e,f,0,0,1)]
-    return torch.stack(rows, 1).view(n, 3, 3)
+    numbers = (torch.as_tensor(o, dtype=torch.float) for o in (a,b,c,d,e,f,0,0,1))
+    return torch.stack(torch.broadcast_tensors(*numbers), 1).view(-1, 3, 3)
 
 # %% ../../nbs/13_augmentation.ipynb #dc3c441a
 #| code-fold: true
@@ -77,10 +77,8 @@ def _sampling_grid(m, h, w, align_corners, buf): # (n, h, w, 2): where each pixe
     return grid
 
 def _only_lays_down(m, size, new_size): # Do they only mirror, and swap rows and columns of squares?
-    if size!=new_size: return False
-    square = size[0]==size[1]
     simple = ((m==0)|(m.abs()==1)).all() and (m[:,:2,2:]==0).all()
-    return bool(simple and (square or (m[:,0,1]==0).all()))
+    return size==new_size and bool(simple and (size[0]==size[1] or (m[:,0,1]==0).all()))
 
 def _laid_down(t, m): # Pictures after such matrices: exact, bytes stay bytes
     ks = ((m[:,0,0]+m[:,0,1])<0).int() + 2*((m[:,1,1]+m[:,1,0])<0).int() + 4*(m[:,0,0]==0).int()
@@ -202,20 +200,15 @@ class AffineCoordTfm(RandTransform):
 class Flip(AffineCoordTfm):
     "Mirror left and right with probability `p`"
     @delegates(AffineCoordTfm, but=['tfms'])
-    def __init__(self, p=0.5, draw=None, # 1: mirror, 0: do not; numbers, or a function of the batch
-                 **kwargs): # As for `AffineCoordTfm`
-        super().__init__(p=p, **kwargs)
+    def __init__(self, p=0.5, draw=None, # 1: mirror, 0: do not (`Dihedral`: 0…7); or a function of the batch
+                 *args, **kwargs): # As for `AffineCoordTfm`, from `size` on
+        super().__init__(None, *args, p=p, **kwargs)
         self.draw = draw
     def matrix(self, x, h, w):
         return affine_matrices(1-2*random_numbers(x, 1, 1, self.p, 0, self.draw, self.batch),0,0, 0,1,0)
 
-class Dihedral(AffineCoordTfm):
-    "Lay the picture down in one of eight ways, with probability `p`"
-    @delegates(AffineCoordTfm, but=['tfms'])
-    def __init__(self, p=0.5, draw=None, # 0…7, see `dihedral`
-                 **kwargs): # As for `AffineCoordTfm`
-        super().__init__(p=p, **kwargs)
-        self.draw = draw
+class Dihedral(Flip):
+    "Lay the picture down in one of eight ways, see `dihedral`, with probability `p`"
     def matrix(self, x, h, w):
         k = random_numbers(x, 0, 8, self.p, 0, self.draw, self.batch).clamp(max=7.5).int()
         fx,fy,swap,r = 1.-2*(k&1),1.-(k&2),(k>=4).float(),self.aspect(h, w)
@@ -226,8 +219,8 @@ class Rotate(AffineCoordTfm):
     @delegates(AffineCoordTfm, but=['tfms'])
     def __init__(self, max_deg=10, # Degrees
                  p=0.5, draw=None, # Degrees; numbers, or a function of the batch
-                 **kwargs): # As for `AffineCoordTfm`
-        super().__init__(p=p, **kwargs)
+                 *args, **kwargs): # As for `AffineCoordTfm`, from `size` on
+        super().__init__(None, *args, p=p, **kwargs)
         self.max_deg,self.draw = float(max_deg),draw
     def matrix(self, x, h, w):
         a = torch.deg2rad(random_numbers(x, -self.max_deg, self.max_deg, self.p, 0, self.draw, self.batch))
@@ -239,13 +232,13 @@ class Zoom(AffineCoordTfm):
     @delegates(AffineCoordTfm, but=['tfms'])
     def __init__(self, min_zoom=1., max_zoom=1.1, p=0.5, draw=None, # Factors
                  draw_x=None, draw_y=None, # Place of the centre, 0 (left, top) … 1
-                 **kwargs): # As for `AffineCoordTfm`
-        super().__init__(p=p, **kwargs)
+                 *args, **kwargs): # As for `AffineCoordTfm`, from `size` on
+        super().__init__(None, *args, p=p, **kwargs)
         self.min_zoom,self.max_zoom,self.draw,self.draw_x,self.draw_y = min_zoom,max_zoom,draw,draw_x,draw_y
     def matrix(self, x, h, w):
         s = 1/random_numbers(x, self.min_zoom, self.max_zoom, self.p, 1, self.draw, self.batch)
-        def centre(draw): return (1-s)*(2*random_numbers(x, 0, 1, draw=draw, batch=self.batch)-1)
-        cx,cy = centre(self.draw_x),centre(self.draw_y)
+        cx,cy = ((1-s)*(2*random_numbers(x, 0, 1, draw=draw, batch=self.batch)-1)
+                 for draw in (self.draw_x, self.draw_y))
         return affine_matrices(s,0,cx, 0,s,cy)
 
 # %% ../../nbs/13_augmentation.ipynb #c9b8fc41
@@ -264,36 +257,34 @@ class Warp(AffineCoordTfm):
     @delegates(AffineCoordTfm, but=['tfms'])
     def __init__(self, magnitude=0.2, p=0.5,
                  draw_x=None, draw_y=None, # Amounts to the side and upwards, in -`magnitude`…`magnitude`
-                 **kwargs): # As for `AffineCoordTfm`
-        super().__init__(p=p, **kwargs)
+                 *args, **kwargs): # As for `AffineCoordTfm`, from `size` on
+        super().__init__(None, *args, p=p, **kwargs)
         self.magnitude,self.draw_x,self.draw_y = float(magnitude),draw_x,draw_y
     def matrix(self, x, h, w):
-        k = self.magnitude
+        k,corners = self.magnitude,torch.tensor([[-1.,-1],[-1,1],[1,-1],[1,1]])
         a,b = (random_numbers(x, -k, k, self.p, 0, draw, self.batch) for draw in (self.draw_x, self.draw_y))
-        corners = torch.tensor([[-1.,-1],[-1,1],[1,-1],[1,1]])
-        moved = torch.stack([torch.stack(o, 1) for o in ((-1-b,-1-a), (-1+b,1+a), (1+b,-1+a), (1-b,1-a))], 1)
+        moved = corners - corners.prod(1, keepdim=True)*torch.stack([b,a], 1)[:,None]
         return homography(moved, corners.expand_as(moved))
 
 # %% ../../nbs/13_augmentation.ipynb #b32babd9
 #| code-fold: true
 class RandomResizedCropGPU(AffineCoordTfm):
     "`RandomResizedCrop` for a batch; in validation, the largest box in the middle that `ratio` allows"
+    @delegates(AffineCoordTfm, but=['tfms'])
     def __init__(self, size, # Pixels of the result: a side, or (height, width)
                  min_scale=0.08, # Smallest share of the area
                  ratio=(3/4, 4/3), # Smallest and largest width by height
                  mode='bilinear', # As for `AffineCoordTfm`
                  valid_scale=1., # Validation: the box's share of each side
                  max_scale=1., # Largest share of the area
-                 pad_mode=PadMode.Reflection, align_corners=True, batch=False, # As for `AffineCoordTfm`
-                 **kwargs): # `split_idx`, `order`
-        super().__init__(None, size, mode, pad_mode, align_corners, batch, **kwargs)
+                 **kwargs): # As for `AffineCoordTfm`
+        super().__init__(None, size, mode, **kwargs)
         self.min_scale,self.max_scale,self.ratio,self.valid_scale = min_scale,max_scale,ratio,valid_scale
 
     def compose(self, x, h, w, split_idx):
-        n = 1 if self.batch or split_idx else len(x)
+        n,k = 1 if self.batch or split_idx else len(x),int(self.align_corners)
         h,w = h.expand(n),w.expand(n)
         l,t,cw,ch = self.middle_box(h, w) if split_idx else self.random_box(h, w)
-        k = int(self.align_corners)
         fw,fh = (w-k).clamp(min=1),(h-k).clamp(min=1)
         m = affine_matrices((cw-k)/fw,0,(2*l+cw-k)/fw-1, 0,(ch-k)/fh,(2*t+ch-k)/fh-1)
         return m.expand(len(x), 3, 3),ch.expand(len(x)),cw.expand(len(x))
@@ -320,50 +311,43 @@ class RandomResizedCropGPU(AffineCoordTfm):
 
 # %% ../../nbs/13_augmentation.ipynb #fd1e55d4
 #| code-fold: true
-_grey = 0.299,0.587,0.114                             # how bright red, green and blue seem (ITU-R BT.601)
-
 class _LogitMap:
-    "sigmoid(`scale`·logit(x) + `shift`), the colours' distance to grey times `saturation`; or `None`"
-    def __init__(self): self.scale,self.shift,self.saturation = None,None,None
+    "sigmoid(`scale`·logit(x) + `shift`), the colours' distance to grey times `saturation`, if there is one"
+    def __init__(self, v): # A number for each picture, whose shape and device the others have
+        self.scale,self.shift,self.saturation = torch.ones_like(v),torch.zeros_like(v),None
 
-    def then(self, kind, v, colour): # Follow it by a step, see `relight`
-        if kind=='b':   self.shift = v if self.shift is None else self.shift+v
-        elif kind=='c':
-            self.scale = v if self.scale is None else self.scale*v
-            if self.shift is not None: self.shift = self.shift*v
-        elif colour:    self.saturation = v if self.saturation is None else self.saturation*v
+    def then(self, kind, v): # Follow it by a step, see `relight`
+        if kind=='b':                 self.shift = self.shift+v
+        elif kind=='c':               self.scale,self.shift = self.scale*v,self.shift*v
+        elif self.saturation is None: self.saturation = v
+        else:                         self.saturation = self.saturation*v
 
     def __call__(self, x, s): # `x` holds the pictures `s` of the batch
         x = x.logit(1e-7)
-        if self.saturation is not None:
-            weights = torch.tensor(_grey, device=x.device, dtype=x.dtype).view(3, 1, 1)
-            x = torch.lerp((x*weights).sum(1, keepdim=True), x, self.saturation[s])
-        if self.scale is not None: x.mul_(self.scale[s])
-        if self.shift is not None: x.add_(self.shift[s])
-        return x.sigmoid_()
+        if self.saturation is not None:                       # grey: how bright a colour seems (ITU-R BT.601)
+            grey = (x*x.new_tensor([0.299,0.587,0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+            x = torch.lerp(grey, x, self.saturation[s])
+        return x.mul_(self.scale[s]).add_(self.shift[s]).sigmoid_()
 
-class _HueTurn:
-    "Turns the colour circle by `v` turns, with the value of a colour and its range as they are"
-    def __init__(self, v): self.v = v
-    def __call__(self, x, s): # As for `_LogitMap`
-        hi,lo = x.amax(1, keepdim=True),x.amin(1, keepdim=True)
-        d,(r,g,b) = hi-lo,x.split(1, 1)
-        q = d.clamp(min=1e-8)
-        h = torch.where(hi==r, ((g-b)/q)%6, torch.where(hi==g, (b-r)/q+2, (r-g)/q+4)) + 6*self.v[s]
-        k = (torch.tensor([5.,3.,1.], device=x.device, dtype=x.dtype).view(3, 1, 1)+h)%6
-        return hi - d*torch.minimum(k, 4-k).clamp(0, 1)
+def _turn_hue(v, x, s): # Turn the colour circle by `v` turns; a colour's value and range stay
+    hi,lo = x.amax(1, keepdim=True),x.amin(1, keepdim=True)
+    d,(r,g,b) = hi-lo,x.split(1, 1)
+    q = d.clamp(min=1e-8)
+    h = torch.where(hi==r, ((g-b)/q)%6, torch.where(hi==g, (b-r)/q+2, (r-g)/q+4)) + 6*v[s]
+    k = (x.new_tensor([5.,3,1]).view(3, 1, 1)+h)%6
+    return hi - d*torch.minimum(k, 4-k).clamp(0, 1)
 
 def relight(t, # (n, channels, height, width) in 0…1
             steps): # Pairs: 'b'rightness, 'c'ontrast, 's'aturation or 'h'ue, and a number for each picture
     "Apply the steps in one pass: adjacent ones that are linear in the logits as one map"
     (n,c),maps = t.shape[:2],[]
     for kind,v in steps:
+        if c!=3 and kind in 'hs': continue                    # grey has neither
         v = v.to(t.device, t.dtype)[:,None,None,None]
-        if kind=='h':
-            if c==3: maps.append(_HueTurn(v))                 # grey has no hue
-            continue
-        if not maps or not isinstance(maps[-1], _LogitMap): maps.append(_LogitMap())
-        maps[-1].then(kind, v, c==3)
+        if kind=='h': maps.append(partial(_turn_hue, v))
+        else:
+            if not maps or not isinstance(maps[-1], _LogitMap): maps.append(_LogitMap(v))
+            maps[-1].then(kind, v)
     out = torch.empty_like(t)
     k = _n_in_cache(2*t[0].numel()) if t.device.type=='cpu' else n
     for s in (slice(i, i+k) for i in range(0, n, k)):
@@ -399,23 +383,22 @@ class LightingTfm(RandTransform):
         if t.dtype==torch.uint8: t = t/255
         return relight(t if t.ndim==4 else t[None], self.steps).view(t.shape)
 
-class Brightness(LightingTfm):
-    "Add to the logits the logit of a number in 0.5±`max_lighting`/2, with probability `p`"
-    def __init__(self, max_lighting=0.2, p=0.75, draw=None, # 0…1, 0.5 changes nothing
+class _MaxLighting(LightingTfm): # What the next three share
+    def __init__(self, max_lighting=0.2, # Strength
+                 p=0.75, draw=None, # Brightness: 0…1, 0.5 changes nothing; contrast, saturation: factors
                  batch=False): # One draw for the whole batch?
         super().__init__(p=p, draw=draw, batch=batch)
         self.max_lighting = float(max_lighting)
+
+class Brightness(_MaxLighting):
+    "Add to the logits the logit of a number in 0.5±`max_lighting`/2, with probability `p`"
     def step(self, x):
         k = self.max_lighting
         return 'b',random_numbers(x, 0.5*(1-k), 0.5*(1+k), self.p, 0.5, self.draw, self.batch).logit(1e-7)
 
-class Contrast(LightingTfm):
+class Contrast(_MaxLighting):
     "Multiply the logits by a number between 1-`max_lighting` and its inverse, with probability `p`"
     kind = 'c'
-    def __init__(self, max_lighting=0.2, p=0.75, draw=None, # Factors, 1 changes nothing
-                 batch=False): # One draw for the whole batch?
-        super().__init__(p=p, draw=draw, batch=batch)
-        self.max_lighting = float(max_lighting)
     def step(self, x):
         if self.draw is not None: return self.kind,random_numbers(x, 0, 0, self.p, 1, self.draw, self.batch)
         m = -math.log(max(1e-6, 1-self.max_lighting))
@@ -478,8 +461,9 @@ class RandomErasing(RandTransform):
 def setup_aug_tfms(tfms): # Transforms of batches
     "Merge those that move pixels into one, and those that change colours into one; the others follow"
     tfms = [o() if isinstance(o, type) else o for o in L(tfms)]
-    move,light = ([o for o in tfms if isinstance(o, t)] for t in (AffineCoordTfm, LightingTfm))
-    rest = [o for o in tfms if not isinstance(o, (AffineCoordTfm, LightingTfm))]
+    kinds = AffineCoordTfm,LightingTfm
+    move,light = ([o for o in tfms if isinstance(o, t)] for t in kinds)
+    rest = [o for o in tfms if not isinstance(o, kinds)]
     def parts(fs): return [q for o in fs for q in (o.tfms or [o])]
     how,sizes = {(o.mode,o.pad_mode,o.align_corners) for o in move},{o.size for o in move}-{None}
     if len(how)==1 and len(sizes)<=1:

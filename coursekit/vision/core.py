@@ -10,8 +10,9 @@ __all__ = ['imagenet_stats', 'cifar_stats', 'mnist_stats', 'ImageError', 'conver
            'RandomResizedCrop', 'dihedral', 'FlipItem', 'DihedralItem', 'Image', 'PIL']
 
 # %% ../../nbs/library/vision_core.ipynb #2539c736
-import io, math, os
+import io, math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np, PIL, torch
 import torch.nn.functional as F
@@ -35,45 +36,32 @@ mnist_stats    = ([0.131], [0.308])                         # … and of MNIST's
 # %% ../../nbs/library/vision_core.ipynb #d63d69ad
 class ImageError(OSError):
     "A file that is no picture, or a broken one"
-    @classmethod
-    def of(cls, name, # What to call the picture
-           e): # What went wrong with it
-        "An error that names the picture, and how to find and delete all such files"
-        if   isinstance(e, EOFError):                   why = 'the file is empty'
-        elif isinstance(e, PIL.UnidentifiedImageError): why = 'PIL does not recognise it as a picture'
-        else:                                           why = f'{type(e).__name__}: {e}'
-        return cls(f"Cannot read the picture {name}: {why}. `failed = verify_images(files)` finds all such "
-                   "files, `failed.map(Path.unlink)` deletes them.")
 
-def _scaled_to_bytes(a, most): # Numbers 0…`most` as 0…255
+def _as_bytes(a, most=None): # Numbers in 0…`most` as 0…255; `None`: by their type and the largest
+    if a.dtype==np.uint8: return a
     lo,hi = a.min(initial=0),a.max(initial=0)
+    if most is None:
+        usual,deep = (1,255) if a.dtype.kind in 'bf' else (255,65535)
+        most = deep if hi>usual or a.dtype.name=='uint16' else usual
     if not 0<=lo<=hi<=most:
         raise ValueError(f"its pixels go from {lo:g} to {hi:g}; they must lie in 0…255, for 16 bits in "
                          "0…65535, or be floats in 0…1")
     return (a*np.float32(255/most)).round().astype(np.uint8)
 
-def _grey_of_8_bits(im): # An image whose pixels have more: modes I and F
-    a = np.asarray(im)
-    hi = a.max(initial=0)
-    if im.mode=='F': most = 1 if hi<=1 else 255
-    else:            most = 255 if im.mode=='I' and hi<=255 else 65535
-    return Image.fromarray(_scaled_to_bytes(a, most))
-
 def convert_picture(im, # PIL image
                     mode): # PIL mode; `None`: leave it
     "`im` in `mode`, by what its pixels mean: 16 bits are scaled to 8, transparent becomes white"
     if mode is None or im.mode==mode: return im
-    if im.mode[0] in 'IF': im = _grey_of_8_bits(im)
+    if im.mode[0] in 'IF': im = Image.fromarray(_as_bytes(np.asarray(im)))
     if im.mode in ('RGBA','LA','PA','RGBa','La') or 'transparency' in im.info:
         im = im.convert('RGBA')
         if mode!='RGBA': im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-    return im if im.mode==mode else im.convert(mode)
+    return im.convert(mode)
 
 def convert_mask(im, # PIL image
                  mode): # PIL mode, for pixels that are no numbers of classes
     "`im` as class numbers: of a palette the places, not the colours. Raises `ValueError` for one above 255"
-    if im.mode in ('1','P'): return Image.fromarray(np.asarray(im).astype(np.uint8))
-    if im.mode[0]!='I': return convert_picture(im, mode)
+    if im.mode[0] not in '1PI' or im.mode=='PA': return convert_picture(im, mode)
     a = np.asarray(im)
     hi = a.max(initial=0)
     if hi>255: raise ValueError(f"a mask holds class numbers 0…255, this one goes up to {hi}")
@@ -85,49 +73,54 @@ _turns = {2:_T.FLIP_LEFT_RIGHT, 3:_T.ROTATE_180, 4:_T.FLIP_TOP_BOTTOM, 5:_T.TRAN
           6:_T.ROTATE_270, 7:_T.TRANSVERSE, 8:_T.ROTATE_90}   # number in EXIF → what puts a picture upright
 _torch_modes = {Image.Resampling.BILINEAR:'bilinear', Image.Resampling.BICUBIC:'bicubic'}
 
+def _reading_advice(e): # What helps where a file cannot be read
+    if isinstance(e, FileNotFoundError): return f"The working folder is {str(Path.cwd())!r}."
+    if isinstance(e, IsADirectoryError): return "`get_image_files` lists the pictures in a folder."
+    if isinstance(e, TypeError): return "Expected a file name, bytes, an array, a tensor or a PIL image."
+
 class _PictureFile:
     "The bytes of a picture file, of known size; pixels are decoded when they are needed, as finely as needed"
     def __init__(self, fn, # File name, open file or bytes
-                 mode, # PIL mode of the decoded image; `None`: the file's
-                 convert): # `convert(im, mode)`: the image in this mode
-        self.mode,self.convert = mode,convert
-        self.raw,self.name = self.read(fn)
+                 mode=None, # PIL mode of the decoded image; default: the file's
+                 convert=convert_picture): # `convert(im, mode)`: the image in this mode
+        self.mode,self.convert,self.raw,self.name = mode,convert,*self.read(fn)
         self.im = im = self.open()
         self.turn = im.getexif().get(0x0112, 1) if 'exif' in im.info and im.format!='TIFF' else 1
         self.size = im.size[::-1] if self.turn in (5,6,7,8) else im.size
         stale = () if self.turn==1 else ('exif','xmp','XML:com.adobe.xmp')      # they say "turn me"
         self.info = {k:v for k,v in im.info.items() if k not in stale}
 
-    def read(self, fn): # The bytes, and what to call them in messages
+    def read(self, fn):
+        "The bytes, and what to call them in messages"
         if isinstance(fn, (bytes, bytearray, memoryview)): return bytes(fn),f'of {len(fn)} bytes'
         if hasattr(fn, 'read'): return fn.read(),getattr(fn, 'name', fn)
-        with explained(self.advice): return Path(fn).read_bytes(),fn
+        with explained(_reading_advice): return Path(fn).read_bytes(),fn
 
-    def advice(self, e): # What helps against an error of reading
-        if isinstance(e, FileNotFoundError): return f"The working folder is {str(Path.cwd())!r}."
-        if isinstance(e, IsADirectoryError): return "`get_image_files` lists the pictures in a folder."
-
-    def open(self): # Reads the header only
-        try:
-            return Image.open(io.BytesIO(self.raw))
+    @contextmanager
+    def named(self):
+        "An error in this `with` becomes one that names the picture, and says how to find all such files"
+        try: yield
         except Exception as e:
-            raise ImageError.of(self.name, e if self.raw else EOFError()) from None
+            if not self.raw:                                why = 'the file is empty'
+            elif isinstance(e, PIL.UnidentifiedImageError): why = 'PIL does not recognise it as a picture'
+            else:                                           why = f'{type(e).__name__}: {e}'
+            raise ImageError(f"Cannot read the picture {self.name}: {why}. `failed = verify_images(files)` "
+                             "finds all such files, `failed.map(Path.unlink)` deletes them.") from None
+
+    def open(self):
+        "Read the header only"
+        with self.named(): return Image.open(io.BytesIO(self.raw))
 
     def decode(self, shrink=1): # How many times smaller the result may be, at most
         "The upright image in the wanted mode, and how many times smaller it is: a JPEG 1, 2, 4 or 8 times"
         im,self.im = self.im or self.open(),None
-        w,h = im.size
-        s = max(o for o in (1,2,4,8) if o<=max(1, shrink))
-        size = (max(1, w//s), max(1, h//s)) if s>1 else None
-        try:
-            if im.format in ('JPEG','MPO'): drafted = im.draft('L' if self.mode=='L' else None, size)
-            else:                           drafted = None
+        (w,h),k = im.size,max(1, shrink)
+        with self.named():
+            drafted = im.draft('L' if self.mode=='L' else None, (w/k, h/k))     # does nothing but for a JPEG
             im.load()
             im = self.convert(im, self.mode)
             if self.turn in _turns: im = im.transpose(_turns[self.turn])
-            return im, w/drafted[1][2] if drafted else 1
-        except Exception as e:
-            raise ImageError.of(self.name, e) from None
+        return im, w/drafted[1][2] if drafted else 1
 
     def cut(self, box, # (left, top, right, bottom) in pixels of the picture, inside it
             size, # (width, height) of the result
@@ -160,41 +153,35 @@ class PILBase(Image.Image):
     _mode_,_show_args,_tensor_cls,_retain = 'RGB',{},TensorImage,True
     _convert = staticmethod(convert_picture)
     _file,_part,_early = None,None,None # while it waits: its file, (box, size, resample) of it; early planes
-    def __init__(self, im=None): # Any PIL image
+    def __init__(self, im=None, # Any PIL image
+                 mode:str=None): # PIL mode to convert to; default: the class's own
         super().__init__()
-        if im is not None: self._become(self._convert(im, self._mode_))
+        if im is not None: self._become(self._convert(im, mode or self._mode_))
 
-    def _become(self, im):
+    def _become(self, im): # From here on it has the pixels of `im`
         im.load()
-        self.im,self._mode,self._size,self.info,self._file = im.im,im.mode,im.size,dict(im.info),None
+        self.im,self._mode,self._size,self.info = im.im,im.mode,im.size,dict(im.info)
+        self._file,self._early = None,None
 
     @classmethod
-    def _of_file(cls, file, part=None): # An image that waits
+    def _waiting(cls, file, size, part=None): # An image that has no pixels yet
         res = cls()
-        res._mode,res._size,res.info = file.mode,part[1] if part else file.size,file.info
-        res._file,res._part = file,part
+        res._mode,res._size,res.info,res._file,res._part = file.mode,size,file.info,file,part
         return res
 
     @classmethod
     def create(cls, fn, # File name, bytes, open file, array or tensor (see `to_image`), or PIL image
                mode:str=None): # PIL mode to convert to; default: the class's own
         """Open a picture, upright and in the class's mode. Raises `ImageError` where the file is no picture
-        or broken, now or when its pixels are needed. Of a JPEG that is wanted small only so many pixels are
-        decoded (a half, a quarter or an eighth each way), which is fast and not quite the same as to decode
-        all and shrink them: a photo as a file and as an array gives predictions that differ by a per cent or
-        so. An array knows nothing of palettes, printing colours and "turn me" notes: rather than
-        `np.array(Image.open(fn))` pass `fn`, or `np.array(PILImage.create(fn))`."""
+        or broken, now or when its pixels are needed. A JPEG that is wanted small is decoded small, so file
+        and array may differ a little. An array knows no palette and no "turn me" note: rather than
+        `np.array(Image.open(fn))` pass `fn`."""
         mode = mode or cls._mode_
         if isinstance(fn, (Tensor, np.ndarray)): fn = to_image(fn)
-        if isinstance(fn, Image.Image):
-            if type(fn) is cls and fn.mode==mode: return fn
-            res = cls()
-            res._become(cls._convert(fn, mode))
-            return res
-        if not isinstance(fn, (str, os.PathLike, bytes, bytearray, memoryview)) and not hasattr(fn, 'read'):
-            raise TypeError(f"{cls.__name__}.create: expected a file name, bytes, an array, a tensor or a "
-                            f"PIL image, got {type(fn).__name__}")
-        return cls._of_file(_PictureFile(fn, mode, cls._convert))
+        if type(fn) is cls and fn.mode==mode: return fn
+        if isinstance(fn, Image.Image): return cls(fn, mode)
+        file = _PictureFile(fn, mode, cls._convert)
+        return cls._waiting(file, file.size)
 
     @property
     def waits(self):
@@ -204,9 +191,9 @@ class PILBase(Image.Image):
     def load(self):
         "Decode, if it waits"
         if self.waits:
-            info = self.info
-            self._become(Image.fromarray(self.pixels().numpy()) if self._part else self._file.decode()[0])
-            self.info,self._early = info,None
+            im = Image.fromarray(self.pixels().numpy()) if self._part else self._file.decode()[0]
+            im.info = self.info
+            self._become(im)
         return super().load()
 
     def pixels(self): # height × width, or height × width × channels
@@ -224,20 +211,17 @@ class PILBase(Image.Image):
 
     def prefetch(self):
         "Decode now what `planes` will ask for; an error waits until then"
-        if not self.waits or self._early is not None: return
-        try:
-            self._early = self.planes()
-        except OSError: pass
+        if self.waits and self._early is None:
+            with suppress(OSError): self._early = self.planes()
 
     def cut(self, box, # (left, top, right, bottom) in pixels; what lies outside the picture is filled up
             size, # (width, height) of the result
             resample=Image.Resampling.BILINEAR, # PIL's filter
             pad_mode='zeros'): # What to fill up with, see `PadMode`
         "`box` brought to `size`, in one resampling; of a JPEG, only as many pixels are decoded as that needs"
-        (l,t,r,b),(w,h) = box,self.size
+        (l,t,r,b),(w,h),size = box,self.size,tuple(size)
         if l<0 or t<0 or r>w or b>h: return self._cut_beyond(box, size, resample, pad_mode)
-        part = tuple(box),tuple(size),resample
-        if self.waits and not self._part: return self._of_file(self._file, part)
+        if self.waits and not self._part: return self._waiting(self._file, size, (box, size, resample))
         return self.resize(size, resample, box=box)
 
     def _cut_beyond(self, box, size, resample, pad_mode): # `cut` for a box that reaches over the edges
@@ -253,10 +237,8 @@ class PILBase(Image.Image):
 
     def _new(self, im): # PIL makes all its results here: they keep the class as long as they keep the mode
         res = super()._new(im)
-        if res.mode!=self.mode: return res
-        new = type(self)()
-        new.__dict__.update(res.__dict__)
-        return new
+        if res.mode==self.mode: res.__class__ = type(self)
+        return res
 
     def draft(self, mode, size):
         "PIL's own `thumbnail` asks for this: decode no more than is needed for (width, height) `size`"
@@ -268,7 +250,7 @@ class PILBase(Image.Image):
     def show(self, ctx=None, # matplotlib axis; default: a new figure
              **kwargs): # As for `show_image`
         "Draw into `ctx`"
-        return show_image(self, ctx=ctx, **{**self._show_args, **kwargs})
+        return show_image(self, ctx=ctx, **self._show_args|kwargs)
     def __repr__(self): return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
 
 class PILImage(PILBase):
@@ -292,7 +274,7 @@ def encodes(self, o:PILBase):
 def load_image(fn, # File name or bytes
                mode:str=None): # PIL mode to convert to; default: the file's own
     "The picture in file `fn`, decoded and upright. Raises `ImageError` where it is none or broken."
-    return _PictureFile(fn, mode, convert_picture).decode()[0]
+    return _PictureFile(fn, mode).decode()[0]
 
 def to_image(x): # Array, tensor or PIL image, see below
     """A PIL image of an array or tensor: HW, HWC or CHW; integers 0…255, `uint16` and other integers 0…65535,
@@ -306,12 +288,9 @@ def to_image(x): # Array, tensor or PIL image, see below
     if a.ndim not in (2,3) or a.ndim==3 and a.shape[2] not in (2,3,4):
         raise ValueError(f"to_image: shape {tuple(a.shape)} is no picture's; expected height × width, or "
                          "1, 3 or 4 channels first or last")
-    hi = a.max(initial=0)
     if a.dtype.kind=='f':                                     # a resampling may reach a little over 0…1
-        a = _scaled_to_bytes(a.clip(0,1) if -1<a.min(initial=0)<=hi<2 else a, 1)
-    elif a.ndim==3 and a.dtype==bool: a = a*np.uint8(255)
-    elif a.ndim==3 and a.dtype!=np.uint8:
-        a = _scaled_to_bytes(a, 65535 if a.dtype==np.uint16 or hi>255 else 255)
+        a = _as_bytes(a.clip(0,1) if -1<a.min(initial=0)<=a.max(initial=0)<2 else a, 1)
+    elif a.ndim==3: a = _as_bytes(a)
     elif a.dtype not in (bool, np.uint8, np.uint16):
         a = a.astype(np.int32)                                # PIL's mode 'I': 8 or 16 bits, or a mask
     return Image.fromarray(np.ascontiguousarray(a))
@@ -319,14 +298,14 @@ def to_image(x): # Array, tensor or PIL image, see below
 def verify_image(fn): # File name
     "Is `fn` a picture that can be read to its end?"
     try:
-        _PictureFile(Path(fn), None, convert_picture).decode(8)
+        _PictureFile(Path(fn)).decode(8)
+        return True
     except OSError: return False
-    return True
 
 def verify_images(fns): # File names
     "The files among `fns` that are no pictures or broken, as an `L`"
     fns = L(fns)
-    with ThreadPoolExecutor(min(16, (os.cpu_count() or 1)+2)) as ex: good = list(ex.map(verify_image, fns))
+    with ThreadPoolExecutor() as ex: good = list(ex.map(verify_image, fns))
     return L(f for f,g in zip(fns, good) if not g)
 
 # %% ../../nbs/library/vision_core.ipynb #d236e181
@@ -376,7 +355,7 @@ def picture_size(x): # PIL image, tensor, or points that know it
 
 class RandTransform(DisplayedTransform):
     "A transform done with probability `p`; `before_call` draws what is random, once for a whole item"
-    do,nm,split_idx,p,src = True,None,0,1.,None
+    do,split_idx,p,src = True,0,1.,None
     def __init__(self, p:float=1., # Probability, 0…1
                  nm:str=None, before_call=None, # Called as `before_call(b, split_idx)` before each call
                  **kwargs): # `split_idx`, `order`
@@ -392,7 +371,7 @@ class RandTransform(DisplayedTransform):
         self.do = self.p==1. or random_float()<self.p
 
     def __call__(self, b, split_idx=None, **kwargs):
-        if self.split_idx is not None and split_idx is not None and split_idx!=self.split_idx: return b
+        if self.split_idx is not None and split_idx not in (None,self.split_idx): return b
         self.src = picture_size(first_element(b))
         self.before_call(b, split_idx)
         return super().__call__(b, split_idx=split_idx, **kwargs) if self.do else b
@@ -411,14 +390,13 @@ class PadMode:
     Zeros,Border,Reflection = 'zeros','border','reflection'
 
 _numpy_pads = {'zeros':'constant', 'border':'edge', 'reflection':'reflect'}
+_filters = Image.Resampling.BILINEAR,Image.Resampling.NEAREST
 
 def as_width_height(size): # A side, or (height, width)
     "(width, height). Raises `ValueError` if it is no size"
     hw = (size,size) if isinstance(size, int) else tuple(int(o) for o in size)
-    if len(hw)==2 and min(hw)>=1: return hw[1],hw[0]
+    if len(hw)==2 and min(hw)>=1: return hw[::-1]
     raise ValueError(f"size={size!r}: expected pixels as a number or (height, width), at least 1")
-
-_filters = Image.Resampling.BILINEAR,Image.Resampling.NEAREST
 
 class CropTransform(RandTransform):
     "Brings a box, drawn by `draw_box` for the first picture of an item, to `size`, in one resampling"
@@ -429,8 +407,8 @@ class CropTransform(RandTransform):
                  resamples=_filters, # PIL's filters, for pictures and for masks
                  **kwargs): # `p`, `split_idx`, `order`
         super().__init__(**kwargs)
-        self.size = self.final = as_width_height(size)
-        self.pad_mode,self.resamples = check_choice('pad_mode', pad_mode, _numpy_pads),resamples
+        self.size,self.resamples = as_width_height(size),resamples
+        self.pad_mode = check_choice('pad_mode', pad_mode, _numpy_pads)
 
     def before_call(self, b, split_idx): # (left, top, right, bottom)
         self.box = self.draw_box(*self.src, split_idx)
@@ -441,18 +419,16 @@ class CropTransform(RandTransform):
     def _cut(self, x, resample):
         box = self.box if x.size==self.src else self._box_on(*x.size)
         if not isinstance(x, PILBase): x = PILBase.create(x, x.mode)
-        return x.cut(box, self.final, resample, self.pad_mode)
+        return x.cut(box, self.size, resample, self.pad_mode)
 
     def _box_on(self, w, h): # The box on a picture of another size: as large a share of it, at the same place
-        (w0,h0),(l,t,r,b) = self.src,self.box
-        kx,ky = self.scale_to(w, h)
-        (l,r),(t,b) = self._side_on(l, r, w0, w, kx),self._side_on(t, b, h0, h, ky)
+        (w0,h0),(l,t,r,b),(kx,ky) = self.src,self.box,self.scale_to(w, h)
+        def side(lo, hi, n0, n, k): # lo…hi of `n0` pixels → `k` times as much of `n`
+            d = max(1, round((hi-lo)*k))
+            lo = int((n-d)/2) if hi-lo==n0 else round((n-d)*lo/(n0-hi+lo))
+            return lo,lo+d
+        (l,r),(t,b) = side(l, r, w0, w, kx),side(t, b, h0, h, ky)
         return l,t,r,b
-
-    def _side_on(self, lo, hi, n0, n, k): # lo…hi of `n0` pixels → `k` times as much of `n`, at the same place
-        d = max(1, round((hi-lo)*k))
-        lo = int((n-d)/2) if hi-lo==n0 else round((n-d)*lo/(n0-hi+lo))
-        return lo,lo+d
 
     def scale_to(self, w, h):
         "How many times wider and higher the box is on a picture of `w` × `h`: undistorted, or as the picture"
@@ -470,8 +446,7 @@ class Resize(CropTransform):
     "Bring every picture to one size"
     def __init__(self, size, # Pixels: a side, or (height, width)
                  method:str=ResizeMethod.Crop, # 'crop': cut off the rest. 'pad': fill up. 'squish': distort
-                 pad_mode:str=PadMode.Reflection, # 'reflection', 'border' or 'zeros'
-                 resamples=_filters, # PIL's filters, for pictures and for masks
+                 pad_mode:str=PadMode.Reflection, resamples=_filters, # As for `CropTransform`
                  **kwargs): # `p`, `split_idx`, `order`
         super().__init__(size, pad_mode, resamples, **kwargs)
         self.method = check_choice('method', method, ('crop','pad','squish'))
@@ -479,8 +454,7 @@ class Resize(CropTransform):
 
     def draw_box(self, w, h, split_idx):
         if self.stretch: return 0,0,w,h
-        tw,th = self.size
-        pad = self.method=='pad'
+        (tw,th),pad = self.size,self.method=='pad'
         k = (max if pad else min)(w/tw, h/th)                 # source pixels per target pixel
         cw,ch = (max(1, int(k*o+1e-6)) for o in (tw, th))
         return self.place(w, h, cw, ch, split_idx or pad)
@@ -500,7 +474,7 @@ class RandomResizedCrop(CropTransform):
     def __init__(self, size, # Pixels: a side, or (height, width)
                  min_scale:float=0.08, # Smallest share of the picture's area
                  ratio=(3/4, 4/3), # Smallest and largest width by height
-                 resamples=_filters, # PIL's filters, for pictures and for masks
+                 resamples=_filters, # As for `CropTransform`
                  val_xtra:float=0.14, # Validation: how much larger the squished picture is than its middle
                  max_scale:float=1., # Largest share of the area
                  **kwargs): # `p`, `split_idx`, `order`
@@ -538,15 +512,13 @@ def dihedral(x, # PIL image, or tensor whose last two axes are height and width
 
 class FlipItem(RandTransform):
     "Mirror left and right with probability `p`"
-    order = 1
+    k,order = 1,1                                             # of `dihedral`
     def __init__(self, p:float=0.5): super().__init__(p=p)
-    def encodes(self, x:Image.Image|TensorImage|TensorMask): return dihedral(x, 1)
+    def encodes(self, x:Image.Image|TensorImage|TensorMask): return dihedral(x, self.k)
 
-class DihedralItem(RandTransform):
+class DihedralItem(FlipItem):
     "One of the eight ways to lay a square picture down, with probability `p`"
-    order = 1
     def __init__(self, p:float=1.): super().__init__(p=p)
     def before_call(self, b, split_idx):
         super().before_call(b, split_idx)
         self.k = random_int(0, 7)
-    def encodes(self, x:Image.Image|TensorImage|TensorMask): return dihedral(x, self.k)

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['prefetch', 'ImageDL', 'AddMaskCodes', 'ImageBlock', 'MaskBlock', 'PointBlock', 'BBoxBlock', 'BBoxLblBlock',
-           'show_batch', 'show_results', 'ImageDataLoaders', 'get_grid', 'clip_remove_empty', 'bb_pad']
+           'show_batch', 'label_text', 'show_results', 'ImageDataLoaders', 'get_grid', 'clip_remove_empty', 'bb_pad']
 
 # %% ../../nbs/library/vision_data.ipynb #bc356aa6
 import os
 import torch, matplotlib.pyplot as plt
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from matplotlib.image import AxesImage
+from fastcore.basics import num_cpus
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from ..core import *
@@ -28,19 +29,15 @@ from .points import *
 _all_ = ['get_grid','clip_remove_empty','bb_pad']
 
 # %% ../../nbs/library/vision_data.ipynb #05a1c87b
-_threads = {}                              # process → pool: a process that was forked gets threads of its own
+@cache
+def _threads(pid): # A process that was forked gets threads of its own
+    return ThreadPoolExecutor(min(8, num_cpus()), 'decode')
 
 def prefetch(samples): # Items, before they become tensors
     "Decode all pictures in `samples` that are still files, in as many threads as there are processors"
     parts = [o for s in samples for o in (s if isinstance(s, tuple) else (s,))]
     ims = [o for o in parts if isinstance(o, PILBase) and o.waits]
-    n = min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
-    if len(ims)<2 or n<2: return
-    pid = os.getpid()
-    if pid not in _threads:
-        _threads.clear()
-        _threads[pid] = ThreadPoolExecutor(n, 'decode')
-    list(_threads[pid].map(PILBase.prefetch, ims))
+    if len(ims)>1 and num_cpus()>1: list(_threads(os.getpid()).map(PILBase.prefetch, ims))
 
 class ImageDL(TfmdDL):
     "A `TfmdDL` that decodes pictures in threads: first all random choices, then all decoding, then all else"
@@ -48,7 +45,7 @@ class ImageDL(TfmdDL):
         fs,split_idx = self.after_item.fs,self.after_item.split_idx
         n = next((k for k,f in enumerate(fs) if isinstance(f, ToTensor)), None)
         if n is None or torch.utils.data.get_worker_info() is not None: return super().create_items(idxs)
-        choose,finish = Pipeline(fs[:n], split_idx=split_idx),Pipeline(fs[n:], split_idx=split_idx)
+        choose,finish = (Pipeline(o, split_idx=split_idx) for o in (fs[:n], fs[n:]))
         items = [self.run_steps(i, i, self.create_item, choose) for i in idxs]
         prefetch(items)
         return [self.run_steps(i, x, finish) for i,x in zip(idxs, items)]
@@ -114,7 +111,9 @@ def show_batch(x:TensorImage, y, samples, # See `show_batch` of `data.core`
     for s,ax in zip(samples, axs): _show_sample(s, ax, **kwargs)
 
 # %% ../../nbs/library/vision_data.ipynb #b88291c0
-def _as_text(o): return '; '.join(map(str, o)) if isinstance(o, (list,tuple,L)) else str(o)
+def label_text(o): # A label, or several
+    "`o` as text"
+    return '; '.join(map(str, o)) if isinstance(o, (list,tuple,L)) else str(o)
 
 @typedispatch
 def show_results(x:TensorImage, y, samples, outs, # See `show_results` of `data.core`
@@ -124,7 +123,7 @@ def show_results(x:TensorImage, y, samples, outs, # See `show_results` of `data.
     axs = _axes_for(samples, ctxs, max_n, 'show_results', kwargs, nrows=nrows, ncols=ncols, figsize=figsize)
     for s,out,ax in zip(samples, outs, axs):
         s[0].show(ctx=ax, **kwargs)
-        targ,pred = _as_text(s[-1]),_as_text(out[0])
+        targ,pred = label_text(s[-1]),label_text(out[0])
         show_title(f'{targ}\n{pred}', ctx=ax, color='#009E73' if targ==pred else '#D55E00')
 
 @typedispatch
@@ -146,9 +145,6 @@ class ImageDataLoaders(DataLoaders):
     @delegates(DataLoaders.from_dblock)
     def from_labels(cls, source, # Items, or what `get_items` makes them of
                     get_y, # Item → label
-                    get_x=None, # Item → picture; default: the item itself
-                    get_items=None, # `source` → items
-                    path='.', # Where to save models and the like
                     valid_pct:float=0.2, # Share kept for validation, 0…1
                     seed:int=None, # Same seed, same split
                     item_tfms=None, # For one picture: must bring all to one size, e.g. `Resize(224)`
@@ -156,21 +152,22 @@ class ImageDataLoaders(DataLoaders):
                     img_cls=PILImage, # `PILImageBW` for grey pictures
                     y_block=None, # Kind of label; default: one class
                     splitter=None, # Items → training and validation items, instead of `valid_pct`
-                    **kwargs): # `bs`, `val_bs`, `shuffle`, `num_workers`, `device`
+                    get_items=None, get_x=None, # `source` → items; item → picture, default: the item itself
+                    **kwargs): # `path`, `bs`, `val_bs`, `shuffle`, `num_workers`, `device`
         "Pictures and labels by functions of an item: what the other constructors share"
-        block = DataBlock(blocks=(ImageBlock(img_cls), y_block or CategoryBlock),
-                          get_items=get_items, get_x=get_x, get_y=get_y,
-                          splitter=splitter or RandomSplitter(valid_pct, seed=seed),
+        block = DataBlock((ImageBlock(img_cls), y_block or CategoryBlock), get_items=get_items, get_x=get_x,
+                          get_y=get_y, splitter=splitter or RandomSplitter(valid_pct, seed=seed),
                           item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return cls.from_dblock(block, source, path=path, **kwargs)
+        return cls.from_dblock(block, source, **kwargs)
 
     @classmethod
-    @delegates(from_labels, but=['y_block','splitter','get_x','get_items','path'])
+    @delegates(from_labels, but=['y_block','splitter','get_items','get_x','path'])
     def from_folder(cls, path, # Has a folder for each class, below `train` and `valid` (not with `valid_pct`)
                     train:str='train', valid:str='valid', # Folders with training and validation pictures
                     valid_pct:float=None, # Share kept for validation, 0…1; instead of the two folders
                     seed:int=None, # Same seed, same split
                     vocab:list=None, # Names of the classes; default: those found
+                    item_tfms=None, batch_tfms=None, img_cls=PILImage, # As for `from_labels`
                     **kwargs): # As for `from_labels`
         "The folder's name is the label"
         splitter,get_items = None,get_image_files
@@ -178,36 +175,37 @@ class ImageDataLoaders(DataLoaders):
             folders = [*listify(train), *listify(valid)]
             cls._check_folders(Path(path), train, valid, folders)
             splitter,get_items = GrandparentSplitter(train, valid),partial(get_image_files, folders=folders)
-        return cls.from_labels(path, parent_label, get_items=get_items, path=path, valid_pct=valid_pct,
-                               seed=seed, y_block=CategoryBlock(vocab=vocab), splitter=splitter, **kwargs)
+        return cls.from_labels(path, parent_label, valid_pct, seed, item_tfms, batch_tfms, img_cls,
+                               CategoryBlock(vocab), splitter, get_items, path=path, **kwargs)
 
-    @classmethod
-    def _check_folders(cls, path, train, valid, folders): # Raises `ValueError` where none of `folders` is
+    @staticmethod
+    def _check_folders(path, train, valid, folders): # Raises `ValueError` where pictures are, but not there
         if not path.is_dir() or any((path/o).is_dir() for o in folders): return
-        fs,text = get_image_files(path),f"There are no folders {train!r} and {valid!r} in {str(path)!r}; "
-        if not fs:
-            raise ValueError(text+"and get_image_files found nothing below it. Is this the right folder?")
+        fs = get_image_files(path)
         names = fs.map(parent_label).unique()
         some = ', '.join(names[:5]) + (', …' if len(names)>5 else '')
-        raise ValueError(f"{text}{len(fs)} pictures are in {len(names)} folders ({some}). "
-                         "Pass `valid_pct=0.2` to keep a fifth of them for validation.")
+        if fs: raise ValueError(
+            f"There are no folders {train!r} and {valid!r} in {str(path)!r}; {len(fs)} pictures are in "
+            f"{len(names)} folders ({some}). Pass `valid_pct=0.2` to keep a fifth of them for validation.")
 
     @classmethod
-    @delegates(from_labels, but=['get_x','get_items'])
+    @delegates(from_labels, but=['get_items','get_x','path'])
     def from_path_func(cls, path, # Where to save models and the like
                        fnames, # Paths of the pictures
                        label_func, # `Path` → label
+                       valid_pct:float=0.2, seed:int=None, # As for `from_labels`
+                       item_tfms=None, batch_tfms=None, img_cls=PILImage, # As for `from_labels`
                        **kwargs): # As for `from_labels`
         "A function of the path is the label"
         if isinstance(fnames, (str,Path)):
             raise TypeError(f"fnames is one path, {str(fnames)!r}, where a list of the pictures' paths is "
                             f"needed: `get_image_files({str(fnames)!r})`.")
-        return cls.from_labels(fnames, label_func, path=path, **kwargs)
+        return cls.from_labels(fnames, label_func, valid_pct, seed, item_tfms, batch_tfms, img_cls,
+                               path=path, **kwargs)
 
     @classmethod
     @delegates(from_path_func)
-    def from_name_func(cls, path, # Where to save models and the like
-                       fnames, # Paths of the pictures
+    def from_name_func(cls, path, fnames, # As for `from_path_func`
                        label_func, # File name, a `str` → label
                        **kwargs): # As for `from_path_func`
         "A function of the file's name is the label"
@@ -215,28 +213,25 @@ class ImageDataLoaders(DataLoaders):
 
     @classmethod
     @delegates(from_path_func)
-    def from_path_re(cls, path, # Where to save models and the like
-                     fnames, # Paths of the pictures
+    def from_path_re(cls, path, fnames, # As for `from_path_func`
                      pat:str, # Regular expression whose first group is the label
                      **kwargs): # As for `from_path_func`
         "A part of the path, by a regular expression, is the label"
         return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
-    @delegates(from_name_func)
-    def from_name_re(cls, path, # Where to save models and the like
-                     fnames, # Paths of the pictures
+    @delegates(from_path_func)
+    def from_name_re(cls, path, fnames, # As for `from_path_func`
                      pat:str, # Regular expression whose first group is the label
                      **kwargs): # As for `from_path_func`
         "A part of the file's name, by a regular expression, is the label"
         return cls.from_name_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
-    @delegates(from_labels, but=['get_x','get_items'])
+    @delegates(from_labels, but=['get_items','get_x'])
     def from_df(cls, df, # pandas table, a row for each picture
                 path='.', # Folder that the file names are relative to
-                valid_pct:float=0.2, # Share kept for validation, 0…1
-                seed:int=None, # Same seed, same split
+                valid_pct:float=0.2, seed:int=None, # As for `from_labels`
                 fn_col=0, # Column of the file names: name or place
                 folder=None, # Folder below `path` with the pictures
                 suff:str='', # Text to add to each file name, e.g. '.jpg'
@@ -244,6 +239,7 @@ class ImageDataLoaders(DataLoaders):
                 label_delim:str=None, # Several labels in one text: what stands between them
                 y_block=None, # Kind of label; default: classes, several with `label_delim` or several columns
                 valid_col=None, # Column that is true for validation pictures; instead of `valid_pct`
+                item_tfms=None, batch_tfms=None, img_cls=PILImage, # As for `from_labels`
                 **kwargs): # As for `from_labels`
         "File names and labels stand in a table"
         several = is_listy(label_col) and len(label_col)>1
@@ -252,9 +248,9 @@ class ImageDataLoaders(DataLoaders):
             if df[list(label_col)].isin([0,1]).all(axis=None):           # then the columns are the classes
                 y_block = MultiCategoryBlock(encoded=True, vocab=list(label_col))
         if valid_col is not None: kwargs['splitter'] = ColSplitter(valid_col)
-        return cls.from_labels(df, ColReader(label_col, label_delim=label_delim), y_block=y_block, path=path,
-                               get_x=ColReader(fn_col, pref=Path(path)/(folder or ''), suff=suff),
-                               valid_pct=valid_pct, seed=seed, **kwargs)
+        return cls.from_labels(df, ColReader(label_col, label_delim=label_delim), valid_pct, seed, item_tfms,
+                               batch_tfms, img_cls, y_block, path=path, **kwargs,
+                               get_x=ColReader(fn_col, pref=Path(path)/(folder or ''), suff=suff))
 
     @classmethod
     @delegates(from_df)
@@ -267,11 +263,13 @@ class ImageDataLoaders(DataLoaders):
         return cls.from_df(df, path=path, **kwargs)
 
     @classmethod
-    @delegates(from_labels, but=['get_x','get_items'])
+    @delegates(from_labels, but=['get_items','get_x'])
     def from_lists(cls, path, # Where to save models and the like
                    fnames, # Paths of the pictures
                    labels, # Their labels; lists: several classes each; floats: numbers to predict
+                   valid_pct:float=0.2, seed:int=None, # As for `from_labels`
                    y_block=None, # Kind of label; default: by the type of the first label
+                   item_tfms=None, batch_tfms=None, img_cls=PILImage, # As for `from_labels`
                    **kwargs): # As for `from_labels`
         "Two lists, of pictures and labels"
         fnames,labels = L(fnames),L(labels)
@@ -280,5 +278,5 @@ class ImageDataLoaders(DataLoaders):
         if y_block is None and len(labels):
             if is_listy(labels[0]): y_block = MultiCategoryBlock
             elif isinstance(labels[0], float): y_block = RegressionBlock
-        return cls.from_labels(L(zip(fnames, labels)), ItemGetter(1), get_x=ItemGetter(0), path=path,
-                               y_block=y_block, **kwargs)
+        return cls.from_labels(L(zip(fnames, labels)), ItemGetter(1), valid_pct, seed, item_tfms, batch_tfms,
+                               img_cls, y_block, get_x=ItemGetter(0), path=path, **kwargs)

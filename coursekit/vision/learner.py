@@ -8,7 +8,6 @@ __all__ = ['cnn_learner', 'find_cut', 'cut_model', 'load_arch', 'create_body', '
 
 # %% ../../nbs/14_transfer.ipynb #4f9eff3e
 #| code-fold: true
-import urllib.error
 import torch
 from fastcore.foundation import L
 from fastcore.meta import delegates
@@ -46,11 +45,16 @@ def load_arch(arch, # A constructor such as torchvision's `resnet34`
               weights=None): # Other weights than the usual ones, as torchvision's enum or its name
     "Build `arch`: `(network, (mean, std) or None)`. Raises `ConnectionError` if weights are not to be had"
     if not pretrained: return _untrained(arch),None
-    weights = _torchvision_weights(arch, weights)
-    name = getattr(arch, '__name__', str(arch))
-    if weights is None: return _with_own_weights(arch, name)
-    try: net = arch(weights=weights)
-    except (urllib.error.URLError, OSError) as e: raise ConnectionError(
+    name,weights = getattr(arch, '__name__', str(arch)),_torchvision_weights(arch, weights)
+    if weights is None:
+        try:
+            return arch(pretrained=True),getattr(arch, 'stats', None)
+        except TypeError: raise ValueError(
+            f"{name} is no torchvision constructor and takes no `pretrained=True`: "
+            "pass `pretrained=False`, or a body module.") from None
+    try:
+        net = arch(weights=weights)
+    except OSError as e: raise ConnectionError(
         f"The pretrained weights of {name} could not be downloaded from {weights.url} ({e}). "
         f"Either put that file by hand into {torch.hub.get_dir()}/checkpoints, or start from scratch with "
         "`pretrained=False`, or pass a body of your own: `vision_learner(dls, my_module)`.") from e
@@ -59,32 +63,25 @@ def load_arch(arch, # A constructor such as torchvision's `resnet34`
 
 def _untrained(arch): # Built without weights, however it spells that
     for kwargs in ({'weights':None}, {'pretrained':False}, {}):
-        try: return arch(**kwargs)
+        try:
+            return arch(**kwargs)
         except TypeError as e:
             if not kwargs or 'unexpected keyword' not in str(e): raise
 
 def _torchvision_weights(arch, weights): # By name or enum; default: the first published, or None
     from torchvision.models import get_model_weights
-    if isinstance(weights, str): return get_model_weights(arch)[weights]
-    if weights is not None: return weights
-    try: known = get_model_weights(arch)
+    if weights is not None and not isinstance(weights, str): return weights
+    try:
+        known = get_model_weights(arch)
     except (ValueError, TypeError, KeyError): return None
-    return getattr(known, 'IMAGENET1K_V1', known.DEFAULT)
-
-def _with_own_weights(arch, name):
-    try: net = arch(pretrained=True)
-    except TypeError: raise ValueError(
-        f"{name} is no torchvision constructor and takes no `pretrained=True`: "
-        "pass `pretrained=False`, or a body module.") from None
-    return net,getattr(arch, 'stats', None)
+    return known[weights] if weights else getattr(known, 'IMAGENET1K_V1', known.DEFAULT)
 
 # %% ../../nbs/14_transfer.ipynb #2bc521dd
 #| code-fold: true
 def _convert_first_conv(model, n_in, pretrained): # Make it take `n_in` channels
     named = ((m,nm,c) for m in model.modules() for nm,c in m.named_children())
-    first = next((o for o in named if isinstance(o[2], nn.Conv2d)), None)
-    if first is None or first[2].in_channels==n_in: return
-    parent,name,conv = first
+    parent,name,conv = next((o for o in named if isinstance(o[2], nn.Conv2d)), (None,None,None))
+    if conv is None or conv.in_channels==n_in: return
     new = nn.Conv2d(n_in, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
                     bias=conv.bias is not None)
     if pretrained: # filters are kept: summed for grey, repeated for more channels
@@ -116,14 +113,13 @@ def create_head(nf:int, # Channels of the body
     "Pool, then two small linear layers with batchnorm and dropout: the new end of a network"
     if pool and concat_pool: nf *= 2
     sizes = [nf, *([512] if lin_ftrs is None else L(lin_ftrs)), n_out]
-    n_hidden = len(sizes)-2
-    ps = L(ps)
+    n_hidden,ps = len(sizes)-2,L(ps)
     if len(ps)==1: ps = [ps[0]/2]*n_hidden + [ps[0]]
     bns,acts = [first_bn] + [True]*n_hidden, [nn.ReLU(inplace=True)]*n_hidden + [None]
     pooling = AdaptiveConcatPool2d() if concat_pool else nn.AdaptiveAvgPool2d(1)
     layers = [pooling, nn.Flatten()] if pool else []
     if lin_first: layers.append(nn.Dropout(ps.pop(0)))
-    for ni,no,bn,p,act in zip(sizes[:-1], sizes[1:], bns, ps, acts):
+    for ni,no,bn,p,act in zip(sizes, sizes[1:], bns, ps, acts):
         layers += LinBnDrop(ni, no, bn=bn, p=p, act=act, lin_first=lin_first)
     if lin_first: layers.append(nn.Linear(sizes[-2], n_out))
     if bn_final: layers.append(nn.BatchNorm1d(n_out, momentum=0.01))
@@ -162,7 +158,8 @@ def add_head(body, # A module that gives a grid of features
 def _grid_channels(body): # Channels of the feature grid that `body` gives
     shapes = []
     hook = body.register_forward_hook(lambda m,i,out: shapes.append(getattr(out, 'shape', ())))
-    try: nf = num_features_model(body)
+    try:
+        nf = num_features_model(body)
     finally: hook.remove()
     if len(shapes[-1])==4: return nf
     raise ValueError(
@@ -177,8 +174,8 @@ def create_vision_model(arch, # Constructor, or a body (a module)
                         init=nn.init.kaiming_normal_, custom_head=None, # As in `add_head`
                         **kwargs):
     "Body, cut from `arch` and pretrained if wished, with a new head; returns `(model, (mean, std) or None)`"
-    if isinstance(arch, nn.Module): body,stats = arch,None
-    else:
+    body,stats = arch,None
+    if not isinstance(arch, nn.Module):
         net,stats = load_arch(arch, pretrained, weights)
         body = create_body(net, n_in, pretrained, cut)
     nf = _grid_channels(body) if custom_head is None else None
@@ -200,15 +197,12 @@ def vision_learner(dls, # `DataLoaders` of pictures
                    n_in:int=3, # Channels of the pictures
                    **kwargs):
     "A `Learner` with a pretrained body and a new head. Raises `ConnectionError` if the weights cannot be had"
-    n_out = n_out or get_c(dls)
-    model,stats = create_vision_model(arch, n_out, pretrained, weights, cut, n_in, init, custom_head,
-                                      **kwargs)
-    normalizes = any(isinstance(f, Normalize) for f in dls.train.after_batch.fs) if stats else True
-    if normalize and not normalizes: dls.add_tfms(Normalize.from_stats(*stats), 'after_batch')
-    learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr,
-                    splitter=splitter or default_split, cbs=cbs, metrics=metrics, path=path,
-                    model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
-                    train_bn=train_bn, moms=moms)
+    model,stats = create_vision_model(arch, n_out or get_c(dls), pretrained, weights, cut, n_in, init,
+                                      custom_head, **kwargs)
+    if normalize and stats and not any(isinstance(f, Normalize) for f in dls.train.after_batch.fs):
+        dls.add_tfms(Normalize.from_stats(*stats), 'after_batch')
+    learn = Learner(dls, model, loss_func, opt_func, lr, splitter or default_split, cbs, metrics, path,
+                    model_dir, wd, wd_bn_bias, train_bn, moms)
     if pretrained: learn.freeze()
     return learn
 

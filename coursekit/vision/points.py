@@ -25,19 +25,20 @@ class PointCreate(Transform):
     loss_func = RegressionSetup.loss_func
     def __init__(self, cls=TensorPoint): # Or `TensorBBox`
         super().__init__()
-        self.cls,self.n = cls,4 if issubclass(cls, TensorBBox) else 2
+        self.cls = cls
 
     def _do(self, which, x, *args, **kwargs): # A pair is one point, not an item of two elements
         return super()._do(which, list(x) if isinstance(x, tuple) else x, *args, **kwargs)
 
     def encodes(self, o, img_size=None): # (width, height) of the picture
-        kinds,numbers = ('boxes','(left, top, right, bottom)') if self.n==4 else ('points','(x, y)')
+        n,kinds,numbers = 2,'points','(x, y)'
+        if issubclass(self.cls, TensorBBox): n,kinds,numbers = 4,'boxes','(left, top, right, bottom)'
         if missing(o): raise ValueError(f"it has no {kinds[:-1]} ({o!r}). Drop such items, or fill them in.")
         t = tensor(o)
-        if t.numel()%self.n or t.ndim>1 and t.shape[-1]!=self.n:
-            raise ValueError(f"a tensor of shape {tuple(t.shape)} is no list of {kinds}: expected {self.n} "
-                             f"numbers {numbers} for each, in a shape like ({self.n},) or (many, {self.n})")
-        return self.cls(t.float().view(-1, self.n), img_size=img_size)
+        if t.numel()%n or t.ndim>1 and t.shape[-1]!=n:
+            raise ValueError(f"a tensor of shape {tuple(t.shape)} is no list of {kinds}: expected {n} "
+                             f"numbers {numbers} for each, in a shape like ({n},) or (many, {n})")
+        return self.cls(t.float().view(-1, n), img_size=img_size)
     def decodes(self, o:Tensor): return o
 
 # As in fastai, what opens points is a transform, so that a data set made of it knows its loss
@@ -46,13 +47,13 @@ TensorPoint.create,TensorBBox.create = PointCreate(),PointCreate(TensorBBox)
 # %% ../../nbs/library/vision_points.ipynb #d5e4dae6
 class PointScaler(Transform):
     "Points in pixels of the picture in their item ↔ points in −1…1. Raises `ValueError` for such far outside"
-    order = 1
+    order,sz,c = 1,None,None   # `sz`: (width, height) of the last picture; `c`: numbers to be predicted
     def __init__(self, do_scale=True, # Are the points in pixels? `False`: they are in −1…1 already
                  y_first=False): # Are they given as (y, x), that is (row, column)?
         super().__init__()
-        self.do_scale,self.y_first,self.sz,self.c = do_scale,y_first,None,None
+        self.do_scale,self.y_first = do_scale,y_first
 
-    def setups(self, dl:DataLoader): # `c`: how many numbers a network must put out
+    def setups(self, dl:DataLoader):
         x = next((o for o in dl.do_item(0) if isinstance(o, TensorPoint)), None) if len(dl.dataset) else None
         self.c = None if x is None else x.numel()
 
@@ -69,8 +70,8 @@ class PointScaler(Transform):
                              "`BBoxBlock`.)")
         if self.y_first: t = t.flip(1)
         res = t*2/t.new_tensor(sz)-1 if self.do_scale else t
-        far = (res.abs()>3).any(1)
-        if far.any(): raise ValueError(self.advice(t[far][0].tolist(), sz))
+        far = t[(res.abs()>3).any(1)]
+        if len(far): raise ValueError(self.advice(*far[0].tolist(), *sz))
         return type(x)(res.view(x.shape), img_size=sz)
 
     def decodes(self, x:TensorPoint):
@@ -85,15 +86,14 @@ class PointScaler(Transform):
         raise ValueError("PointScaler does not know the size of the picture: it must stand in the same item "
                          "as its points, or `TensorPoint.create(points, img_size=(width, height))`")
 
-    def advice(self, p, sz):
-        "What to say of point `p` (x, y) far outside a picture of size `sz`"
-        where = f"the point ({', '.join(f'{o:g}' for o in p)})"
+    def advice(self, x, y, w, h):
+        "What to say of a point far outside a picture of `w` × `h`"
         if not self.do_scale:
-            return (f"{where} cannot be in −1…1: with PointScaler(do_scale=False) points must be scaled "
-                    "already; leave do_scale=False out for points in pixels")
-        return (f"{where} lies far outside its picture, which is {sz[0]} wide and {sz[1]} high. Points are "
-                "(x, y) in pixels of the file itself, not of another size of it; if they are (row, column), "
-                "say `PointBlock(y_first=True)`")
+            return (f"the point ({x:g}, {y:g}) is not in −1…1, as PointScaler(do_scale=False) expects: "
+                    "leave do_scale=False out for points in pixels")
+        return (f"the point ({x:g}, {y:g}) lies far outside its picture, which is {w} wide and {h} high. "
+                "Points are (x, y) in pixels of the file itself, not of another size of it; if they are "
+                "(row, column), say `PointBlock(y_first=True)`")
 
 # %% ../../nbs/library/vision_points.ipynb #5afb9b72
 def move_points(x, # Points in −1…1 of the source: (n, 2), or (pictures, n, 2)
@@ -118,23 +118,15 @@ def moved(x, # `TensorPoint` or `TensorBBox` in −1…1
     "`x` moved by `m`, in its type"
     return type(x)((move_boxes if isinstance(x, TensorBBox) else move_points)(x, m), img_size=tuple(size))
 
-def _box_matrix(box, src): # From places in a box to places in a picture of size `src` (width, height)
-    (l,t,r,b),(w,h) = box,src
-    return tensor([[(r-l)/w,0,(l+r)/w-1], [0,(b-t)/h,(t+b)/h-1], [0,0,1.]])
-
-def _dihedral_matrix(k): # Of `dihedral`, from places in the result to places in the source
-    fx,fy = 1.-2*(k&1),1.-(k&2)
-    return tensor([[0,fx,0],[fy,0,0],[0,0,1.]]) if k&4 else torch.diag(tensor([fx,fy,1.]))
-
 @CropTransform
-def encodes(self, x:TensorPoint): return moved(x, _box_matrix(self.box, self.src), self.final)
-
-@FlipItem
-def encodes(self, x:TensorPoint): return moved(x, _dihedral_matrix(1), self.src)
-
-@DihedralItem
 def encodes(self, x:TensorPoint):
-    return moved(x, _dihedral_matrix(self.k), self.src[::-1] if self.k&4 else self.src)
+    (l,t,r,b),(w,h) = self.box,self.src
+    return moved(x, tensor([[(r-l)/w,0,(l+r)/w-1], [0,(b-t)/h,(t+b)/h-1], [0,0,1.]]), self.size)
+
+@FlipItem # and `DihedralItem`
+def encodes(self, x:TensorPoint):
+    m = torch.diag(tensor([1.-2*(self.k&1), 1.-(self.k&2), 1.]))
+    return moved(x, m[:,[1,0,2]], self.src[::-1]) if self.k&4 else moved(x, m, self.src)
 
 # %% ../../nbs/library/vision_points.ipynb #26478c6d
 def _to_middles(size): # From edges at ±1 to middles of the outermost pixels at ±1
