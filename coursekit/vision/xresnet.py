@@ -75,7 +75,7 @@ def _xresnet(name, expansion, layers, weights, pretrained, **kwargs):
         'or a torchvision model such as `resnet34`')
     return XResNet(expansion, layers, **kwargs)
 
-def xresnet18(weights=None, pretrained=False, progress=True, **kwargs): # No weights yet; the rest: for `XResNet`
+def xresnet18(weights=None, pretrained=False, progress=True, **kwargs): # No weights; the rest: for `XResNet`
     "resnet18 with the tricks of He, Tong et al. 2018"
     return _xresnet('xresnet18', 1, (2,2,2,2), weights, pretrained, **kwargs)
 
