@@ -113,7 +113,7 @@ def _loss_of_items(f): # A function with `reduction` is asked; any other is call
     if 'reduction' in ps: return partial(f, reduction='none')
     return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
 
-def _in_order(dl): # A loader for all items of `dl`, in their order
+def _unshuffled(dl): # A loader for all items of `dl`, in their order
     if not isinstance(dl, torch.utils.data.DataLoader):
         changes = getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)
         return dl.new(shuffle=False, drop_last=False) if changes and hasattr(dl, 'new') else dl
@@ -173,14 +173,14 @@ class Learner:
         self.model_dir,self.wd,self.wd_bn_bias,self.train_bn,self.moms = model_dir,wd,wd_bn_bias,train_bn,moms
         self.metrics,self.logger,self.stopped_by = metrics,print,None
         self.n_epoch,self.start_epoch,self.epoch,self.iter,self.n_iter = 1,0,0,0,None
-        self._set_cbs(L())
+        self._order_cbs(L())
         self._end_cleanup()
         if default_cbs: self.add_cbs([o() for o in defaults.callbacks])
         self.add_cbs(cbs)
         self('after_create')
 
     # Who listens
-    def _set_cbs(self, cbs): # And find, once for all, who listens to each event: (callback, method, event)
+    def _order_cbs(self, cbs): # And find, once for all, who listens to each event: (callback, method, event)
         self.cbs,ordered = cbs,sorted(cbs, key=lambda cb: cb.order)
         self._calls = {ev:[(cb,f,ev) for cb in ordered if (f := cb.handler(ev))] for ev in vars(event)}
 
@@ -194,14 +194,14 @@ class Learner:
                              'and that is something else already: give the class another name')
         cb.learn = self
         setattr(self, nm, cb)
-        self._set_cbs(self.cbs+L([cb]))
+        self._order_cbs(self.cbs+L([cb]))
         return self
 
     def remove_cb(self, cb): # A callback, or a class: all callbacks of that class
         "Detach a callback"
         if isinstance(cb, type): return self.remove_cbs(self.cbs.filter(lambda o: isinstance(o, cb)))
         if getattr(self, cb.name, None) is cb: delattr(self, cb.name)
-        self._set_cbs(self.cbs.filter(lambda o: o is not cb))
+        self._order_cbs(self.cbs.filter(lambda o: o is not cb))
         cb.learn = None
         return self
 
@@ -576,7 +576,7 @@ class Learner:
         (the cross-entropies of torch are decoded all the same)"""
         dl = self.get_dl(ds_idx) if dl is None else dl
         if dl is None: raise ValueError(f'There is no data loader number {ds_idx}, or it is empty: pass `dl`')
-        if reorder: dl = _in_order(dl)
+        if reorder: dl = _unshuffled(dl)
         cb = GatherPredsCallback(with_input=with_input, with_loss=with_loss)
         with self.loss_not_reduced() if with_loss else nullcontext(): self._infer(dl, L(cbs)+L([cb]))
         res,i = cb.all_tensors(),int(with_input)

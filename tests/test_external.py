@@ -461,7 +461,7 @@ def test_failing_redraw_keeps_the_old(dots, home, monkeypatch):
     assert names(path)==['0.txt','1.txt','2.txt'] and names(home/'data')==['.dots_sketch.json','dots_sketch']
 
 def test_terminal_shows_a_bar(monkeypatch, capsys):
-    monkeypatch.setattr(cache, '_watched', lambda: True)
+    monkeypatch.setattr(cache, '_has_viewer', lambda: True)
     clock = iter(range(0,1000,2))
     monkeypatch.setattr(cache.time, 'monotonic', lambda: next(clock))
     with cache.progress_to('Drawing sketch data', unit='pictures') as show:

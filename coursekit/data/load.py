@@ -226,9 +226,9 @@ class DataLoader:
 
     def do_item(self, i):
         "Item `i`, transformed"
-        return self.run_steps(i, i, self.create_item, self.after_item)
+        return self.run_named_steps(i, i, self.create_item, self.after_item)
 
-    def run_steps(self, i, x, *steps):
+    def run_named_steps(self, i, x, *steps):
         "`x` after all `steps` of making item `i`, whose name and file an error carries as a note"
         try:
             for step in steps: x = step(x)

@@ -32,7 +32,7 @@ class StreamSource:
         def fetch(i):
             try: return [dl.create_item(i)]
             except StopIteration: return []
-        return [dl.run_steps(i, x, dl.after_item) for i in idxs for x in dl.run_steps(i, i, fetch)]
+        return [dl.run_named_steps(i, x, dl.after_item) for i in idxs for x in dl.run_named_steps(i, i, fetch)]
 
 # %% ../../nbs/library/data_sources.ipynb #c1d5a3f1
 def valid_indices(idxs, # Numbers; negative ones count from the end

@@ -22,10 +22,10 @@ class _Worker:
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)      # `set_seed` would also queue one for CUDA each time
         try: return self.dl.make_batch(idxs)
-        except Exception as e: return _Failure(e)
+        except Exception as e: return _SentError(e)
 
 # %% ../../nbs/library/data_workers.ipynb #45c83d85
-class _Failure:
+class _SentError:
     "An exception on its way from a worker to this process, with what caused it and the text of its traceback"
     def __init__(self, e):
         self.text,self.chain = ''.join(traceback.format_exception(e)),[]
@@ -74,9 +74,9 @@ class WorkerPool:
                        "transforms in a module, not in a notebook, and without lambda"):
             it = iter(self.loader)
         try:
-            _explain_deaths()
-            for b in _watched(it):
-                if isinstance(b, _Failure): b.throw()
+            _install_death_handler()
+            for b in _raise_deaths(it):
+                if isinstance(b, _SentError): b.throw()
                 yield b
         except WorkerDied:
             self.keep = False
@@ -94,20 +94,20 @@ class WorkerDied(RuntimeError):
             "out, because each worker holds whole batches, or a library crashed. Use num_workers=0 to see "
             "the error itself; if that runs, try fewer workers or a smaller bs")
 
-def _is_death(e): # An exception (a worker's own errors come as `_Failure`)
+def _is_death(e): # An exception (a worker's own errors come as `_SentError`)
     "Does torch say that a worker died, or does the pipe to it?"
     if isinstance(e, (ConnectionError,EOFError,FileNotFoundError)):
         return 'in DataLoader worker process' not in str(e)
     return str(e).startswith(('DataLoader worker','DataLoader timed out'))
 
-def _watched(it): # torch's iterator
+def _raise_deaths(it): # torch's iterator
     "What `it` gives. Raises `WorkerDied`"
     try: yield from it
     except Exception as e:
         if _is_death(e): raise WorkerDied(e) from e
         raise
 
-def _explain_deaths():
+def _install_death_handler():
     "Let torch's handler for the end of a child process raise `WorkerDied`"
     if not hasattr(signal, 'SIGCHLD') or threading.current_thread() is not threading.main_thread(): return
     theirs = signal.getsignal(signal.SIGCHLD)

@@ -43,7 +43,7 @@ def storage_errors(path, # The file or folder that is being written
                            'nothing was left half done.') from e
 
 # %% ../../nbs/library/fetch_cache.ipynb #ef48a224
-def _watched(): # Is somebody looking: a notebook or a terminal?
+def _has_viewer(): # Is somebody looking: a notebook or a terminal?
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
     return 'IPKernelApp' in getattr(shell, 'config', {}) or bool(getattr(sys.stderr, 'isatty', bool)())
 
@@ -63,7 +63,7 @@ def progress_to(desc:str, # What is being done; shown before the bar
                 unit:str='B', # 'B' counts bytes
                ): # A function `(done, total=None)`
     "Show progress: a bar in a notebook or a terminal (after a second); elsewhere a line every ten seconds"
-    if not _watched():
+    if not _has_viewer():
         yield _lines(desc, total)
         return
     bar,start = None,time.monotonic()

@@ -111,7 +111,7 @@ class _PictureFile:
         "Read the header only"
         with self.named(): return Image.open(io.BytesIO(self.raw))
 
-    def decode(self, shrink=1): # How many times smaller the result may be, at most
+    def decode_shrunk(self, shrink=1): # How many times smaller the result may be, at most
         "The upright image in the wanted mode, and how many times smaller it is: a JPEG 1, 2, 4 or 8 times"
         im,self.im = self.im or self.open(),None
         (w,h),k = im.size,max(1, shrink)
@@ -127,7 +127,7 @@ class _PictureFile:
             resample): # PIL's filter
         "The part in `box` as a tensor of `size`, see `_hwc`, in one resampling"
         l,t,r,b = box
-        im,k = self.decode(min((r-l)/size[0], (b-t)/size[1]) if resample in _torch_modes else 1)
+        im,k = self.decode_shrunk(min((r-l)/size[0], (b-t)/size[1]) if resample in _torch_modes else 1)
         # a shrunk width is rounded up: there is a rest at the file's right edge, and one at the bottom
         x = im.width -self.size[0]/k if self.turn in (2,3,6,7) else 0
         y = im.height-self.size[1]/k if self.turn in (3,4,7,8) else 0
@@ -191,7 +191,7 @@ class PILBase(Image.Image):
     def load(self):
         "Decode, if it waits"
         if self.waits:
-            im = Image.fromarray(self.pixels().numpy()) if self._part else self._file.decode()[0]
+            im = Image.fromarray(self.pixels().numpy()) if self._part else self._file.decode_shrunk()[0]
             im.info = self.info
             self._become(im)
         return super().load()
@@ -244,7 +244,7 @@ class PILBase(Image.Image):
         "PIL's own `thumbnail` asks for this: decode no more than is needed for (width, height) `size`"
         if self.waits and not self._part:
             w,h = self._file.size
-            self._become(self._file.decode(min(w/size[0], h/size[1]))[0])
+            self._become(self._file.decode_shrunk(min(w/size[0], h/size[1]))[0])
             return self.mode,(0, 0, *self.size)
 
     def show(self, ctx=None, # matplotlib axis; default: a new figure
@@ -274,7 +274,7 @@ def encodes(self, o:PILBase):
 def load_image(fn, # File name or bytes
                mode:str=None): # PIL mode to convert to; default: the file's own
     "The picture in file `fn`, decoded and upright. Raises `ImageError` where it is none or broken."
-    return _PictureFile(fn, mode).decode()[0]
+    return _PictureFile(fn, mode).decode_shrunk()[0]
 
 def to_image(x): # Array, tensor or PIL image, see below
     """A PIL image of an array or tensor: HW, HWC or CHW; integers 0…255, `uint16` and other integers 0…65535,
@@ -298,7 +298,7 @@ def to_image(x): # Array, tensor or PIL image, see below
 def verify_image(fn): # File name
     "Is `fn` a picture that can be read to its end?"
     try:
-        _PictureFile(Path(fn)).decode(8)
+        _PictureFile(Path(fn)).decode_shrunk(8)
         return True
     except OSError: return False
 

@@ -46,9 +46,9 @@ class ImageDL(TfmdDL):
         n = next((k for k,f in enumerate(fs) if isinstance(f, ToTensor)), None)
         if n is None or torch.utils.data.get_worker_info() is not None: return super().create_items(idxs)
         choose,finish = (Pipeline(o, split_idx=split_idx) for o in (fs[:n], fs[n:]))
-        items = [self.run_steps(i, i, self.create_item, choose) for i in idxs]
+        items = [self.run_named_steps(i, i, self.create_item, choose) for i in idxs]
         prefetch(items)
-        return [self.run_steps(i, x, finish) for i,x in zip(idxs, items)]
+        return [self.run_named_steps(i, x, finish) for i,x in zip(idxs, items)]
 
 # %% ../../nbs/library/vision_data.ipynb #63e21d67
 class AddMaskCodes(Transform):
