@@ -32,7 +32,8 @@ class StreamSource:
         def fetch(i):
             try: return [dl.create_item(i)]
             except StopIteration: return []
-        return [dl.run_named_steps(i, x, dl.after_item) for i in idxs for x in dl.run_named_steps(i, i, fetch)]
+        fetched = ((i,x) for i in idxs for x in dl.run_named_steps(i, i, fetch))
+        return [dl.run_named_steps(i, x, dl.after_item) for i,x in fetched]
 
 # %% ../../nbs/library/data_sources.ipynb #c1d5a3f1
 def valid_indices(idxs, # Numbers; negative ones count from the end
