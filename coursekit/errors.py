@@ -23,7 +23,8 @@ def explain(e:BaseException, # The error
 def explained(note, # Text, or a function of the error that gives one (or '' for none)
              ):
     "An error that leaves the `with` carries `note`"
-    try: yield
+    try:
+        yield
     except Exception as e:
         text = note(e) if callable(note) else note
         if text: explain(e, text)
@@ -36,7 +37,8 @@ def full_message(e:BaseException)->str:
 def error_text(f, # Called as `f(*args, **kwargs)`; must fail
                *args, **kwargs)->str: # For example `'ValueError: no such thing'`, and its notes
     "Kind and full message of the error that `f` raises, for tests. Raises `AssertionError` if there is none"
-    try: f(*args, **kwargs)
+    try:
+        f(*args, **kwargs)
     except Exception as e: return f'{type(e).__name__}: {full_message(e)}'
     raise AssertionError(f'{f} was expected to fail, and did not')
 

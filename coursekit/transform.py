@@ -34,7 +34,8 @@ def signature_types(f, # A function
     "Types of `f`'s first argument (`object`: any) and of its result (`Any`: as it comes)"
     if isinstance(f, _AsMethod): f,method = f.f,False
     if not (inspect.isfunction(f) or inspect.ismethod(f)): return object,Any
-    try: hints = typing.get_type_hints(f)
+    try:
+        hints = typing.get_type_hints(f)
     except (NameError, TypeError): hints = f.__annotations__
     arg = next(iter([*inspect.signature(f).parameters][method:]), None)
     t,ret = hints.get(arg, object),hints.get('return', Any)
@@ -143,7 +144,8 @@ def retain_type(new, # A result
     if new is None or ret is type(None) or isinstance(new, t): return new
     if ret is not Any: return _cast(new, old, t)
     if u is object or t is bool or not issubclass(t, u): return new
-    try: return _cast(new, old, t)
+    try:
+        return _cast(new, old, t)
     except (TypeError, ValueError): return new
 
 def _cast(new, old, t): # `new` as a `t`, with the attributes of `old`

@@ -48,7 +48,8 @@ def same(a, b, # Two outcomes
         a,b = as_wide_tensor(a),as_wide_tensor(b)
         return a.shape==b.shape and bool(torch.isclose(a, b, tol, tol, equal_nan=True).all())
     if isinstance(a, NUMERIC) or isinstance(b, NUMERIC): return False
-    try: return bool(a==b)
+    try:
+        return bool(a==b)
     except Exception: return False # some things cannot be compared
 
 # %% ../../nbs/library/course_exercise.ipynb #df8a0618
@@ -205,7 +206,8 @@ class Exercise:
             return [self._try(answer, copy.deepcopy(args), errors) for args in self.cases]
 
     def _try(self, f, args, errors):
-        try: return f(*args)
+        try:
+            return f(*args)
         except Exception as e:
             if errors is not None: errors.append(e)
             return Raised(type(e), str(e))
@@ -234,7 +236,8 @@ class Exercise:
         return f'For `{self._arguments(i)}` {contrast(got[i], self.right[i])}.'
 
     def _arguments(self, i): # Of case `i`, with their names where Python knows them
-        try: names = list(inspect.signature(self.answer).parameters)
+        try:
+            names = list(inspect.signature(self.answer).parameters)
         except (TypeError, ValueError): names = []
         named = [f'{n}={brief_repr(v, 60)}' for n,v in zip(names, self.cases[i])]
         return ', '.join(named) or brief_repr(self.cases[i])

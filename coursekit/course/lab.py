@@ -26,7 +26,8 @@ class LessonFiles(LargeFileManager):
         return model
 
     def add_notes(self, metadata): # What JupyterLab would write into the metadata once the kernel has started
-        try: name = self.parent.kernel_spec_manager.get_kernel_spec(NATIVE_KERNEL_NAME).display_name
+        try:
+            name = self.parent.kernel_spec_manager.get_kernel_spec(NATIVE_KERNEL_NAME).display_name
         except (AttributeError, NoSuchKernel): name = NATIVE_KERNEL_NAME
         metadata['kernelspec'] = dict(name=NATIVE_KERNEL_NAME, display_name=name, language='python')
         metadata['language_info'] = IPythonKernel.language_info

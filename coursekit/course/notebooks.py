@@ -14,7 +14,8 @@ from pathlib import Path
 # %% ../../nbs/library/course_notebooks.ipynb #f06ce7c4
 def need(name:str): # The module
     "Import module `name`, or say which extra brings it. Raises `SystemExit`"
-    try: return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
     except ImportError as e:
         raise SystemExit(f"This command needs `{e.name or name}`, which comes with the `dev` extra:  "
                          "pip install 'coursekit[dev]'") from e

@@ -21,7 +21,8 @@ def as_mathml(tex:str, # Without the dollars
               display='inline', # 'inline' or 'block'
              )->str:
     "Translate a formula to MathML"
-    try: return tex_to_mathml(tex, display=display)
+    try:
+        return tex_to_mathml(tex, display=display)
     except Exception: return f'<code>{escape(tex)}</code>'
 
 class _Renderer(IPythonRenderer): # Markdown as JupyterLab understands it, formulas as MathML

@@ -64,7 +64,8 @@ def run_nb(nb, # Notebook read by `nbformat`; its outputs are replaced
                                              extra_arguments=['--log-level=50'])
     client.km,failed = _manager(),''
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        try: client.execute(env=kernel_env(root or Path(cwd).parent, scratch))
+        try:
+            client.execute(env=kernel_env(root or Path(cwd).parent, scratch))
         except Exception as e: failed = failure(e, cells, at, timeout)
     for c in cells: c['metadata'] = {}
     return failed
@@ -178,7 +179,8 @@ def _course(nbs, dest, todo, run): # `run`: from a notebook and a `Ticker` to it
             nb,t,failed = read(p, as_version=4),None,''
             if run:
                 tick.start(p.stem, f'{i}/{len(todo)}')
-                try: failed = run(nb, tick)
+                try:
+                    failed = run(nb, tick)
                 finally: t = tick.end('FAILED' if failed else headline(nb))
             write(p, nb)
             rows.append((p.stem, t, headline(nb), failed))

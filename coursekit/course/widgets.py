@@ -72,7 +72,8 @@ def explore(draw, # Draws one matplotlib figure from its arguments
     from IPython.display import display, Image
     first = {k: v if isinstance(v, bool) else v.value for k,v in controls.items()}
     png = as_png(draw, **first)
-    try: import ipywidgets as w
+    try:
+        import ipywidgets as w
     except ImportError: return display(Image(png))
     display(_explorer(w, draw, controls, png))
 

@@ -30,7 +30,8 @@ class StreamSource:
         "The items of the next batch, fewer where the data end"
         dl.idxs = idxs
         def fetch(i):
-            try: return [dl.create_item(i)]
+            try:
+                return [dl.create_item(i)]
             except StopIteration: return []
         fetched = ((i,x) for i in idxs for x in dl.run_named_steps(i, i, fetch))
         return [dl.run_named_steps(i, x, dl.after_item) for i,x in fetched]

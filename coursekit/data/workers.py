@@ -21,7 +21,8 @@ class _Worker:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)      # `set_seed` would also queue one for CUDA each time
-        try: return self.dl.make_batch(idxs)
+        try:
+            return self.dl.make_batch(idxs)
         except Exception as e: return _SentError(e)
 
 # %% ../../nbs/library/data_workers.ipynb #45c83d85
@@ -30,7 +31,8 @@ class _SentError:
     def __init__(self, e):
         self.text,self.chain = ''.join(traceback.format_exception(e)),[]
         while e is not None:
-            try: sent = pickle.loads(pickle.dumps(e))
+            try:
+                sent = pickle.loads(pickle.dumps(e))
             except Exception: sent = RuntimeError(f'{type(e).__name__}: {e}')  # pickle cannot rebuild it
             self.chain.append((sent, getattr(e, '__notes__', [])))
             e = e.__cause__
@@ -102,7 +104,8 @@ def _is_death(e): # An exception (a worker's own errors come as `_SentError`)
 
 def _raise_deaths(it): # torch's iterator
     "What `it` gives. Raises `WorkerDied`"
-    try: yield from it
+    try:
+        yield from it
     except Exception as e:
         if _is_death(e): raise WorkerDied(e) from e
         raise
@@ -113,7 +116,8 @@ def _install_death_handler():
     theirs = signal.getsignal(signal.SIGCHLD)
     if not callable(theirs) or getattr(theirs, 'explains', False): return
     def ours(*args):
-        try: theirs(*args)
+        try:
+            theirs(*args)
         except RuntimeError as e: raise WorkerDied(e) from e
     ours.explains = True
     signal.signal(signal.SIGCHLD, ours)

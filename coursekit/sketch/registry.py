@@ -19,7 +19,8 @@ def source_version(*modules:str, # Names of modules; they are found, not importe
     "A version that changes when the source of a module changes"
     h = hashlib.sha256()
     for o in modules:
-        try: spec = find_spec(o)
+        try:
+            spec = find_spec(o)
         except ModuleNotFoundError: spec = None
         h.update(Path(spec.origin).read_bytes().replace(b'\r\n',b'\n') if spec and spec.origin
                  else b'missing')

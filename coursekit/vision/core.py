@@ -99,7 +99,8 @@ class _PictureFile:
     @contextmanager
     def named(self):
         "An error in this `with` becomes one that names the picture, and says how to find all such files"
-        try: yield
+        try:
+            yield
         except Exception as e:
             if not self.raw:                                why = 'the file is empty'
             elif isinstance(e, PIL.UnidentifiedImageError): why = 'PIL does not recognise it as a picture'

@@ -94,7 +94,8 @@ def _resnet(name, block, layers, weights, pretrained, progress, **kwargs):
 def _published_weights(name, weights, progress): # torchvision's, by name or enum
     import torchvision.models as tvm
     if isinstance(weights, str): weights = tvm.get_model_weights(name)[weights]
-    try: return weights.get_state_dict(progress=progress, check_hash=True)
+    try:
+        return weights.get_state_dict(progress=progress, check_hash=True)
     except OSError as e: raise RuntimeError(
         f'The pretrained weights of {name} could not be downloaded ({e}). Without a network use '
         f'`pretrained=False`, or put {weights.url.split("/")[-1]} into '

@@ -59,7 +59,8 @@ def _pair(res): # The texts of two lists of positions
         else:               one = f'a {type(res).__name__}'
         return dict(training=one, validation=one)
     a,b = (([int(i) if hasattr(i, '__index__') else i for i in o]) for o in res)
-    try: mixed = (a,b)!=(sorted(a),sorted(b))
+    try:
+        mixed = (a,b)!=(sorted(a),sorted(b))
     except TypeError: mixed = False
     return dict(training=_text(a, mixed), validation=_text(b, mixed))
 def _text(o, mixed): return f'{sorted(o) if mixed else o}' + ', but not in this order'*mixed

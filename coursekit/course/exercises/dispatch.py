@@ -148,7 +148,8 @@ def _negative(make): # What the transform does with all kinds of things, there a
     if {'encode','decode'} & {k for c in type(t).__mro__[:type(t).__mro__.index(Transform)] for k in vars(c)}:
         return 'encode, decode'
     im,bw,mk = TensorImage([[[.25,1.]]]),TensorImageBW([[[.5,0.]]]),TensorMask([[0,7]])
-    try: there = t((im,bw,mk,'a word',3))
+    try:
+        there = t((im,bw,mk,'a word',3))
     except TypeError as e: return 'no self' if 'positional argument' in str(e) else _raise(e)
     changed = im.tolist()!=[[[.25,1.]]]
     if changed: return "the caller's picture was changed"
