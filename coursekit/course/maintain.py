@@ -263,7 +263,8 @@ def _in_step(root, timeout):
     for o in found or ['in step']: progress.show(o)
     return len(found),progress
 
-def one_thread(root): return dict.fromkeys(THREADS, '1') | dict(PYTHONPATH=str(root), PYTHONWARNINGS='ignore')
+def one_thread(root):
+    return dict.fromkeys(THREADS, '1') | KEEP_MEMORY | dict(PYTHONPATH=str(root), PYTHONWARNINGS='ignore')
 
 STEPS = {'exports, clean notebooks, outputs, glossary, README': _in_step, 'ruff': _ruff,
          'cells of every notebook': _cells, 'pytest': _pytest}
