@@ -250,7 +250,7 @@ def _ruff(root, timeout):
 def _cells(root, timeout):
     progress = Progress(len(notebooks(root/'nbs')))
     cmd = [nbdev_script('test'), '--n_workers', str(cores()), '--do_print']
-    return stream(cmd, root, progress.notebook, timeout, **one_thread(root)), progress
+    return stream(cmd, root, progress.notebook, timeout, PYTHONWARNINGS='ignore', **one_thread(root)), progress
 
 def _pytest(root, timeout):
     progress = Progress(0)
@@ -263,8 +263,7 @@ def _in_step(root, timeout):
     for o in found or ['in step']: progress.show(o)
     return len(found),progress
 
-def one_thread(root):
-    return dict.fromkeys(THREADS, '1') | KEEP_MEMORY | dict(PYTHONPATH=str(root), PYTHONWARNINGS='ignore')
+def one_thread(root): return dict.fromkeys(THREADS, '1') | KEEP_MEMORY | dict(PYTHONPATH=str(root))
 
 STEPS = {'exports, clean notebooks, outputs, glossary, README': _in_step, 'ruff': _ruff,
          'cells of every notebook': _cells, 'pytest': _pytest}
