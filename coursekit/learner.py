@@ -173,16 +173,22 @@ class Learner:
         self.model_dir,self.wd,self.wd_bn_bias,self.train_bn,self.moms = model_dir,wd,wd_bn_bias,train_bn,moms
         self.metrics,self.logger,self.stopped_by = metrics,print,None
         self.n_epoch,self.start_epoch,self.epoch,self.iter,self.n_iter = 1,0,0,0,None
-        self._order_cbs(L())
+        self._set_cbs(L())
         self._end_cleanup()
         if default_cbs: self.add_cbs([o() for o in defaults.callbacks])
         self.add_cbs(cbs)
         self('after_create')
 
     # Who listens
-    def _order_cbs(self, cbs): # And find, once for all, who listens to each event: (callback, method, event)
-        self.cbs,ordered = cbs,sorted(cbs, key=lambda cb: cb.order)
-        self._calls = {ev:[(cb,f,ev) for cb in ordered if (f := cb.handler(ev))] for ev in vars(event)}
+    def _set_cbs(self, cbs): self.cbs,self._listeners = cbs,None
+
+    @property
+    def _calls(self): # For each event (callback, method, event), found anew when callbacks have changed
+        if self._listeners is None:
+            ordered = sorted(self.cbs, key=lambda cb: cb.order)
+            def listeners(ev): return [(cb,f,ev) for cb in ordered if (f := cb.handler(ev))]
+            self._listeners = {ev: listeners(ev) for ev in vars(event)}
+        return self._listeners
 
     def add_cb(self, cb): # A `Callback`, or a class of them
         "Attach a callback; it becomes an attribute too: `learn.recorder`"
@@ -194,14 +200,14 @@ class Learner:
                              'and that is something else already: give the class another name')
         cb.learn = self
         setattr(self, nm, cb)
-        self._order_cbs(self.cbs+L([cb]))
+        self._set_cbs(self.cbs+L([cb]))
         return self
 
     def remove_cb(self, cb): # A callback, or a class: all callbacks of that class
         "Detach a callback"
         if isinstance(cb, type): return self.remove_cbs(self.cbs.filter(lambda o: isinstance(o, cb)))
         if getattr(self, cb.name, None) is cb: delattr(self, cb.name)
-        self._order_cbs(self.cbs.filter(lambda o: o is not cb))
+        self._set_cbs(self.cbs.filter(lambda o: o is not cb))
         cb.learn = None
         return self
 

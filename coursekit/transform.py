@@ -227,7 +227,7 @@ class Transform(metaclass=_TfmMeta):
         return None if f is None else f(self, items)
 
     def _call(self, which, x, *args, split_idx=None, **kwargs): # `which`: 'encodes' or 'decodes'
-        other_set = None not in (split_idx,self.split_idx) and split_idx!=self.split_idx
+        other_set = split_idx!=self.split_idx and split_idx is not None and self.split_idx is not None
         return x if other_set else self._do(which, x, *args, **kwargs)
 
     def _do(self, which, x, *args, **kwargs):
@@ -236,9 +236,9 @@ class Transform(metaclass=_TfmMeta):
         return x if f is None else retain_type(f(self, x, *args, **kwargs), x, ret)
 
     def _find(self, which, x): # Code for `x`, the transform's own or its class's, and the type of its result
-        own = vars(self).get(which)
+        own = self.__dict__.get(which)
         if isinstance(own, _BoundTable) and (res := own.table.entry(x))[0] is not None: return res
-        return vars(type(self))[which].entry(x)
+        return type(self).__dict__[which].entry(x)
 
     def __repr__(self): return self.name
 

@@ -2,8 +2,8 @@
 
 The data is not part of the project (see `COURSEKIT_REAL_DATA` in CONTRIBUTING.md): 185 photos, five of each
 of Oxford's 37 breeds, and the body of a MobileNet v1 that was trained on ImageNet. Each fold trains on four
-photos of a breed and validates on the fifth: five folds for cat or dog, three for the breeds, which are far above
-their limit.
+photos of a breed and validates on the fifth: five folds for cat or dog, three for the breeds, which are far
+above their limit.
 """
 import os
 from collections import OrderedDict

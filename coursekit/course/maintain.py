@@ -250,7 +250,8 @@ def _ruff(root, timeout):
 def _cells(root, timeout):
     progress = Progress(len(notebooks(root/'nbs')))
     cmd = [nbdev_script('test'), '--n_workers', str(cores()), '--do_print']
-    return stream(cmd, root, progress.notebook, timeout, PYTHONWARNINGS='ignore', **one_thread(root)), progress
+    env = one_thread(root) | dict(PYTHONWARNINGS='ignore')
+    return stream(cmd, root, progress.notebook, timeout, **env), progress
 
 def _pytest(root, timeout):
     progress = Progress(0)
