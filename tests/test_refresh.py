@@ -83,3 +83,44 @@ def test_killed_at_any_step(tmp_path, monkeypatch, capfd):
         shutil.rmtree(home)
         if code==0: break
     assert code==0 and k>40
+
+# ------------------------------------------------------------------ with a learner
+def pack(file, **labels):
+    "A zip of pictures in folders"
+    import numpy as np
+    from PIL import Image
+    with zipfile.ZipFile(file, 'w') as z:
+        for label,n in labels.items():
+            for i in range(n):
+                with z.open(f'photos/{label}/{i}.png', 'w') as f:
+                    Image.fromarray(np.full((8,8,3), 10*i, 'uint8')).save(f, 'png')
+    return file
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv('COURSEKIT_HOME', str(tmp_path/'home'))
+    return tmp_path/'home'
+
+def learner(data, **kw):
+    from coursekit.vision.all import ImageDataLoaders, Learner, nn
+    dls = ImageDataLoaders.from_folder(data, valid_pct=.25, seed=1, bs=4, num_workers=0)
+    return Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(192,2)), **kw)
+
+def test_weights_lie_beside_the_data(home, tmp_path):
+    "And outlive a newer archive"
+    path = untar_data(pack(tmp_path/'photos.zip', a=4, b=4))
+    f = learner(path).save('mine')
+    assert f==home/'results/photos/models/mine.safetensors'
+    assert learner(path, path=path).save('there')==path/'models/there.safetensors'       # as the reader says
+    untar_data(pack(tmp_path/'photos.zip', a=5, b=4))
+    assert len([*path.glob('a/*')])==5 and f.exists() and (path/'models/there.safetensors').exists()
+    learner(path).load('mine')
+    learner(path).load('there')                                     # as older versions saved
+
+def test_checkpoints_of_older_versions_are_found(home, tmp_path):
+    from coursekit.callback.resume import CheckpointCallback
+    path = untar_data(pack(tmp_path/'photos.zip', a=4, b=4))
+    learner(path, path=path, cbs=CheckpointCallback()).fit(1)
+    learn = learner(path, cbs=CheckpointCallback(resume=True))
+    learn.fit(2)
+    assert learn.start_epoch==1 and (home/'results/photos/models/checkpoint.ckpt').exists()
