@@ -3,12 +3,12 @@ import os, shutil, subprocess, sys, threading, time, warnings, zipfile
 from pathlib import Path
 import pytest
 from coursekit.data.external import untar_data
-from coursekit.fetch import cache
-from coursekit.fetch.cache import keep_folder, read_stamp, results_path, saved_file, write_stamp
+from coursekit.fetch.cache import keep_folder, read_stamp, results_path, write_stamp
 
 OURS = {'labels.csv':'l', 'photos/a/1.jpg':'a1', 'photos/a/2.jpg':'a2', 'photos/b/1.jpg':'b1'}
 NEW = {'labels.csv':'l2', 'photos/a/1.jpg':'a1', 'photos/b/1.jpg':'b1 new', 'photos/c/1.jpg':'c1'}
-MINE = {'models/best.pth':'weights', 'history.csv':'loss', 'photos/a/note [*]?.txt':'note', 'photos/a/sub/n':'n'}
+MINE = {'models/best.pth':'weights', 'history.csv':'loss', 'photos/a/note [*]?.txt':'note',
+        'photos/a/sub/n':'n'}
 
 def maker(files):
     def make(d):
@@ -84,6 +84,119 @@ def test_killed_at_any_step(tmp_path, monkeypatch, capfd):
         if code==0: break
     assert code==0 and k>40
 
+def test_folder_of_an_older_version(tmp_path, capsys):
+    "It has a stamp, but no list of our files"
+    d = tmp_path/'data/pets'
+    fill(d, OURS)
+    (d/'photos/old.jpg').write_text('ours, and no more in the new data')
+    time.sleep(0.01)                                                    # the clock of files ticks slowly
+    write_stamp(d, url='u', version='1')
+    time.sleep(0.01)
+    use(d)
+    os.utime(d/'history.csv', (1,1))                                    # brought here from elsewhere
+    keep_folder(d, maker(NEW), url='u', version='2')
+    check(d)
+
+def test_older_versions_could_be_killed_between_two_renames(tmp_path, capsys):
+    "What they left under a hidden name is rescued, not swept"
+    fill(tmp_path/'data/.pets.tmp-abcd_123/replaced', {**OURS, **MINE})
+    d = keep_folder(tmp_path/'data/pets', maker(NEW), url='u')
+    assert texts(d)==NEW and texts(tmp_path/'data/pets.old1')=={**OURS, **MINE}
+    assert 'pets.old1' in capsys.readouterr().err
+
+def test_sweeping_leaves_other_folders_alone(tmp_path):
+    "Names with wildcards, and names that begin like another's temporary folder"
+    others = {'.pets.tmp-1', '.pets.tmp-x.tmp-0123456789ab', '.pets.tmp-notes.json', '.pet1.tmp-0123456789ab'}
+    for o in others: (tmp_path/o).mkdir()
+    for name in ('pets', 'pet[0-9]', 'pet?', '*'): keep_folder(tmp_path/name, maker(NEW), url=name)
+    keep_folder(tmp_path/'pets', maker(NEW), url='pets', force=True)
+    assert others <= {o.name for o in tmp_path.iterdir()}
+
+def test_training_goes_on_while_the_data_is_replaced(dest):
+    "What is saved meanwhile, by name or through an open file, arrives"
+    stop,saved = threading.Event(),[]
+    log = open(dest/'history.csv', 'a')
+    def train():
+        while not stop.is_set():
+            (dest/'models').mkdir(parents=True, exist_ok=True)
+            try: (dest/f'models/{len(saved)}.pth').write_text(f'w{len(saved)}')
+            except FileNotFoundError: continue
+            saved.append(1)
+    thread = threading.Thread(target=train)
+    thread.start()
+    for i in range(5): keep_folder(dest, maker(NEW), url='u', version=f'{i}', force=True)
+    stop.set()
+    thread.join()
+    with log: log.write(' and more')
+    keep_folder(dest, maker(NEW), url='u', version='last')
+    found = {Path(k).name:v for o in (dest, dest.parents[1]/'results') for k,v in texts(o).items()}
+    assert found['history.csv']=='loss and more' and found['best.pth']=='weights'
+    assert {f'{i}.pth':f'w{i}' for i in range(len(saved))}.items() <= found.items() and len(saved)>1
+
+def test_two_processes_refresh(dest):
+    code = """
+import sys
+from coursekit.fetch.cache import keep_folder
+def make(d): (d/'a').write_text('new')
+for i in range(10): keep_folder(sys.argv[1], make, url='u', version=f'{sys.argv[2]}{i}')
+"""
+    ps = [subprocess.Popen([sys.executable, '-c', code, str(dest), o]) for o in 'xy']
+    assert [p.wait(timeout=60) for p in ps]==[0,0]
+    found = texts(dest)
+    assert found.pop('a')=='new' and found=={**MINE, 'photos/c/1.jpg':'mine'}
+    assert texts(results_path(dest))=={'kept-1/labels.csv':'corrected'}
+
+def test_folder_behind_a_link(tmp_path):
+    "Data that the reader moved to another disk stays there"
+    d = keep_folder(tmp_path/'data/pets', maker(OURS), url='u', version='1')
+    (tmp_path/'disk').mkdir()
+    d.rename(tmp_path/'disk/pets')
+    d.symlink_to(tmp_path/'disk/pets')
+    use(d)
+    keep_folder(d, maker(NEW), url='u', version='2')
+    check(d)
+    assert d.is_symlink() and texts(tmp_path/'disk/pets')==texts(d)
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid()!=0, reason='only root can become somebody else')
+def test_folders_that_may_not_be_written(tmp_path):
+    "The reader protected some; as an ordinary user we bring them over all the same"
+    d = keep_folder(tmp_path/'data/pets', maker(OURS), url='u', version='1')
+    use(d)
+    for o in (tmp_path, *tmp_path.rglob('*')): os.chown(o, 65534, 65534)
+    for o in ('models', 'photos/a', 'photos/a/sub'): (d/o).chmod(0o555)
+    (d/'models/best.pth').chmod(0o444)
+    for o in tmp_path.parents: o.chmod(o.stat().st_mode | 0o055) if 'pytest' in str(o) else None
+    pid = os.fork()
+    if not pid:
+        os.setgid(65534)
+        os.setuid(65534)
+        keep_folder(d, maker(NEW), url='u', version='2')
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])==0
+    check(d)
+    assert (d/'models').stat().st_mode & 0o777==0o555
+
+# ------------------------------------------------------------------ what was deleted or changed
+def test_deleted_and_changed_files_are_told_once(tmp_path):
+    d = keep_folder(tmp_path/'data/pets', maker(OURS), url='u')
+    def told():
+        with warnings.catch_warnings(record=True) as ws:
+            warnings.simplefilter('always')
+            keep_folder(d, maker(OURS), url='u')
+        return [str(o.message) for o in ws]
+    assert told()==[]
+    fill(d, MINE)
+    assert told()==[]                                                   # the reader's files are no news
+    (d/'photos/a/1.jpg').unlink()
+    (d/'photos/b/1.jpg').write_text('B1')                               # as long as before
+    text, = told()
+    assert 'Gone: photos/a/1.jpg. Changed: photos/b/1.jpg.' in text and "force_download=True" in text
+    assert told()==[] and (d/'photos/b/1.jpg').read_text()=='B1'
+    shutil.rmtree(d/'photos')
+    assert 'Gone: photos/a/2.jpg, photos/b/1.jpg.' in told()[0] and told()==[]
+    keep_folder(d, maker(OURS), url='u', force=True)
+    assert told()==[] and texts(d).items()>=OURS.items()
+
 # ------------------------------------------------------------------ with a learner
 def pack(file, **labels):
     "A zip of pictures in folders"
@@ -102,6 +215,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path/'home'
 
 def learner(data, **kw):
+    "One that trains on the pictures in `data`"
     from coursekit.vision.all import ImageDataLoaders, Learner, nn
     dls = ImageDataLoaders.from_folder(data, valid_pct=.25, seed=1, bs=4, num_workers=0)
     return Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(192,2)), **kw)

@@ -29,10 +29,11 @@ _shut = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 _vanished = {errno.ENOENT, errno.ESTALE}
 _no_lock = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
-def _named(e, path): # What the system says, and of what, if that is not `path` or hidden
+def _named(e, path): # What the system says, and of which file, if that is neither `path` nor hidden
+    what,parent = os.strerror(e.errno),str(Path(path).parent)
     name = str(e.filename or path)
-    other = '' if name==str(path) or '/.' in name.replace(os.sep,'/').removeprefix(str(Path(path).parent)) else name
-    return ': '.join(filter(None, (os.strerror(e.errno), other)))
+    is_hidden = f'{os.sep}.' in name.removeprefix(parent)
+    return what if name==str(path) or is_hidden else f'{what}: {name}'
 
 @contextmanager
 def storage_errors(path, # The file or folder that is being written
@@ -44,7 +45,7 @@ def storage_errors(path, # The file or folder that is being written
         raise
     except OSError as e:
         if   e.errno in _full:    why = f'the disk is full ({e.strerror}). Free some space'
-        elif e.errno in _shut:    why = f'it cannot be read and written ({_named(e, path)}). Make that possible'
+        elif e.errno in _shut:    why = f'it cannot be read and written ({_named(e, path)}). Allow that'
         elif e.errno in _no_lock: why = 'its file system knows no file locks. Take a folder on a local disk'
         elif e.errno in _vanished and f'.{Path(path).name}.' in str(e.filename):
             why = 'it was deleted while it was being prepared. Let it be'
@@ -110,7 +111,7 @@ def drop_stamp(dest): # A folder or file of the cache
     "Forget what is written about `dest`"
     _stamp_file(dest).unlink(missing_ok=True)
 
-# %% ../../nbs/library/fetch_cache.ipynb #09e83e4c
+# %% ../../nbs/library/fetch_cache.ipynb #72916474
 def _managed_folder(path): # `path` or its parent that we made, or None
     for p in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
         for o in (Path(p), *Path(p).parents):
@@ -139,7 +140,7 @@ def saved_file(file, # A file below a `results_path`, or any other
         if dest and results_path(dest)==o and (old := dest/file.relative_to(o)).exists(): return old
     return file
 
-# %% ../../nbs/library/fetch_cache.ipynb #673885e1
+# %% ../../nbs/library/fetch_cache.ipynb #483123e0
 def _manifest_file(dest): return dest.with_name(f'.{dest.name}.files')
 
 def _true_place(dest): return Path(os.path.realpath(dest)) # of a link: where the folder is
@@ -196,8 +197,8 @@ def _bring_over(dest, home, tmp, kept): # What is the reader's in the folders th
         if old.exists(): _move_aside(old, home)
     if kept.exists():
         names = [k for k in folder_entries(kept) if k and k[-1]!='/']
-        print(f'{dest} was made anew. What you had changed, or had put where the new data has something else, '
-              f'is kept in {kept}: {_few(names)}.', file=sys.stderr)
+        print(f'{dest} was made anew. What you had changed, or put where the new data has something else, is '
+              f'kept in {kept}: {_few(names)}.', file=sys.stderr)
 
 def _finish(dest, home): # Do what the note in the stamp says, or what is left of it
     stamp = read_stamp(dest)
@@ -218,7 +219,7 @@ def _finish(dest, home): # Do what the note in the stamp says, or what is left o
     write_stamp(dest, **stamp) if stamp else drop_stamp(dest)
     shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../../nbs/library/fetch_cache.ipynb #658c452f
+# %% ../../nbs/library/fetch_cache.ipynb #7bde2308
 def _tell_changes(dest, url): # Warn, once, of files of ours that are gone or have changed
     home,file = _true_place(dest),_manifest_file(dest)
     if not seems_changed(home, file): return
@@ -232,10 +233,10 @@ def _tell_changes(dest, url): # Warn, once, of files of ours that are gone or ha
             with suppress(OSError): _adopt(dest, home)
             return
         gone,changed = find_changes(home, file)
-    what = [f'{len(o):,} files {verb} ({_few(o)})' for o,verb in ((gone,'are gone'), (changed,'were changed')) if o]
-    if what: warnings.warn(f"In {dest}, {' and '.join(what)} since it was made. If that was no intention of "
-                           f'yours: untar_data({url!r}, force_download=True) makes it anew, and keeps what you '
-                           'have changed.')
+    what = [f'{verb}: {_few(o)}.' for o,verb in ((gone,'Gone'), (changed,'Changed')) if o]
+    if not what: return
+    warnings.warn(f"{dest} is not as it was made. {' '.join(what)} If that is not what you want: "
+                  f'untar_data({url!r}, force_download=True) makes it anew, and keeps what is yours.')
 
 def _is_ready(dest, stamp, same): # Is `dest` there, and is it what `stamp` asks for?
     if dest.exists() and not dest.is_dir():

@@ -7,7 +7,7 @@ __all__ = ['path_state', 'folder_entries', 'write_manifest', 'read_manifest', 's
            'bring_over']
 
 # %% ../../nbs/library/fetch_manifest.ipynb #34da6c32
-import filecmp, json, os, secrets, shutil, stat
+import filecmp, json, os, secrets, stat
 from contextlib import suppress
 from pathlib import Path
 from ..files import atomic_write
@@ -93,14 +93,16 @@ def older_entries(folder, # A folder that an older version made
                   when, # The time when it was complete, in ns
                  ): # As of `folder_entries`
     "What of `folder` is not the reader's, as far as times and names tell; in doubt it is"
-    def is_ours(name):
-        if name[-1:] in ('','/'): return True
+    def is_old(name):
         try:
             st = os.lstat(os.path.join(folder, name))
         except OSError:
             return False
         return max(st.st_mtime_ns, st.st_ctime_ns)<=when and not name.lower().endswith(_results)
-    return {k:v for k,v in folder_entries(folder).items() if is_ours(k)}
+    entries = folder_entries(folder)
+    ours = {k for k in entries if is_old(k)}
+    for k in [*ours]: ours.update(f'{o}/' for o in map(str, Path(k).parents))    # with what is ours in them
+    return {k:v for k,v in entries.items() if k in ours or k==''}
 
 # %% ../../nbs/library/fetch_manifest.ipynb #cd2fd6b4
 def _is_true_folder(path): return path.is_dir() and not path.is_symlink()
