@@ -8,7 +8,7 @@ __all__ = ['check_lr', 'n_batches', 'as_plain_tensor', 'Learner', 'Recorder', 'M
 
 # %% ../nbs/08_learner.ipynb #e5d806a5
 #| code-fold: true
-import inspect, warnings
+import warnings
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from fastcore.basics import detuplify
@@ -87,8 +87,9 @@ def _loss_hint(f, pred, yb): # What is usually wrong when the loss function `f` 
     n = pred.shape[axis] if pred.dim()>1 else 0                 # outputs
     known = not y.is_floating_point() and y.device.type=='cpu' and y.numel()
     if classes and known and n and not 0<=y.min()<=y.max()<n:
-        return (f'{got} The targets go from {y.min()} to {y.max()}, but the model has {n} outputs: it needs one '
-                f'for each class. If {y.max()} marks what does not count: `ignore_index={y.max()}`.')
+        return (f'{got} The targets go from {y.min()} to {y.max()}, but the model has {n} outputs: '
+                f'it needs one for each class. If {y.max()} marks what does not count: '
+                f'`ignore_index={y.max()}`.')
     for k in ('weight','pos_weight'):
         if (w := loss_option(f, k)) is None: continue
         if not isinstance(w, Tensor):

@@ -156,7 +156,8 @@ _kinds = {o:kind for kind,os in (
     (_Kind(_exp, _largest, _n_labels), (nn.NLLLoss,F.nll_loss)),
     (_Kind(decodes=_largest), (nn.MultiMarginLoss,F.multi_margin_loss)),
     (_Kind(_sigmoid, _over_half), (nn.MultiLabelSoftMarginLoss,F.multilabel_soft_margin_loss)),
-    (_Kind(_sigmoid, _over_half, _n_numbers, True), (nn.BCEWithLogitsLoss,F.binary_cross_entropy_with_logits)),
+    (_Kind(_sigmoid, _over_half, _n_numbers, True), (nn.BCEWithLogitsLoss,
+                                                     F.binary_cross_entropy_with_logits)),
     (_Kind(decodes=_over_half, counts=_n_numbers, same_shape=True), (nn.BCELoss,F.binary_cross_entropy)),
     (_Kind(_exp, counts=_n_numbers, same_shape=True), (nn.KLDivLoss,F.kl_div)),
     (_numbers, (nn.MSELoss,F.mse_loss,nn.L1Loss,F.l1_loss,nn.SmoothL1Loss,F.smooth_l1_loss,
@@ -175,7 +176,7 @@ def _kind_of(f, own_forward=True): # `own_forward`: also if it computes somethin
     return _kinds[cls] if cls and (own_forward or type(f).forward is cls.forward) else _unknown
 
 def loss_option(f, k, default=None): # A loss function, the name of one of its options
-    "The option `k` of the loss `f`, such as its `weight`, also of a partial function; `default` if it has none"
+    "The option `k` of the loss `f`, such as its `weight`, also of a partial function; else `default`"
     return _unwrapped(f)[1](k, default)
 
 def loss_activation(f): # A loss function

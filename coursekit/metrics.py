@@ -88,9 +88,9 @@ def _of_halves(f, pred, y): # The mean of `f` over all items of a batch, from th
     return sum(float(v)*k for v,k in parts)/n
 
 class AvgMetric(_ItemMean):
-    "The mean of `func(preds, targets)`, which gives the mean over a batch. For other functions: `AccumMetric`"
+    "The mean of `func(preds, targets)`, itself a mean over a batch. For other functions: `AccumMetric`"
     def __init__(self, func, # Of predictions and targets
-                 n_counted=None): # Of the same: over how many the mean is, default `func.n_counted` or the items
+                 n_counted=None): # Of the same: over how many its mean is; default `func.n_counted` or items
         super().__init__()
         self.func,self.n_counted = func,n_counted
         self.checked,self.warned,self.by_items = False,False,False
@@ -115,12 +115,14 @@ class AvgMetric(_ItemMean):
         try:
             joined = _of_halves(self.func, pred, yb[0])
         except Exception: return                              # it may want a whole batch
-        v,rough = v.item(),v.dtype in (torch.float16,torch.bfloat16)
-        if not math.isfinite(v) or math.isclose(joined, v, rel_tol=2e-2 if rough else 1e-3, abs_tol=1e-4): return
-        warnings.warn(f'The metric `{self.name}` is no mean over items: of one batch it is {v:.4g}, and the mean '
-                      f'of that of its halves {joined:.4g}. So its value depends on the batch size. For one over '
-                      f'all predictions at once use `AccumMetric({self.name})`; if it is a mean over something '
-                      'else, such as some of the pixels, say how many: `AvgMetric(f, n_counted=…)`')
+        rough,v = v.dtype in (torch.float16,torch.bfloat16),v.item()
+        tol = 2e-2 if rough else 1e-3
+        if not math.isfinite(v) or math.isclose(joined, v, rel_tol=tol, abs_tol=1e-4): return
+        warnings.warn(f'The metric `{self.name}` is no mean over items: of one batch it is {v:.4g}, and the '
+                      f'mean of that of its halves {joined:.4g}. So its value depends on the batch size. For '
+                      f'one over all predictions at once use `AccumMetric({self.name})`; if it is a mean '
+                      'over something else, such as some of the pixels, say how many: '
+                      '`AvgMetric(f, n_counted=…)`')
     def _weigh_by_items(self, v, pred, yb):
         n = find_bs(yb)
         if isinstance(v, Tensor) and v.dim() or not isinstance(pred, Tensor): return v,n
@@ -132,8 +134,8 @@ class AvgMetric(_ItemMean):
         n_empty = _as_floats(self.ns).count(0.)
         if n_empty and self.by_items and not self.warned:
             self.warned = True
-            warnings.warn(f'The metric `{self.name}` is not a number (nan) for {n_empty} of {len(self.ns)} batches, '
-                          'though the predictions are: these are left out, as having nothing to count')
+            warnings.warn(f'The metric `{self.name}` is not a number (nan) for {n_empty} of {len(self.ns)} '
+                          'batches, though the predictions are: these are left out, as if empty')
         return super().value
     @property
     def name(self): return func_name(self.func)
@@ -179,18 +181,18 @@ def flatten_check(inp, targ): # Tensors of any shape
     "Both flattened; raises `ValueError` if they do not belong together item by item"
     if not same_items(inp.shape, targ.shape):
         raise ValueError(f'A metric got {inp.numel()} predictions and {targ.numel()} targets, of shapes '
-                         f'{list(inp.shape)} and {list(targ.shape)}, which do not belong together item by item')
+                         f'{list(inp.shape)} and {list(targ.shape)}, which do not belong together one by one')
     return inp.reshape(-1),targ.reshape(-1)
 
 def _check_outputs(inp, targ, axis): # Is there an output for each of several classes, and one class an item?
     if inp.shape[axis]==1 and (targ.is_floating_point() or targ.any()):
-        raise ValueError('It picks the largest output, and there is only one for each item (predictions of shape '
-                         f'{list(inp.shape)}). For yes or no by one output use `accuracy_multi` or a metric whose '
-                         'name ends in `Multi`, for numbers `mae`, `rmse` or `R2Score()`')
+        raise ValueError('It picks the largest output, and there is only one for each item (predictions of '
+                         f'shape {list(inp.shape)}). For yes or no by one output use `accuracy_multi` or a '
+                         'metric whose name ends in `Multi`, for numbers `mae`, `rmse` or `R2Score()`')
     if inp.shape==targ.shape and inp.dim()>1:
-        raise ValueError(f'It wants one class number for each item, and the targets of shape {list(targ.shape)} '
-                         'have a number for each output. For several labels use `accuracy_multi` or a metric '
-                         'whose name ends in `Multi`, such as `F1ScoreMulti()`')
+        raise ValueError('It wants one class number for each item, and the targets of shape '
+                         f'{list(targ.shape)} have a number for each output. For several labels use '
+                         '`accuracy_multi` or a metric whose name ends in `Multi`, such as `F1ScoreMulti()`')
 
 def _answers_and_targets(inp, targ, axis, ignore_index=None): # Class numbers, flat
     _check_outputs(inp, targ, axis)
@@ -312,8 +314,9 @@ class AccumMetric(Metric):
     def value(self):
         if not self.preds: return None
         preds,targs = torch.cat(self.preds).cpu(),torch.cat(self.targs).cpu()
-        if self.to_np and not all(o.isfinite().all() for o in (preds,targs)): return math.nan   # as the loss is
-        if self.to_np: preds,targs = preds.numpy(),targs.numpy()
+        if self.to_np:
+            if not all(o.isfinite().all() for o in (preds,targs)): return math.nan   # as the loss is
+            preds,targs = preds.numpy(),targs.numpy()
         if self.invert_arg: preds,targs = targs,preds
         return self.func(preds, targs, **self.kwargs)
     def __call__(self, preds, targs): # All of them
@@ -483,9 +486,10 @@ class Dice(Metric):
         "Raises `ValueError` if a mask has class numbers that the model has no output for"
         if not self.inter: return None
         if n := int(sum(self.strange)):
-            raise ValueError(f'{n} pixels have class numbers beyond the model\'s {len(self.inter[0])} outputs. Do '
-                             f'they mark what does not count? Then `{type(self).__name__}(ignore_index=…)`. Masks '
-                             'drawn in black and white (0 and 255) want `IntToFloatTensor(div_mask=255)`')
+            raise ValueError(f'{n} pixels have class numbers beyond the {len(self.inter[0])} outputs of the '
+                             'model. Do they mark what does not count? Then '
+                             f'`{type(self).__name__}(ignore_index=…)`. Masks drawn in black and white '
+                             '(0 and 255) want `IntToFloatTensor(div_mask=255)`')
         v = self._scores()[self.only:].nanmean().item()
         return None if math.isnan(v) else v
 
@@ -540,6 +544,6 @@ def mk_metric(m): # An instance or a class of `Metric`, or a function of predict
     while isinstance(f, partial): f = f.func
     if (getattr(f, '__module__', None) or '').startswith('sklearn.'):
         raise TypeError(f'`{name}` of scikit-learn wants targets first, and all of them at once, not the '
-                        f'predictions and targets of a batch: use `skm_to_fastai({name})`, or our metric for it')
+                        f'predictions and targets of a batch: use `skm_to_fastai({name})`')
     if callable(m): return AvgMetric(m)
     raise TypeError(f'A metric is a function of predictions and targets or a `Metric`, not {m!r}')

@@ -288,10 +288,12 @@ class Recorder(Callback):
         bad = [m.name for m,v in zip(self._valid_metrics, vals) if is_nan(v)]
         where,msg = '' if self.only_validate else f' in epoch {self.epoch}',None
         if is_nan(vals[0]):
-            batches = [i for i,(v,n) in enumerate(zip(self.loss.vals, self.loss.ns)) if n and not math.isfinite(v)]
+            per_batch = list(zip(self.loss.vals, self.loss.ns))
+            batches = [i for i,(v,n) in enumerate(per_batch) if n and not math.isfinite(v)]
             but = '' if self.only_validate else ', the training loss is'
-            msg = (f'The validation loss is not a number (nan or inf){where}{but}: look for nan in the validation '
-                   f'data. It came from {len(batches)} of {len(self.loss.vals)} batches, first number {batches[0]}')
+            msg = (f'The validation loss is not a number (nan or inf){where}{but}: look for nan in the '
+                   f'validation data. It came from {len(batches)} of {len(per_batch)} batches, the first is '
+                   f'number {batches[0]}')
         elif vals[0] is None and self.loss.vals:
             msg = (f'In the validation{where} nothing was counted, so there is no loss: each label is the '
                    "loss's `ignore_index`, or has weight 0")
@@ -305,11 +307,12 @@ class Recorder(Callback):
         self.values.append(self.learn.final_record)
         if len(self.iters)<len(self.values):                  # the epoch never came to `after_train`
             self.iters.append(self.smooth_loss.count)
-        self.log += [None]*(len(self.metric_names)-self.add_time-len(self.log))   # the time stands in its column
+        missing = len(self.metric_names)-self.add_time-len(self.log)
+        self.log += [None]*missing                            # so that the time stands in its column
         if self.add_time: self.log.append(format_time(time.time()-self.start_time))
         try:
             self.logger(self.log)
-        except OSError as e:                                  # such as a closed pipe: what is printed is not all
+        except OSError as e:                                  # such as a closed pipe
             warnings.warn(f'The row of epoch {self.epoch} could not be shown, training goes on: {e}')
 
     def state_dict(self):

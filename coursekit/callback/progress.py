@@ -185,8 +185,8 @@ class CSVLogger(Callback):
         self.run = self.in_real_fit
         if not self.run: return
         self.names,self.waiting = list(self.recorder.metric_names),[]
-        with explained(f'`CSVLogger` wants to write `{self.log_path}`: give the learner another folder, `path=…`, '
-                       'or the logger another file, `fname=…`'):
+        with explained(f'`CSVLogger` wants to write `{self.log_path}`: give the learner another folder, '
+                       '`path=…`, or the logger another file, `fname=…`'):
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             header,has_rows = self._look()
             if has_rows and not self.append: self._move_away('is of an earlier training')
@@ -201,8 +201,8 @@ class CSVLogger(Callback):
         try:
             self._write()
         except (OSError,MemoryError) as e:
-            warnings.warn(f'`CSVLogger` could not write {len(self.waiting)} row(s) to `{self.log_path}`, and training '
-                          f'goes on; {hope}: {e}', RuntimeWarning)
+            warnings.warn(f'`CSVLogger` could not write {len(self.waiting)} row(s) to `{self.log_path}`, and '
+                          f'training goes on; {hope}: {e}', RuntimeWarning)
 
     def _look(self): # Header of the file, or []; does more follow?
         if not self.log_path.exists(): return [],False
@@ -230,5 +230,6 @@ class CSVLogger(Callback):
         "The file as a data frame. Raises `FileNotFoundError` before any training"
         import pandas as pd
         if not self.log_path.exists():
-            raise FileNotFoundError(f'There is no `{self.log_path}` yet: `CSVLogger` writes it while a training runs')
+            raise FileNotFoundError(f'There is no `{self.log_path}` yet: '
+                                    '`CSVLogger` writes it while a training runs')
         return pd.read_csv(self.log_path)
