@@ -18,8 +18,8 @@ from .fetch.cache import results_path
 from .state import always_undo, replaced, keep_attrs, keep_modes
 from .torch_core import trainable_params, norm_bias_params, one_param
 from .optimizer import Adam, Optimizer, OptimWrapper
-from .losses import (check_same_shape, has_meaning, loss_activation, loss_decodes, loss_option,
-                              unreduced)
+from .losses import (BaseLoss, check_same_shape, has_meaning, loss_activation, loss_decodes,
+                              loss_option, unreduced)
 from .metrics import *
 from .callback.core import *
 from .saving import *
@@ -61,9 +61,10 @@ def _chosen_loss(dls, loss_func): # What was passed, or what the data says
     if loss_func is None:
         raise ValueError('The data does not say which loss function suits it: pass `loss_func`, '
                          'for example `loss_func=F.cross_entropy`')
-    if isinstance(loss_func, type):
+    makes_one = getattr(loss_func, '__annotations__', {}).get('return') is BaseLoss
+    if isinstance(loss_func, type) or makes_one:
         name = loss_func.__name__
-        raise TypeError(f'`loss_func` is the class `{name}`: it needs brackets, `{name}()`')
+        raise TypeError(f'`loss_func={name}` makes a loss: it needs brackets, `{name}()`')
     return loss_func
 
 # %% ../nbs/08_learner.ipynb #bd708181
