@@ -67,8 +67,11 @@ class ProgressCallback(Callback):
         self.table.rows.append(list(row))
         self._say(row)
     def _say(self, row):
-        if self.shown: self._show()
-        else: print(self.table.line(row), flush=True)
+        if self.shown: return self._show()
+        try:
+            print(self.table.line(row), flush=True)
+        except OSError as e:                                  # such as a closed pipe
+            warnings.warn(f'A row of the table could not be printed, and training goes on: {e}', RuntimeWarning)
 
     def before_train(self):    self._start('training')
     def before_validate(self): self._start('validation')
