@@ -64,8 +64,8 @@ class BaseLoss:
         if not self.flatten: return self.func(inp, targ, **kwargs)
         if not same_items(inp.shape[:-1] if self.is_2d else inp.shape, targ.shape, exact=self.is_2d):
             pred,y = (list(o.shape) for o in given)
-            raise ValueError(f'{self.__name__} got predictions of shape {pred} and targets of shape {y}, which '
-                             'do not belong together item by item'
+            raise ValueError(f'{self.__name__} got predictions of shape {pred} and targets of shape {y}, '
+                             'which do not belong together item by item'
                              + f' (classes are expected along axis {self.axis})'*self.is_2d)
         labels = self.is_2d or self.weights and inp.dim()>1      # one weight for each class or label
         inp = inp.reshape(-1, inp.shape[-1]) if labels else inp.reshape(-1)
@@ -146,7 +146,7 @@ class _Kind: # What a loss of torch takes outputs for, and what its mean is over
 def _n_labels(opt, pred, targ): # Class numbers that count, or the sum of their weights
     if targ.is_floating_point(): return pred.numel()/pred.shape[1]         # probabilities: all of them count
     ignored,w,here = opt('ignore_index', -100),opt('weight', None),targ.device.type=='cpu'
-    if w is None and here and ignored<0 and targ.numel() and targ.min().item()>=0: return targ.numel()   # the usual case
+    if w is None and here and ignored<0 and targ.numel() and targ.min().item()>=0: return targ.numel()
     counts = targ!=ignored
     if w is not None: w = w.to(targ.device).float()[targ.long().masked_fill(~counts, 0)]*counts
     n = (counts if w is None else w).sum()

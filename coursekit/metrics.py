@@ -98,7 +98,8 @@ class AvgMetric(_ItemMean):
         pred,yb = learn.pred,learn.yb
         v,n = self.func(pred, *yb),self._n_counted(pred, yb)
         if v is None: return
-        if not isinstance(v, (Tensor,int,float,np.number,np.ndarray)):
+        if isinstance(v, np.ndarray): v = torch.as_tensor(v)
+        if not isinstance(v, (Tensor,int,float,np.number)):
             raise TypeError(f'A metric gives a number for a batch, `{self.name}` gave a {type(v).__name__}')
         if not self.checked: self._check(v, n, pred, yb)
         self.by_items = n is None

@@ -71,7 +71,7 @@ class ProgressCallback(Callback):
         try:
             print(self.table.line(row), flush=True)
         except OSError as e:                                  # such as a closed pipe
-            warnings.warn(f'A row of the table could not be printed, and training goes on: {e}', RuntimeWarning)
+            warnings.warn(f'A row of the table could not be printed, training goes on: {e}', RuntimeWarning)
 
     def before_train(self):    self._start('training')
     def before_validate(self): self._start('validation')
