@@ -12,6 +12,7 @@ from contextlib import nullcontext
 import safetensors, safetensors.torch
 from .core import *
 from .errors import brief, explained
+from .fetch.cache import saved_file
 from .files import atomic_write
 from .state import undo_if_fails
 
@@ -172,10 +173,10 @@ def _warn_of_nan(model, weights, file): # Parameters that are no numbers
            and not weights[k].isfinite().all()]
     if bad: warnings.warn(f'{file}: {len(bad)} parameters are no numbers (nan or inf), the first is `{bad[0]}`')
 
-def _existing_file(file): # The `Path`, or the file beside it that has the other ending
+def _existing_file(file): # The `Path`, or the file beside it, or of an older version, with either ending
     ends = [o for o in _endings[:2] if file.suffix in _endings and o!=file.suffix]
     names = [file, *map(file.with_suffix, ends)]
-    for o in names:
+    for o in (*names, *map(saved_file, names)):
         if o.exists(): return o
     saved = sorted({o.stem for end in _endings for o in file.parent.glob(f'*{end}') if o.name[0]!='.'})
     lacks = ' or '.join(f'`{o}`' for o in names)

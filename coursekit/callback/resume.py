@@ -9,6 +9,7 @@ __all__ = ['as_plain', 'training_state', 'load_training_state', 'CheckpointCallb
 import warnings
 from ..core import *
 from ..errors import brief
+from ..fetch.cache import saved_file
 from ..saving import check_weights, read_file, read_torch, save_atomic
 from ..state import all_rngs, get_rng_state, set_rng_state, undo_if_fails, undo_of_all
 from .core import *
@@ -98,7 +99,7 @@ class CheckpointCallback(Callback):
 
     def read(self): # The state
         "Read the file without running code. Raises `RuntimeError` if it is damaged, or no checkpoint"
-        return read_file(self.file, _as_checkpoint, 'a checkpoint', 'To start anew with `resume=False`, or '
+        return read_file(saved_file(self.file), _as_checkpoint, 'a checkpoint', 'To start anew with `resume=False`, or '
                          'another `fname`, is always possible; for what `learn.save` wrote use `learn.load`')
 
     def before_fit(self):
@@ -109,7 +110,7 @@ class CheckpointCallback(Callback):
         check_own_file(self)
         self._warn_of_persistent_workers()
         self.rows,self.not_written = [],[]
-        state = self.read() if self.resume and self.file.exists() else None
+        state = self.read() if self.resume and saved_file(self.file).exists() else None
         if state is None or state['fit']<self.n_fits: return
         if state['fit']==self.n_fits: return self._go_on(state)
         self.learn.start_epoch = self.n_epoch # this training is over, and a later one wrote the file
