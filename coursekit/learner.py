@@ -169,7 +169,7 @@ def _decoded(f, preds): # What outputs mean, as the loss `f` says
     return preds.argmax(1) if plain_ce and preds.dim()>1 else preds
 
 def _no_targets(xb): # What to say when there is nothing to learn from
-    got = brief(xb[0]) if len(xb)==1 and isinstance(xb[0], Tensor) else f'{_shapes(xb)}, which counts as input'
+    got = brief(xb[0]) if len(xb)==1 and isinstance(xb[0], Tensor) else f'{_shapes(xb)}, all of it input'
     return ('There is nothing to learn from: a batch is a tuple of inputs followed by targets, and this one '
             f'is {got}. Let the data loader give `(inputs, targets)`')
 
@@ -470,7 +470,7 @@ class Learner:
         if is_oom(errors[0]) and torch.cuda.is_available(): torch.cuda.empty_cache()
         raise errors[0]
 
-    def _open_and_do(self, f, opened): # `opened` gets the callbacks that have begun, which an error did not stop
+    def _open_and_do(self, f, opened): # `opened`: callbacks that have begun, without an error
         try:
             for o in self._calls['before_fit']:
                 opened.append(o[0])
@@ -565,8 +565,8 @@ class Learner:
         if not hasattr(opt, 'set_hypers'):
             raise TypeError(f'`opt_func` makes an optimizer, `{func_name(f)}` made {brief(opt)}')
         if getattr(opt, 'needs_closure', False):
-            raise TypeError(f'`{type(opt.opt).__name__}` computes the loss several times in a step, which this '
-                            'training loop cannot do: use another optimizer, or a loop of your own')
+            raise TypeError(f'`{type(opt.opt).__name__}` computes the loss several times in a step, which '
+                            'this training loop cannot do: use another optimizer, or a loop of your own')
         if isinstance(opt, Optimizer):
             no_wd = () if self.wd_bn_bias else norm_bias_params(self.model, True)
             for p in no_wd: opt.state[p]['do_wd'] = False
@@ -653,7 +653,8 @@ class Learner:
     def _loader(self, ds_idx, dl): # `dl`, or the one of that number; None if there is none
         if dl is not None: check_dl(dl)
         elif not isinstance(ds_idx, (int,np.integer)):
-            raise TypeError(f'`ds_idx` is the number of a loader (1: validation), not {brief(ds_idx)}: pass `dl=…`')
+            raise TypeError(f'`ds_idx` is the number of a loader (1: validation), not {brief(ds_idx)}: '
+                            'pass `dl=…`')
         return self.get_dl(ds_idx) if dl is None else dl
 
     @in_turn
@@ -670,7 +671,7 @@ class Learner:
                   with_loss=False, # Return the loss of each item, last?
                   act=None, # Applied to the outputs, default: the loss function's `activation`
                   inner=False, # fastai's, not needed here
-                  reorder=True, cbs=None): # Each item of the data set once, in order, whatever the sampler? Callbacks
+                  reorder=True, cbs=None): # Each item once, in the order of the data? Callbacks
         """`[inputs,] predictions, targets [, decoded] [, losses]`; targets are None where the data has none.
         A loss function without `activation` or `decodes` leaves outputs as they are
         (the cross-entropies of torch are decoded all the same)"""
@@ -751,7 +752,7 @@ class Learner:
              device=None, # As in fastai; the weights go to where the model's are
              with_opt=True, strict=True): # The optimizer's state, too? Must all weights be there?
         """Load what `save` wrote, or a `.pth` of fastai or PyTorch, and return the learner. Raises
-        `FileNotFoundError`, or `RuntimeError` if it is damaged or of another model: then nothing has changed"""
+        `FileNotFoundError`, or `RuntimeError` if it is damaged or of another model: nothing changes then"""
         file,old = self.file_for(file),(self.opt,self.lr)
         def undo(): self.opt,self.lr = old
         with undo_if_fails(undo):

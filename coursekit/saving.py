@@ -44,7 +44,7 @@ def save_atomic(obj, # Anything that `torch.save` takes
         f.write(data.getbuffer())
 
 def check_can_write(file): # A `Path`, or an open file
-    "Make the folder of `file` if it is missing. Raises `OSError` that names `file` if none can be written there"
+    "Make the folder of `file` if it is missing. Raises `OSError` that names `file` if it cannot be written"
     if hasattr(file, 'write'): return
     if file.is_dir(): raise IsADirectoryError(21, 'This is a folder', str(file))
     try:
@@ -166,12 +166,14 @@ def check_weights(model, # An `nn.Module`
                                   for k in both if kind(weights[k])!=kind(own[k])]}
     def few(o): return '; '.join(o[:3]) + (f'; and {len(o)-3} more' if len(o)>3 else '')
     msg = '. '.join(f'{what}: {few(o)}' for what,o in differences.items() if o)
-    if msg: raise RuntimeError(f'{file} was saved from another model than this one, which is unchanged. {msg}.')
+    if msg:
+        raise RuntimeError(f'{file} was saved from another model than this one, which is unchanged. {msg}.')
 
 def _warn_of_nan(model, weights, file): # Parameters that are no numbers
     bad = [k for k,_ in model.named_parameters() if isinstance(weights.get(k), Tensor)
            and not weights[k].isfinite().all()]
-    if bad: warnings.warn(f'{file}: {len(bad)} parameters are no numbers (nan or inf), the first is `{bad[0]}`')
+    if bad:
+        warnings.warn(f'{file}: {len(bad)} parameters are no numbers (nan or inf), the first is `{bad[0]}`')
 
 def _existing_file(file): # The `Path`, or the file beside it, or of an older version, with either ending
     ends = [o for o in _endings[:2] if file.suffix in _endings and o!=file.suffix]
@@ -207,8 +209,9 @@ def read_file(file, # A `Path`, or an open file
     except Exception as e:
         text = re.sub(r'\x1b\[[0-9;]*m', '', str(e)).strip()                  # torch's colours of a terminal
         why = ': '.join([type(e).__name__, *text.splitlines()[:1]])[:200] if content else 'it is empty'
-        raise RuntimeError(f'`{file}` cannot be read as {what}: it is damaged, or holds more than tensors, '
-                           f'numbers and texts, which is not opened: it could run code ({why}). {hint}'.strip()) from e
+        msg = (f'`{file}` cannot be read as {what}: it is damaged, or holds more than tensors, numbers and '
+               f'texts, which is not opened: it could run code ({why}). {hint}')
+        raise RuntimeError(msg.strip()) from e
 
 # %% ../nbs/library/saving.ipynb #f4a010f5
 def load_model(file, # Its name, or an open file. Without `x.safetensors`, `x.pth` is read, and vice versa

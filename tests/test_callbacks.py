@@ -94,8 +94,9 @@ def test_full_disk_while_saving_the_best(tmp_path):
     env = {**os.environ, 'OMP_NUM_THREADS':'1'}
     r = subprocess.run(cmd, capture_output=True, text=True, timeout=90, env=env)
     file = tmp_path/'models'/'model.safetensors'
-    for o in ('went on 4', f"`SaveModelCallback` could not write `model` of epoch 1, training goes on: [Errno 27] "
-              f"File too large: '{file}'", 'keeps the weights of the last epoch', '`model` of epoch 1, `model` of epoch 2',
+    why = f"training goes on: [Errno 27] File too large: '{file}'"
+    for o in ('went on 4', f'`SaveModelCallback` could not write `model` of epoch 1, {why}',
+              'keeps the weights of the last epoch', '`model` of epoch 1, `model` of epoch 2',
               "whole True ['model.safetensors']", 'again 2'): assert o in r.stdout, r.stdout+r.stderr
 
 def test_csv_logger_appends_after_a_resume(tmp_path):

@@ -1,4 +1,4 @@
-"Several threads, forked processes and tasks that use one learner: each gets its own answers, or a clear refusal."
+"Several threads, forked processes and tasks with one learner: each gets its own answers, or a clear refusal."
 import asyncio, copy, os, pickle, signal, threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -17,10 +17,12 @@ y = (x[:,0]>0).long()
 def learner(**kw):
     torch.manual_seed(0)
     dl = DataLoader(TensorDataset(x,y), bs=4)
-    return Learner(SimpleNamespace(train=dl, valid=dl, device='cpu'), nn.Linear(3,2), F.cross_entropy, metrics=accuracy, **kw)
+    dls = SimpleNamespace(train=dl, valid=dl, device='cpu')
+    return Learner(dls, nn.Linear(3,2), F.cross_entropy, metrics=accuracy, **kw)
 def at_rest(learn):
     names = [type(o).__name__ for o in learn.cbs]
-    return names==['TrainEvalCallback','Recorder','ProgressCallback'] and learn.logger is print and not learn.only_validate
+    quiet = learn.logger is print and not learn.only_validate
+    return names==['TrainEvalCallback','Recorder','ProgressCallback'] and quiet
 
 def test_each_thread_gets_its_own_answer():
     learn = learner()

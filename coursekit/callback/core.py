@@ -108,7 +108,8 @@ def training_goes_on(cb, # The `Callback` that writes; it sets `not_written` to 
 def tell_not_written(cb): # As in `training_goes_on`
     "Warn at the end of a training of all that is missing"
     if not cb.not_written: return
-    names = ', '.join(cb.not_written[:5]) + (f' and {len(cb.not_written)-5} more' if len(cb.not_written)>5 else '')
+    more = len(cb.not_written)-5
+    names = ', '.join(cb.not_written[:5]) + (f' and {more} more' if more>0 else '')
     warnings.warn(f'`{type(cb).__name__}`: these could not be written: {names}', RuntimeWarning, stacklevel=3)
     cb.not_written = []
 
@@ -179,16 +180,16 @@ def _concat_batches(xs): # Batches of tensors, or of tuples or dicts of them →
     if not xs: return None
     o = xs[0]
     if isinstance(o, Tensor):
-        with explained('The tensors of the batches differ in shape, so they cannot be joined: pad them, or ask '
-                       'for the predictions of one batch at a time'):
+        with explained('The tensors of the batches differ in shape, so they cannot be joined: pad them, or '
+                       'ask for the predictions of one batch at a time'):
             return torch.cat(xs) if o.dim() else torch.stack(xs)
     if isinstance(o, dict): return {k:_concat_batches([o[k] for o in xs]) for k in o}
     if isinstance(o, (list,tuple,L)):
         parts = [_concat_batches(list(part)) for part in zip(*xs)]
         return type(o)(*parts) if hasattr(o, '_fields') else type(o)(parts)
     if isinstance(o, (int,float,str,bytes)) or o is None: return list(xs)
-    raise TypeError(f'Predictions and targets are tensors, or tuples, lists and dicts of them, not {brief(o)}: '
-                    'let the model or the data loader give one of these')
+    raise TypeError('Predictions and targets are tensors, or tuples, lists and dicts of them, not '
+                    f'{brief(o)}: let the model or the data loader give one of these')
 
 class GatherPredsCallback(Callback):
     "Keeps predictions and targets, and if asked inputs and the loss of each item"
@@ -201,8 +202,8 @@ class GatherPredsCallback(Callback):
         if not (self.with_loss and len(self.yb)): return
         bs,loss = find_bs(self.yb),self.loss
         if loss.numel()%bs or loss.numel()==1<bs: raise ValueError(
-            f'`with_loss` needs a loss for each item, and the loss function gives {brief(loss)} for {bs} items: '
-            "let it understand `reduction='none'`")
+            f'`with_loss` needs a loss for each item, and the loss function gives {brief(loss)} for {bs} '
+            "items: let it understand `reduction='none'`")
         self.losses.append(to_detach(loss if loss.shape==(bs,) else loss.reshape(bs,-1).mean(1)))
     def after_batch(self):
         if self.learn.pred is None: return                    # the batch was cancelled before there was one

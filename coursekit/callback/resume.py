@@ -43,8 +43,8 @@ def training_state(learn, # A `Learner`, between two epochs
 def load_training_state(learn, # A `Learner` made as the one that was saved
                         state, # From `training_state`
                         where='the checkpoint'): # What to call it in errors
-    """Put everything back. Raises `RuntimeError` if it is of another model, or what a callback raises, and then
-    changes nothing"""
+    """Put everything back. Raises `RuntimeError` if it is of another model, or what a callback raises: then
+    nothing has changed"""
     check_weights(learn.model, state['model'], where)
     with undo_if_fails(undo_of_all(learn)): _load_all(learn, state, where)
 
@@ -99,8 +99,9 @@ class CheckpointCallback(Callback):
 
     def read(self): # The state
         "Read the file without running code. Raises `RuntimeError` if it is damaged, or no checkpoint"
-        return read_file(saved_file(self.file), _as_checkpoint, 'a checkpoint', 'To start anew with `resume=False`, or '
-                         'another `fname`, is always possible; for what `learn.save` wrote use `learn.load`')
+        hint = ('To start anew with `resume=False`, or another `fname`, is always possible; for what '
+                '`learn.save` wrote use `learn.load`')
+        return read_file(saved_file(self.file), _as_checkpoint, 'a checkpoint', hint)
 
     def before_fit(self):
         "Go on from the file if that is wanted"
@@ -134,7 +135,7 @@ class CheckpointCallback(Callback):
         announce(self, f'From `{self.file.name}`: {done} of {self.n_epoch} epochs are done{end}')
 
     def after_epoch(self):
-        "Write the file. If that fails (a full disk, too little memory), training goes on, and the old file stays"
+        "Write the file. If that fails (a full disk, too little memory), training goes on with the old file"
         self.rows.append(list(self.recorder.log))
         done = self.epoch+1
         if done%self.every and done!=self.n_epoch: return
