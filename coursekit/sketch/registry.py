@@ -66,7 +66,7 @@ SKETCHES = {o.name:o for o in [
            'pen-stroke digits 0 to 9, 28×28, in the folders of MNIST', ('MNIST',)),
     Sketch('pets_sketch', f'{_pets}:draw_pets',
            'painted cats and dogs of 37 breeds, named as in Oxford-IIIT Pet', ('PETS',),
-           ('coursekit.sketch.breeds',)),
+           tuple(f'coursekit.sketch.{o}' for o in ('breeds','body','draw'))),
 ]}
 
 def find_sketch(url:str, # `sketch://name`
