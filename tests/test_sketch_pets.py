@@ -125,7 +125,8 @@ def wait_for(f, seconds):
 @pytest.mark.parametrize('how', ['SIGTERM','SIGKILL','SIGINT'])
 def test_helpers_end_with_the_program(tmp_path, how):
     "However it ends, in seconds; after Ctrl-C the folder is as it was"
-    p = subprocess.Popen([sys.executable,'-c',DRAWING,tmp_path],stdout=subprocess.PIPE,stderr=subprocess.DEVNULL)
+    p = subprocess.Popen([sys.executable,'-c',DRAWING,tmp_path],stdout=subprocess.PIPE,
+                         stderr=subprocess.DEVNULL)
     p.stdout.readline()
     assert wait_for(lambda: list(tmp_path.rglob('*.jpg')), 30)
     helpers = helpers_of(p.pid)

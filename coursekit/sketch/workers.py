@@ -56,11 +56,12 @@ class _Helper:
             with suppress(OSError): o.close()
 
 # %% ../../nbs/library/sketch_workers.ipynb #12d4c067
-def _n_cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+def _n_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def share(f, # A function of one job, defined in a module
           jobs, # A list of what `f` takes
-          workers:int=None, # Processes, at most one for each core; 1: only this one; `None`: one for each core
+          workers:int=None, # Processes; 1: only this one; default and limit: one for each core
           done=None, # Called as `done(i, result)` for each job, in order, counted from 1
           few:int=4, # Jobs that are handed out at a time
          ):
@@ -98,7 +99,7 @@ def share(f, # A function of one job, defined in a module
 # %% ../../nbs/library/sketch_workers.ipynb #f423e321
 @contextmanager
 def filled(dest): # A folder that is empty, or not there yet
-    "`dest` as a `Path`, to be filled in the `with`; if that fails, it is empty again. Raises `FileExistsError`"
+    "`dest` as a `Path`, to be filled; if the `with` fails, it is empty again. Raises `FileExistsError`"
     dest = Path(dest)
     if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
         raise FileExistsError(errno.EEXIST, 'Sketches are drawn into an empty or a new folder, so that '
