@@ -115,8 +115,7 @@ def _loss_of_items(f): # A function with `reduction` is asked; any other is call
 
 def _unshuffled(dl): # A loader for all items of `dl`, in their order
     if not isinstance(dl, torch.utils.data.DataLoader):
-        changes = getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)
-        return dl.new(shuffle=False, drop_last=False) if changes and hasattr(dl, 'new') else dl
+        return dl if getattr(dl,'in_order',True) else dl.new(shuffle=False, drop_last=False)
     shuffles = isinstance(dl.sampler, torch.utils.data.RandomSampler) and dl.sampler._num_samples is None
     if not (shuffles or dl.drop_last): return dl
     sampler = None if shuffles else dl.sampler # any other one chooses the items, so it stays
@@ -279,6 +278,10 @@ class Learner:
     def _split(self, b): # A batch into inputs and targets, on the model's device
         self.batch,self.pred,self.loss,self.loss_grad = b,None,None,None
         if isinstance(b, Tensor): b = (b,)
+        if isinstance(b, dict):
+            raise TypeError(
+                f'A batch is a dict, of {list(b)}, and a learner takes inputs followed by targets: '
+                "let the data set, or the loader's `collate_fn` or `create_batch`, give them as a tuple")
         def here(o): return isinstance(o, Tensor) and o.device==self._device
         self.batch = b = tuple(o if here(o) else to_device(o, self._device, non_blocking=True) for o in b)
         n = self.n_inp or max(1, len(b)-1)
