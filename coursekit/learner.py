@@ -151,9 +151,7 @@ def _oom_hint(bs): # What helps if the memory is too small for `bs` items
 #| code-fold: true
 def _unshuffled(dl): # A loader for all items of `dl`, each once, in their order
     if isinstance(dl, torch.utils.data.DataLoader): return _unshuffled_torch(dl)
-    changes = [k for k in ('shuffle','drop_last','sampler') if getattr(dl, k, None) not in (None,False)]
-    if not (changes and hasattr(dl, 'new')): return dl
-    return dl.new(shuffle=False, drop_last=False, **({'sampler':None} if 'sampler' in changes else {}))
+    return dl if getattr(dl,'in_order',True) else dl.new(shuffle=False, drop_last=False)
 
 _torch_settings = ('batch_size','num_workers','collate_fn','pin_memory','timeout','worker_init_fn',
                    'multiprocessing_context','prefetch_factor','persistent_workers')
@@ -520,6 +518,9 @@ class Learner:
             return f'(while the {self._phase} data was asked for batch {self._n_begun}, in {epoch})'
         where = f'in {self._phase}, {epoch}, batch {self.iter}'
         if is_oom(e): return f'({where})\n{_oom_hint(find_bs(self.batch))}'
+        if stage=='batch' and self.pred is None and isinstance(self.batch[0], Mapping): hint = (
+            f'A batch is a dict, of {list(self.batch[0])}, which the model gets as its input. If it wants '
+            "something else, let the data set, or the loader's `collate_fn`, give `(inputs, targets)`")
         if stage=='batch' and self.pred is not None:
             if self.loss_grad is None: hint = _loss_hint(self.loss_func, self.pred, self.yb)
             elif self.training and isinstance(e, RuntimeError): hint = _backward_hint(self.loss_grad)
