@@ -123,8 +123,10 @@ def show_results(x:TensorImage, y, samples, outs, # See `show_results` of `data.
     axs = _axes_for(samples, ctxs, max_n, 'show_results', kwargs, nrows=nrows, ncols=ncols, figsize=figsize)
     for s,out,ax in zip(samples, outs, axs):
         s[0].show(ctx=ax, **kwargs)
-        targ,pred = label_text(s[-1]),label_text(out[0])
-        show_title(f'{targ}\n{pred}', ctx=ax, color='#009E73' if targ==pred else '#D55E00')
+        targ,pred = s[-1],label_text(out[0])
+        if targ is None: show_title(pred, ctx=ax)             # without labels
+        else: show_title(f'{label_text(targ)}\n{pred}', ctx=ax,
+                         color='#009E73' if label_text(targ)==pred else '#D55E00')
 
 @typedispatch
 def show_results(x:TensorImage, y:TensorMask|TensorPoint, samples, outs, # See `show_results` of `data.core`
