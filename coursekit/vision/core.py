@@ -6,12 +6,12 @@
 __all__ = ['imagenet_stats', 'cifar_stats', 'mnist_stats', 'picture_formats', 'ImageError', 'LargeImageError', 'convert_picture',
            'convert_mask', 'turn_of', 'upright', 'pixels_to_decode', 'openable', 'PILBase', 'PILImage', 'PILImageBW',
            'PILMask', 'encodes', 'load_image', 'to_image', 'verify_image', 'verify_images', 'random_float',
-           'random_int', 'check_choice', 'first_element', 'picture_size', 'RandTransform', 'ResizeMethod', 'PadMode',
-           'as_width_height', 'CropTransform', 'Resize', 'CropPad', 'RandomCrop', 'RandomResizedCrop', 'dihedral',
-           'FlipItem', 'DihedralItem', 'Image', 'PIL']
+           'random_int', 'check_choice', 'check_number', 'check_range', 'check_ratio', 'first_element', 'picture_size',
+           'RandTransform', 'ResizeMethod', 'PadMode', 'as_width_height', 'CropTransform', 'Resize', 'CropPad',
+           'RandomCrop', 'RandomResizedCrop', 'dihedral', 'FlipItem', 'DihedralItem', 'Image', 'PIL']
 
 # %% ../../nbs/library/vision_core.ipynb #2539c736
-import io, math, os, stat, struct, threading, warnings
+import io, math, numbers, os, stat, struct, threading, warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -502,6 +502,28 @@ def check_choice(name, # Of an argument
     if v in choices: return v
     raise ValueError(f"{name}={v!r} is unknown; there are {', '.join(map(repr, choices))}")
 
+def check_number(name, # Of an argument
+                 v, # What was passed for it
+                 lo=0., hi=math.inf): # Smallest and largest number that makes sense
+    "`v` as a float. Raises `ValueError` if it is no finite number in `lo`…`hi`"
+    if isinstance(v, numbers.Real) and math.isfinite(v) and lo<=v<=hi: return float(v)
+    rest = '' if hi==math.inf else f' and at most {hi:g}'
+    raise ValueError(f"{name}={v!r}: expected a number of at least {lo:g}{rest}")
+
+def check_range(names, # Of two arguments
+                a, b, # What was passed for them
+                lo=0., hi=math.inf): # As for `check_number`
+    "`(a, b)` as floats. Raises `ValueError` unless `lo` ≤ `a` ≤ `b` ≤ `hi`"
+    a,b = (check_number(nm, v, lo, hi) for nm,v in zip(names, (a,b)))
+    if a<=b: return a,b
+    raise ValueError(f"{names[0]}={a:g} is larger than {names[1]}={b:g}")
+
+def check_ratio(ratio): # Smallest and largest width by height
+    "`ratio` as two floats. Raises `ValueError` unless they are positive and in order"
+    if not hasattr(ratio, '__len__') or len(ratio)!=2:
+        raise ValueError(f"ratio={ratio!r}: expected two numbers, the smallest and largest width by height")
+    return check_range(('ratio[0]','ratio[1]'), *ratio, 1e-4, 1e4)
+
 def first_element(b): # An item, perhaps of items
     "Its first element, which decides what is drawn"
     return first_element(b[0]) if isinstance(b, tuple) else b
@@ -552,9 +574,16 @@ _filters = Image.Resampling.BILINEAR,Image.Resampling.NEAREST
 
 def as_width_height(size): # A side, or (height, width)
     "(width, height). Raises `ValueError` if it is no size"
-    hw = (size,size) if isinstance(size, int) else tuple(int(o) for o in size)
-    if len(hw)==2 and min(hw)>=1: return hw[::-1]
-    raise ValueError(f"size={size!r}: expected pixels as a number or (height, width), at least 1")
+    several = hasattr(size, '__iter__') and getattr(size, 'ndim', 1)
+    try:
+        hw = [int(o) for o in (size if several else (size,size)) if int(o)==o and o is not True]
+    except (TypeError,ValueError,OverflowError): hw = []
+    if len(hw)!=2 or several and len(size)!=2 or min(hw)<1:
+        raise ValueError(f"size={size!r}: expected pixels as a whole number or (height, width), at least 1")
+    if hw[0]*hw[1]>defaults.max_pixels: raise ValueError(
+        f"size={size!r} makes {hw[0]*hw[1]:,} pixels, and the limit is {defaults.max_pixels:,} "
+        "(`defaults.max_pixels`)")
+    return hw[1],hw[0]
 
 class CropTransform(RandTransform):
     "Brings a box, drawn by `draw_box` for the first picture of an item, to `size`, in one resampling"
@@ -637,7 +666,8 @@ class RandomResizedCrop(CropTransform):
                  max_scale:float=1., # Largest share of the area
                  **kwargs): # `p`, `split_idx`, `order`
         super().__init__(size, resamples=resamples, **kwargs)
-        self.min_scale,self.max_scale,self.ratio,self.val_xtra = min_scale,max_scale,ratio,val_xtra
+        self.min_scale,self.max_scale = check_range(('min_scale','max_scale'), min_scale, max_scale)
+        self.ratio,self.val_xtra = check_ratio(ratio),check_number('val_xtra', val_xtra)
 
     def draw_box(self, w, h, split_idx):
         self.stretch = bool(split_idx)

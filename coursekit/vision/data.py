@@ -52,11 +52,18 @@ class ImageDL(TfmdDL):
 
 # %% ../../nbs/library/vision_data.ipynb #63e21d67
 class AddMaskCodes(Transform):
-    "Gives masks the names of their classes"
+    """Gives masks the names of their classes. Raises `ValueError` for a class without a name, but for 255, by
+    which many mark pixels that do not count"""
+    order = 6                                                 # after `ToTensor`
     def __init__(self, codes=None): # In the order of their numbers
         super().__init__()
         self.codes = self.vocab = codes
         self.c = None if codes is None else len(codes)
+    def encodes(self, o:TensorMask):
+        if self.c is None or o.max()<self.c: return o
+        bad = o[(o>=self.c)&(o!=255)]
+        if len(bad): raise ValueError(f"the mask has class {bad.max().item()}, and there are names for 0…{self.c-1}")
+        return o
     def decodes(self, o:TensorMask):
         if self.codes is not None: o.codes = self.codes
         return o
