@@ -14,6 +14,7 @@ from functools import partial
 from fastcore.basics import detuplify
 from .core import *
 from .errors import explain, explained
+from .fetch.cache import results_path
 from .state import always_undo, replaced, keep_attrs, keep_modes
 from .torch_core import trainable_params, norm_bias_params, one_param
 from .optimizer import Adam, Optimizer, OptimWrapper
@@ -155,7 +156,7 @@ class Learner:
                  splitter=trainable_params, # Takes the model, gives its parameters or groups of them
                  cbs=None, # Callbacks, or classes of them
                  metrics=None, # Functions of predictions and targets, or `Metric`s
-                 path=None, # Where files go, default `dls.path` or the current folder
+                 path=None, # Where files go, default `results_path(dls.path)` or the current folder
                  model_dir='models', # In it the folder for `save`
                  wd=None, # Weight decay, default the optimizer's
                  wd_bn_bias=False, # Weight decay for biases and norms, too?
@@ -169,7 +170,7 @@ class Learner:
         check_lr(lr)
         self.dls,self.model,self.opt,self.opt_func,self.splitter = dls,model,None,opt_func,splitter
         self.lr = defaults.lr if lr is None else lr
-        self.path = Path(getattr(dls,'path',None) or '.') if path is None else Path(path)
+        self.path = results_path(getattr(dls,'path',None) or '.') if path is None else Path(path)
         self.model_dir,self.wd,self.wd_bn_bias,self.train_bn,self.moms = model_dir,wd,wd_bn_bias,train_bn,moms
         self.metrics,self.logger,self.stopped_by = metrics,print,None
         self.n_epoch,self.start_epoch,self.epoch,self.iter,self.n_iter = 1,0,0,0,None

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import safetensors, safetensors.torch
 from .core import *
 from .errors import explained
+from .fetch.cache import saved_file
 from .files import atomic_write
 
 # %% ../nbs/library/saving.ipynb #2a2ed540
@@ -126,10 +127,10 @@ def check_weights(model, # An `nn.Module`
     if msg:
         raise RuntimeError(f'`{file}` was saved from another model than this one, which is unchanged. {msg}.')
 
-def _existing_file(file): # The `Path`, or the file beside it that has the other ending
+def _existing_file(file): # The `Path`, or the file beside it, or of an older version, with either ending
     ends = [o for o in _endings[:2] if file.suffix in _endings and o!=file.suffix]
     names = [file, *map(file.with_suffix, ends)]
-    for o in names:
+    for o in (*names, *map(saved_file, names)):
         if o.exists(): return o
     saved = sorted({o.stem for end in _endings for o in file.parent.glob(f'*{end}') if o.name[0]!='.'})
     lacks = ' or '.join(f'`{o}`' for o in names)

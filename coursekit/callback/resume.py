@@ -8,6 +8,7 @@ __all__ = ['as_plain', 'training_state', 'load_training_state', 'CheckpointCallb
 # %% ../../nbs/library/callback_resume.ipynb #c493e45d
 import warnings
 from ..core import *
+from ..fetch.cache import saved_file
 from ..saving import check_weights, join_path_file, save_atomic
 from ..state import all_rngs, get_rng_state, set_rng_state
 from .core import *
@@ -84,7 +85,7 @@ class CheckpointCallback(Callback):
     def read(self): # The state
         "Read the file without running code. Raises `RuntimeError` if it is damaged, or no checkpoint"
         try:
-            state = torch.load(self.file, map_location='cpu', weights_only=True)
+            state = torch.load(saved_file(self.file), map_location='cpu', weights_only=True)
             if state['format']!=2: raise ValueError(f"its format is {state['format']}, not 2")
         except Exception as e:
             raise RuntimeError(f'`{self.file}` cannot be read as a checkpoint: it is damaged, or holds more '
@@ -98,7 +99,7 @@ class CheckpointCallback(Callback):
         if not self.run: return
         self._warn_of_persistent_workers()
         self.rows = []
-        state = self.read() if self.resume and self.file.exists() else None
+        state = self.read() if self.resume and saved_file(self.file).exists() else None
         if state is None or state['fit']<self.n_fits: return
         if state['fit']==self.n_fits: return self._go_on(state)
         self.learn.start_epoch = self.n_epoch # this training is over, and a later one wrote the file

@@ -6,7 +6,7 @@
 __all__ = ['ArchiveError', 'UnsafeArchiveError', 'archive_kind', 'safe_parts', 'file_extract']
 
 # %% ../../nbs/library/fetch_archive.ipynb #0b296350
-import bz2, errno, gzip, lzma, os, re, shutil, stat, tarfile, zipfile, zlib
+import bz2, errno, gzip, lzma, os, re, shutil, stat, zipfile
 from pathlib import Path
 from .cache import *
 
@@ -27,22 +27,36 @@ def archive_kind(head:bytes, # The first 512 bytes of a file, or fewer
     return next((kind for magic,kind in _magic.items() if head.startswith(magic)), None)
 
 # %% ../../nbs/library/fetch_archive.ipynb #dec3f251
+_max_name,_max_depth = 1000,100 # Bytes of a path in an archive, and folders in it
+_unprintable = re.compile('[\0-\x1f\x7f-\x9f\ud800-\udfff]') # control characters, and what is no UTF-8
+_not_on_windows = re.compile(r'.*[<>:"|?*].*|.*[. ]|(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.I)
+
 def safe_parts(name:str, # A member's name, as the archive states it
               ): # The parts of a relative path; [] for the folder itself
-    """Split a member's name into path parts. Raises `UnsafeArchiveError` if it is absolute or climbs out
-    with `..`"""
-    drive = re.match(r'[A-Za-z]:([\\/]|$)', name) or os.name=='nt' and ':' in name
-    if not name or name[0] in '/\\' or '\0' in name or drive:
-        raise UnsafeArchiveError(f'the member {name!r} has an absolute or impossible path')
+    """Split a member's name into path parts. Raises `UnsafeArchiveError` if it is absolute, climbs out with
+    `..`, is very long or deep, or cannot be printed"""
+    shown = name if len(name)<200 else f'{name[:200]}…'
+    if not name or name[0] in '/\\' or re.match(r'[A-Za-z]:([\\/]|$)', name):
+        raise UnsafeArchiveError(f'the member {shown!r} has an absolute or impossible path')
     if '..' in re.split(r'[\\/]', name):
-        raise UnsafeArchiveError(f"the member {name!r} leaves the folder through '..'")
-    return [o for o in name.split('/') if o not in ('','.')]
+        raise UnsafeArchiveError(f"the member {shown!r} leaves the folder through '..'")
+    if _unprintable.search(name):
+        raise UnsafeArchiveError(f'the member {shown!r} has a name with control characters, or not in UTF-8')
+    parts = [o for o in name.split('/') if o not in ('','.')]
+    if len(name.encode())>_max_name or len(parts)>_max_depth:
+        raise UnsafeArchiveError(f'the member {shown!r} has a path of more than {_max_name:,} bytes or '
+                                 f'{_max_depth} folders')
+    if os.name=='nt' and any(map(_not_on_windows.fullmatch, parts)):
+        raise ArchiveError(f'the member {shown!r} has a name that Windows cannot store')
+    return parts
 
 # %% ../../nbs/library/fetch_archive.ipynb #312749eb
 class _Writer:
     "Write members below `dest`, at most `budget` bytes and `max_files` entries"
     def __init__(self, dest, budget, max_files):
-        self.dest,self.budget,self.left,self.max_files,self.links = Path(dest),budget,budget,max_files,[]
+        self.dest,self.budget,self.max_files = dest,budget,max_files
+        self.left,self.left_files = budget,max_files
+        self.links,self.made,self.n_files,self.n_steps = {},set(),0,0
 
     def spend(self, n):
         self.left -= n
@@ -50,21 +64,27 @@ class _Writer:
             raise UnsafeArchiveError(f'it unpacks to more than {self.budget/2**20:,.0f} MiB, far more than '
                                      'its own size explains')
 
-    def path(self, name):
-        "Where `name` goes. Its parent folders are made; a parent that is no true folder is refused"
-        self.max_files -= 1
-        if self.max_files<0: raise UnsafeArchiveError('it has far too many members')
-        p = self.dest
-        *parents,last = safe_parts(name) or ['.']
-        for o in parents: self.folder(p := p/o, name)
-        return p/last
+    def path(self, parts, name):
+        "Where the member `name` goes. Its parents are made; one that is no true folder is refused"
+        self.left_files -= 1
+        if self.left_files<0:
+            raise UnsafeArchiveError(f'it has more than {self.max_files:,} members, far too many members for '
+                                     'its size')
+        if (parents := tuple(parts[:-1])) not in self.made:
+            for i in range(len(parents)): self.folder(self.dest.joinpath(*parents[:i+1]), name)
+            self.made.add(parents)
+        return self.dest.joinpath(*parts)
 
-    def new_path(self, name):
+    def new_path(self, parts, name):
         "`path`, where no file is: a later member of the same name wins"
-        p = self.path(name)
-        if p.is_dir() and not p.is_symlink():
+        p = self.path(parts, name)
+        if not os.path.lexists(p): return p
+        if not parts or p.is_dir():
             raise UnsafeArchiveError(f'the member {name!r} is a folder, and a file or a link, too')
-        p.unlink(missing_ok=True)
+        if p.name not in os.listdir(p.parent):
+            raise ArchiveError(f'the member {name!r} and another one have names that this disk does not tell '
+                               'apart')
+        p.unlink()
         return p
 
     def folder(self, p, name):
@@ -73,115 +93,220 @@ class _Writer:
                                'same archive')
         p.mkdir(exist_ok=True)
 
-    def file(self, name, src, mode):
-        p = self.new_path(name)
+    def file(self, name, src, size, mode):
+        if size>self.left: self.spend(size)
+        p = self.new_path(parts := safe_parts(name), name)
         with open(p, 'xb') as f:
             while chunk := src.read(2**20):
                 self.spend(len(chunk))
                 f.write(chunk)
         if mode & 0o111 and os.name!='nt':
             p.chmod(p.stat().st_mode | (p.stat().st_mode>>2 & 0o111))     # may be run by whoever may read
+        self.links.pop(tuple(parts), None)
+        self.n_files += 1
 
     def hardlink(self, name, target):
-        parts = safe_parts(target)
-        src,folder = self.dest.joinpath(*parts),self.dest.resolve().joinpath(*parts[:-1])
-        if src.is_symlink() or not src.is_file() or src.parent.resolve()!=folder:
+        src = self.dest.joinpath(*safe_parts(target))
+        if src.is_symlink() or not src.is_file():
             raise UnsafeArchiveError(f'the member {name!r} is a hard link to {target!r}, which is no earlier '
                                      'file of the archive')
-        p = self.new_path(name)
+        parts = safe_parts(name)
+        if src==self.dest.joinpath(*parts): return
+        p = self.new_path(parts, name)
         try:
             os.link(src, p)
         except OSError:
             self.spend(src.stat().st_size)
             shutil.copyfile(src, p)
+        self.links.pop(tuple(parts), None)
 
-    def dir(self, name): self.folder(self.path(name), name)
-    def symlink(self, name, target): self.links.append((name, target))
+    def dir(self, name):
+        parts = safe_parts(name)
+        self.folder(self.path(parts, name), name)
+
+    def symlink(self, name, target):
+        if not target or re.match(r'/|[A-Za-z]:', target) or '\\' in target:
+            raise UnsafeArchiveError(f'the link {name!r} points to an absolute or impossible path, '
+                                     f'{target!r}')
+        if len(target)>_max_name or _unprintable.search(target):
+            raise UnsafeArchiveError(f'the link {name!r} points to a path that is very long, or unprintable')
+        self.links[tuple(safe_parts(name))] = target
+
+    def follow(self, parts, root):
+        "The parts of the path to which the link at `parts` leads. It has to stay below `root`, parts as well"
+        here,todo,n_links,shown = list(parts[:-1]),self.links[parts].split('/'),0,'/'.join(parts)
+        outside = UnsafeArchiveError(f'the link {shown!r} points outside, to {self.links[parts]!r}')
+        if here[:len(root)]!=root: raise outside
+        while todo:
+            o = todo.pop(0)
+            if o=='..':
+                if len(here)==len(root): raise outside
+                here.pop()
+            elif o not in ('','.'):
+                here.append(o)
+                if target := self.links.get(tuple(here)):
+                    todo,n_links = target.split('/') + todo,n_links+1
+                    here.pop()
+                elif '..' in todo and not self.dest.joinpath(*here).is_dir():
+                    raise UnsafeArchiveError(f'the link {shown!r} goes through {o!r}, which is no folder')
+            self.n_steps += 1
+            if n_links>40 or self.n_steps>10_000+50*len(self.links):
+                raise UnsafeArchiveError(f'the link {shown!r} leads in circles, or through too many links')
+        return here
 
     def make_links(self, root):
         "Make the symbolic links, now that nothing will be written through them; all must end inside `root`"
-        made = []
-        for name,target in self.links:
-            if os.path.isabs(target) or re.match(r'[\\/]|[A-Za-z]:', target):
-                raise UnsafeArchiveError(f'the link {name!r} points to the absolute path {target!r}')
-            p = self.new_path(name)
-            p.symlink_to(target)
-            made.append((p,name,target))
-        root = root.resolve()
-        for p,name,target in made:
-            if not Path(os.path.realpath(p)).is_relative_to(root):
-                raise UnsafeArchiveError(f'the link {name!r} points outside, to {target!r}')
+        places = {o:self.new_path(o, '/'.join(o)) for o in self.links}
+        root = list(root.relative_to(self.dest).parts)
+        ends = {o:tuple(self.follow(o, root)) for o in self.links}
+        to_folders = {o:end for o,end in ends.items() if self.dest.joinpath(*end).is_dir()}
+        with_links = {o[:i] for o in to_folders for i in range(len(o))}
+        for o,end in to_folders.items():
+            if end in with_links:
+                raise UnsafeArchiveError(f"the link {'/'.join(o)!r} leads to a folder with links to folders "
+                                         'in it, or to one that it lies in: to follow them might never end')
+        for o,p in places.items(): p.symlink_to(self.links[o])
 
 # %% ../../nbs/library/fetch_archive.ipynb #f10327e1
 class _Counted:
     "A readable stream that counts what flows through it"
     def __init__(self, f, spend): self.f,self.spend = f,spend
-    def read(self, n=-1):
+    def read(self, n):
         b = self.f.read(n)
         self.spend(len(b))
         return b
 
+class _Content:
+    "The next `size` bytes of the stream `f`, which fill up blocks of 512"
+    def __init__(self, f, size): self.f,self.left,self.padding = f,size,-size%512
+    def read(self, n):
+        n = min(n, self.left)
+        b = self.f.read(n)
+        if len(b)<n: raise EOFError('it ends in the middle of a member')
+        self.left -= n
+        return b
+    def skip(self):
+        while self.read(2**20): pass
+        self.f.read(self.padding)
+
+_max_header = 2**16 # Bytes of a long name, or of what else is said about a member
+_sparse = 'it holds a file with holes: it was packed with `--sparse`, and has to be without'
+
+def _number(field, what): # A number in a header: octal digits, or binary
+    if field[0]==0o200: return int.from_bytes(field[1:], 'big')
+    digits = field.split(b'\0')[0].strip()
+    if not re.fullmatch(b'[0-7]*', digits): raise ArchiveError(f'it states the impossible {what} {field!r}')
+    return int(digits or b'0', 8)
+
+def _text(b): return b.split(b'\0')[0].decode('utf-8', 'surrogateescape')
+
+_files = b'0', b'\0', b'7' # The kinds of a member that has content
+
+_fact = re.compile(rb'(\d{1,6}) ([^=]{1,200})=')
+_bare_facts = {'path', 'linkpath', 'size'} # Those that change what a header says
+
+def _facts(data): # The lines of an `x` header, as a dict
+    res,at = {},0
+    while at<len(data):
+        m = _fact.match(data, at)
+        end = at+int(m[1]) if m else 0
+        if not m or not m.end()<end<=len(data) or data[end-1:end]!=b'\n':
+            raise ArchiveError('a header with further facts about a member is damaged')
+        if m[2].startswith(b'GNU.sparse'): raise ArchiveError(_sparse)
+        res[m[2].decode('utf-8', 'replace')] = data[m.end():end-1]
+        at = end
+    return {k:v for k,v in res.items() if k in _bare_facts}
+
+def _tar_members(f): # (name, kind, size, mode, target, content) of each
+    facts = {}
+    while any(head := f.read(512)):
+        if len(head)<512: raise EOFError('it ends in the middle of a header, or is no tar archive at all')
+        total = sum(head[:148]) + 8*32 + sum(head[156:])
+        if not re.fullmatch(rb'[ 0]*%o[\0 ]*' % total, head[148:156]):
+            raise ArchiveError('a header in it is damaged, or it is no tar archive at all')
+        kind,size,mode = head[156:157],_number(head[124:136], 'size'),_number(head[100:108], 'mode')
+        if kind in (b'L', b'K', b'x', b'X', b'g'):
+            if size>_max_header:
+                raise UnsafeArchiveError(f'a header in it has {size:,} bytes, and more than {_max_header:,} '
+                                         'are not read')
+            data = _Content(f, size).read(size)
+            f.read(-size%512)
+            if kind==b'g' and _facts(data): raise ArchiveError('it gives all members the same name or size')
+            if kind in (b'x', b'X'): facts.update(_facts(data))
+            elif kind!=b'g': facts['path' if kind==b'L' else 'linkpath'] = data
+            continue
+        name,target = _text(head[:100]),_text(head[157:257])
+        if head[257:263]==b'ustar\0' and (prefix := _text(head[345:500])): name = f'{prefix}/{name}'
+        if 'path' in facts: name = _text(facts['path'])
+        if 'linkpath' in facts: target = _text(facts['linkpath'])
+        if 'size' in facts:
+            if not re.fullmatch(rb'\d{1,18}', facts['size']): raise ArchiveError('a size in it is impossible')
+            size = int(facts['size'])
+        facts = {}
+        content = _Content(f, size if kind in _files else 0)
+        yield name,kind,size,mode,target,content
+        content.skip()
+
 _open = dict(gz=lambda f: gzip.GzipFile(fileobj=f), bz2=bz2.BZ2File, xz=lzma.LZMAFile, tar=lambda f: f)
-_second_opinion = getattr(tarfile, 'data_filter', lambda member,dest: member)
 
 def _no_file(name): return UnsafeArchiveError(f'the member {name!r} is a device or another special file')
 
-def _write_tar_member(tar, m, w):
-    safe_parts(m.name)
-    if not (m.isfile() or m.isdir() or m.issym() or m.islnk()): raise _no_file(m.name)
-    try:
-        _second_opinion(m, str(w.dest))
-    except tarfile.TarError as e:
-        raise UnsafeArchiveError(f'the member {m.name!r} is unsafe: {e}') from e
-    if   m.isdir():  w.dir(m.name)
-    elif m.issym():  w.symlink(m.name, m.linkname)
-    elif m.islnk():  w.hardlink(m.name, m.linkname)
-    else:            w.file(m.name, tar.extractfile(m), m.mode)
-
 def _untar(f, kind, w, show): # One stream, read to its very end
     stream = _Counted(_open[kind](f), _Writer(w.dest, w.budget+2**26, 0).spend)
-    with tarfile.open(fileobj=stream, mode='r|', bufsize=2**20) as tar:
-        for m in tar:
-            _write_tar_member(tar, m, w)
-            show(f.tell())
-        while rest := tar.fileobj.read(2**20):
-            if kind=='tar' and rest.strip(b'\0'):
-                raise ArchiveError('there is unreadable data after its last readable member')
+    for name,what,size,mode,target,content in _tar_members(stream):
+        is_file = what in _files
+        if   what==b'5' or is_file and name.endswith('/'): w.dir(name)
+        elif is_file: w.file(name, content, size, mode)
+        elif what==b'2': w.symlink(name, target)
+        elif what==b'1': w.hardlink(name, target)
+        elif what==b'S': raise ArchiveError(_sparse)
+        else: raise _no_file(name)
+        show(f.tell())
+    while rest := stream.read(2**20):
+        if kind=='tar' and rest.strip(b'\0'):
+            raise ArchiveError('there is unreadable data after its last readable member')
 
 # %% ../../nbs/library/fetch_archive.ipynb #e3689145
+def _check_zip(infos, w): # Look at the table of contents
+    total,end = sum(o.file_size for o in infos),0
+    if total>w.left: w.spend(total)
+    for o in sorted(infos, key=lambda o: o.header_offset):
+        if o.header_offset<end: raise UnsafeArchiveError(f'the member {o.filename!r} overlaps another one')
+        end = o.header_offset+o.compress_size
+
 def _unzip(f, w, show): # `zipfile` checks each member's checksum
     with zipfile.ZipFile(f) as z:
+        _check_zip(z.infolist(), w)
         for o in z.infolist():
-            name,mode = o.filename.replace('\\','/'),o.external_attr>>16
+            name,mode = o.orig_filename.replace('\\','/'),o.external_attr>>16
             kind = stat.S_IFMT(mode)
             if kind not in (0,stat.S_IFREG,stat.S_IFDIR,stat.S_IFLNK): raise _no_file(name)
             if o.flag_bits & 1: raise ArchiveError(f'the member {name!r} is encrypted; unpack it by hand')
-            if   o.is_dir():         w.dir(name)
-            elif kind==stat.S_IFLNK: w.symlink(name, z.read(o).decode() if o.file_size<5000 else '/')
+            if   name.endswith('/'): w.dir(name)
+            elif kind==stat.S_IFLNK: w.symlink(name, z.read(o).decode() if o.file_size<=_max_name else '')
             else:
-                with z.open(o) as src: w.file(name, src, mode)
+                with z.open(o) as src: w.file(name, src, o.file_size, mode)
             show(f.tell())
 
 # %% ../../nbs/library/fetch_archive.ipynb #a188f5b1
-_broken = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, KeyError,
-           RuntimeError, NotImplementedError, OSError)
 # bz2 and gzip report damage as an OSError without a number; the others are names that the disk cannot store
 _damage = {None, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
 
 def _data_root(w): # The one folder that holds all the rest, else the whole
-    tops = {o.name for o in w.dest.iterdir()} | {(safe_parts(n) or ['.'])[0] for n,_ in w.links}
+    tops = {o.name for o in w.dest.iterdir()} | {o[0] for o in w.links}
     tops = [w.dest/o for o in tops - {'__MACOSX'}]
     return tops[0] if len(tops)==1 and tops[0].is_dir() else w.dest
 
 def file_extract(fname, # The archive: .tar, .tgz, .tar.bz2, .tar.xz or .zip, told by its content
                  dest, # An existing, empty folder
                  max_ratio:float=100., # Write at most so many times the archive's size (or 256 MiB, if more)
-                 max_files:int=5_000_000, # Write at most so many entries
+                 max_files:int=None, # Write at most so many entries; None: 100,000, and one for 16 bytes
                 ): # The folder of the data: the archive's one top folder, or `dest`
     """Unpack `fname` into `dest`, all of it or with an error. Raises `UnsafeArchiveError` or `ArchiveError`,
     naming the member"""
     size = os.path.getsize(fname)
-    w = _Writer(dest, max(2**28, int(max_ratio*size)), max_files)
+    if max_files is None: max_files = 100_000+size//16
+    w = _Writer(Path(dest), max(2**28, int(max_ratio*size)), max_files)
     try:
         with open(fname, 'rb') as f, progress_to(f'Unpacking {Path(fname).name}', size) as show:
             kind = archive_kind(f.read(512))
@@ -190,13 +315,15 @@ def file_extract(fname, # The archive: .tar, .tgz, .tar.bz2, .tar.xz or .zip, to
             elif kind:        _untar(f, kind, w, show)
             else: raise ArchiveError('it is no .tar, .tgz, .tar.bz2, .tar.xz or .zip')
             w.make_links(root := _data_root(w))
+            if not w.n_files: raise ArchiveError('there is no file in it')
             return root
     except UnsafeArchiveError as e:
         raise UnsafeArchiveError(f'{fname} was refused: {e}. If you trust its origin, unpack it '
                                  'by hand.') from e
     except ArchiveError as e:
         raise ArchiveError(f'{fname} cannot be unpacked: {e}.') from e
-    except _broken as e:
+    except Exception as e:
+        # What the readers of formats raise when they meet nonsense has many kinds
         if getattr(e, 'errno', None) not in _damage: raise
         raise ArchiveError(f'{fname} is damaged or incomplete, or holds a name that this disk cannot store '
                            f'({e}).') from e

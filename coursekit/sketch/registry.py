@@ -6,7 +6,7 @@
 __all__ = ['SKETCHES', 'source_version', 'Sketch', 'find_sketch', 'sketch_for']
 
 # %% ../../nbs/library/sketch_registry.ipynb #11c8301b
-import hashlib
+import hashlib, re
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,16 +14,30 @@ from pathlib import Path
 from typing import Callable
 
 # %% ../../nbs/library/sketch_registry.ipynb #d9a13333
+def _source(module): # Its text, '' if it cannot be found
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        return ''
+    return Path(spec.origin).read_text(encoding='utf-8') if spec and spec.origin else ''
+
+def _siblings(module, source): # The modules of the same package that `source` imports
+    package = module.rpartition('.')[0]
+    if not package: return []
+    lines = re.findall(rf'^ *from +(?:\.|{re.escape(package)}\b\.?)(\w*) +import +(.*)', source, re.M)
+    names = [o for name,rest in lines for o in ([name] if name else re.findall(r'\w+', rest))]
+    return [o for o in (f'{package}.{name}' for name in names) if _source(o)]
+
 def source_version(*modules:str, # Names of modules; they are found, not imported
                   ): # 12 hexadecimal digits
-    "A version that changes when the source of a module changes"
-    h = hashlib.sha256()
-    for o in modules:
-        try:
-            spec = find_spec(o)
-        except ModuleNotFoundError: spec = None
-        h.update(Path(spec.origin).read_bytes().replace(b'\r\n',b'\n') if spec and spec.origin
-                 else b'missing')
+    "A version that changes when the source of a module, or of one that it imports from its package, changes"
+    h,todo,seen = hashlib.sha256(),[*modules],set()
+    while todo:
+        if (name := todo.pop()) in seen: continue
+        seen.add(name)
+        source = _source(name)
+        h.update(source.encode() or b'missing')
+        todo += _siblings(name, source)
     return h.hexdigest()[:12]
 
 # %% ../../nbs/library/sketch_registry.ipynb #77a4e78b
@@ -34,13 +48,12 @@ class Sketch:
     func:str|Callable # 'module:function', imported when drawing starts; or the function itself
     about:str # One line: what is drawn, how much of it
     stands_in:tuple = () # Names in `URLs` that it can replace
-    parts:tuple = () # Further modules whose change means drawing again
     version:str = '' # Given, or taken from the source of the modules
 
     def __post_init__(self):
         if not self.version:
             mod = self.func.split(':')[0] if isinstance(self.func,str) else self.func.__module__
-            object.__setattr__(self, 'version', source_version(mod, *self.parts))
+            object.__setattr__(self, 'version', source_version(mod))
 
     @property
     def url(self): return f'sketch://{self.name}'
@@ -65,8 +78,7 @@ SKETCHES = {o.name:o for o in [
     Sketch('mnist_sketch', f'{_digits}:draw_mnist',
            'pen-stroke digits 0 to 9, 28×28, in the folders of MNIST', ('MNIST',)),
     Sketch('pets_sketch', f'{_pets}:draw_pets',
-           'painted cats and dogs of 37 breeds, named as in Oxford-IIIT Pet', ('PETS',),
-           ('coursekit.sketch.breeds',)),
+           'painted cats and dogs of 37 breeds, named as in Oxford-IIIT Pet', ('PETS',)),
 ]}
 
 def find_sketch(url:str, # `sketch://name`
