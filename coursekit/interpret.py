@@ -44,7 +44,8 @@ class Interpretation:
         if not hasattr(learn, 'get_preds'): raise TypeError(
             f"{cls.__name__}.from_learner takes a trained `Learner`, not a {type(learn).__name__}.")
         if dl is None: dl = learn.get_dl(ds_idx)
-        if dl is None: raise ValueError(f"There is no data loader number {ds_idx}, or it is empty: pass `dl`.")
+        if dl is None:
+            raise ValueError(f"There is no data loader number {ds_idx}, or it is empty: pass `dl`.")
         dl = in_order(dl)
         preds,targs,decoded,losses = learn.get_preds(dl=dl, with_loss=True, with_decoded=True, act=act)
         return cls(learn, dl, None, preds, targs, decoded, losses)
@@ -52,8 +53,9 @@ class Interpretation:
     @property
     def vocab(self):
         "The names of the classes, None where the data has none"
-        v = getattr(self.dl, 'vocab', None) or getattr(getattr(self.dl, 'dataset', None), 'classes', None)
-        return v[-1] if v and isinstance(v[-1], (list,tuple,L)) else v   # `classes`: of torchvision's data sets
+        v = getattr(self.dl, 'vocab', None)
+        if not v: v = getattr(getattr(self.dl, 'dataset', None), 'classes', None)     # of torchvision's sets
+        return v[-1] if v and isinstance(v[-1], (list,tuple,L)) else v
 
     def top_losses(self, k:int=None, # How many; default all
                    largest:bool=True, # The worst first? (else the best)
@@ -72,7 +74,7 @@ class Interpretation:
         self._check_labels()
         check_names(kwargs, ('nrows','ncols','figsize'), 'plot_top_losses')
         if not hasattr(self.dl, 'decode_batch'): raise TypeError(
-            f"A {type(self.dl).__name__} cannot show its items: look at `interp.top_losses({k}, items=True)`.")
+            f"A {type(self.dl).__name__} cannot show its items: look at `top_losses({k}, items=True)`.")
         if hasattr(k, '__iter__'): idxs = torch.as_tensor([int(i) for i in k], dtype=torch.long)
         else: _,idxs = self.top_losses(k, largest)
         if not len(idxs): raise ValueError(f"plot_top_losses: k={k!r} asks for no item.")
@@ -83,7 +85,8 @@ class Interpretation:
 
     def _item(self, i): # What the data was made from
         ds = self.dl.dataset
-        items = next((o for o in (getattr(ds, k, None) for k in ('items','samples')) if hasattr(o, '__len__')), ds)
+        lists = (getattr(ds, k, None) for k in ('items','samples'))
+        items = next((o for o in lists if hasattr(o, '__len__')), ds)
         return getattr(items, 'iloc', items)[i]
 
     def _samples(self, idxs): # A batch of the items `idxs`, and these and their predictions, decoded
@@ -188,8 +191,8 @@ class ClassificationInterpretation(Interpretation):
         "Precision, recall and F1 for each class"
         from sklearn.metrics import classification_report
         (targs,preds),names = self._classes(),self._names()
-        print(classification_report(targs, preds, labels=range(len(names)), target_names=list(map(str, names)),
-                                    zero_division=0))
+        print(classification_report(targs, preds, labels=range(len(names)), zero_division=0,
+                                    target_names=list(map(str, names))))
 
     def _names(self): # Of the classes, or their numbers where the data or the model knows more
         targs,preds = self._classes()

@@ -5,9 +5,9 @@ import numpy as np, pytest, torch
 import matplotlib.pyplot as plt
 from PIL import Image
 from torch import nn
-from coursekit.vision.all import (CategoryBlock, ClassificationInterpretation, CrossEntropyLossFlat, DataBlock,
-    DataLoaders, ImageBlock, Interpretation, Learner, MaskBlock, MultiCategoryBlock, PointBlock, RandomSplitter,
-    RegressionBlock, Resize, get_image_files, parent_label)
+from coursekit.vision.all import (CategoryBlock, ClassificationInterpretation, CrossEntropyLossFlat,
+    DataBlock, DataLoaders, ImageBlock, Interpretation, Learner, MaskBlock, MultiCategoryBlock, PointBlock,
+    RandomSplitter, RegressionBlock, Resize, get_image_files, parent_label)
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
@@ -24,15 +24,17 @@ def no_figures():
     plt.close('all')
 
 def small(n_out):
-    return nn.Sequential(nn.Conv2d(3,4,3,2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16,n_out))
+    return nn.Sequential(nn.Conv2d(3,4,3,2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+                         nn.Linear(16,n_out))
 
 def learner(root, block=CategoryBlock, get_y=parent_label, model=None, loss_func=None, **kw):
-    block = DataBlock((ImageBlock, block), get_items=get_image_files, get_y=get_y, splitter=RandomSplitter(.25, 2),
-                      item_tfms=Resize(32, method='squish'))
+    block = DataBlock((ImageBlock, block), get_items=get_image_files, get_y=get_y,
+                      splitter=RandomSplitter(.25, 2), item_tfms=Resize(32, method='squish'))
     torch.manual_seed(0)
     return Learner(block.dataloaders(root, bs=4, num_workers=0, **kw), model or small(2), loss_func)
 
-kinds = dict(category=lambda r: learner(r), number=lambda r: learner(r, RegressionBlock, lambda f: 1., small(1)),
+kinds = dict(category=lambda r: learner(r),
+             number=lambda r: learner(r, RegressionBlock, lambda f: 1., small(1)),
              several=lambda r: learner(r, MultiCategoryBlock, lambda f: [f.parent.name,'bird'], small(3)),
              mask=lambda r: learner(r, MaskBlock(['a','b','c']), lambda f: np.zeros((40,40), np.uint8),
                                     nn.Conv2d(3,3,3,padding=1), CrossEntropyLossFlat(axis=1)),
@@ -65,7 +67,8 @@ def test_top_losses_name_their_items(root, sampler):
     files = learn.dls.train_ds.items
     test_dl = learn.dls.test_dl(list(names), with_labels=True)
     assert [files[int(i)] for i in idxs]==list(names) and len(names)==4
-    outs,targs = (torch.cat(o).as_subclass(torch.Tensor) for o in zip(*[(learn.model(x),y) for x,y in test_dl]))
+    batches = [(learn.model(x),y) for x,y in test_dl]
+    outs,targs = (torch.cat(o).as_subclass(torch.Tensor) for o in zip(*batches))
     real = nn.functional.cross_entropy(outs, targs, reduction='none').detach()
     torch.testing.assert_close(losses.as_subclass(torch.Tensor), real, atol=1e-4, rtol=0)
 
@@ -92,7 +95,8 @@ def test_classes_that_are_missing_or_unknown():
     interp.dl.dataset.classes = ['a','b']
     interp.decoded = torch.tensor([0,1,1,3,4,4])
     assert interp.confusion_matrix().shape==(5,5)
-    assert interp.most_confused()==[('a','b',2), ('a',4,2), ('a',3,1)] and interp.most_confused(2)[-1]==('a',4,2)
+    assert interp.most_confused()==[('a','b',2), ('a',4,2), ('a',3,1)]
+    assert interp.most_confused(2)[-1]==('a',4,2)
     interp.targs = torch.tensor([0,0,0,0,0,-100])
     with pytest.raises(ValueError, match='Target -100 is no class'): interp.confusion_matrix()
 
@@ -109,7 +113,8 @@ def test_nan_losses_come_first(root):
 def test_no_validation_data(root):
     learn = learner(root)
     learn.dls.loaders = learn.dls.loaders[:1]
-    with pytest.raises(ValueError, match='no data loader number 1.*pass `dl`'): Interpretation.from_learner(learn)
+    with pytest.raises(ValueError, match='no data loader number 1.*pass `dl`'):
+        Interpretation.from_learner(learn)
 
 @pytest.mark.parametrize('name', ['<img src=x onerror=alert(1)>', r'$\frac{', 'a_b^c', '$x$', '%', '\\'])
 def test_names_of_classes_are_shown_as_they_are(name):

@@ -3,8 +3,8 @@ import hashlib, io, os
 from contextlib import contextmanager
 import numpy as np, pytest, torch, torchvision
 from PIL import Image
-from coursekit.vision.all import (DataBlock, ImageBlock, CategoryBlock, PILImage, PILImageBW, Normalize, Resize,
-    RandomSplitter, get_image_files, models, parent_label, resnet18, vision_learner)
+from coursekit.vision.all import (DataBlock, ImageBlock, CategoryBlock, PILImage, PILImageBW, Normalize,
+    Resize, RandomSplitter, get_image_files, models, parent_label, resnet18, vision_learner)
 from coursekit.vision.learner import load_arch
 import coursekit.vision.models as M
 
@@ -13,7 +13,8 @@ class Evil:
     def __reduce__(self): return os.mkdir,(str(self.mark),)
 
 ways = {'load_arch': lambda: load_arch(models.resnet18), 'ours': lambda: M.resnet18(pretrained=True),
-        'by name': lambda: resnet18(weights='DEFAULT'), 'older spelling': lambda: models.resnet18(pretrained=True),
+        'by name': lambda: resnet18(weights='DEFAULT'),
+        'older spelling': lambda: models.resnet18(pretrained=True),
         'torchvision, given to us': lambda: load_arch(torchvision.models.resnet18, weights='IMAGENET1K_V1')}
 
 @pytest.fixture
@@ -50,7 +51,8 @@ def test_a_file_of_weights_runs_nothing(cache, tmp_path, monkeypatch, way, diges
     assert str(file) in str(e.value) and not (tmp_path/'ran').exists()
     assert ('digest' in str(e.value))!=digest_fits
 
-@pytest.mark.parametrize('content', [b'', b'PK\3\4 cut', b'<html>', saved([1,2]), saved({'a':1})], ids=range(5))
+others = [b'', b'PK\3\4 cut', b'<html>', saved([1,2]), saved({'a':1})]
+@pytest.mark.parametrize('content', others, ids=range(len(others)))
 def test_another_file_under_the_published_name(cache, content):
     file = cache/torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url.split('/')[-1]
     file.write_bytes(content)
@@ -120,7 +122,8 @@ def test_wrong_channels_are_named_and_leave_the_loaders(tmp_path, offline):
                                   dict(weights='none'), dict(splitter=lambda m: 1/0)])
 def test_a_learner_that_could_not_be_made_leaves_the_loaders_as_they_were(tmp_path, offline, slip):
     dls = loaders(tmp_path)
-    with pytest.raises((ValueError,TypeError,KeyError,ZeroDivisionError)): vision_learner(dls, resnet18, **slip)
+    with pytest.raises((ValueError,TypeError,KeyError,ZeroDivisionError)):
+        vision_learner(dls, resnet18, **slip)
     assert not normalizers(dls)
 
 def test_normalized_once(tmp_path, offline):

@@ -19,12 +19,14 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from .notebooks import *
 
 # %% ../../nbs/library/course_pages.ipynb #4cee7647
-_math_tags = set("""math mrow mi mn mo ms mtext mspace mfrac msqrt mroot mstyle merror mpadded mphantom menclose msub
-    msup msubsup munder mover munderover mmultiscripts mprescripts none mtable mtr mtd mlabeledtr semantics""".split())
+_math_tags = set("""math mrow mi mn mo ms mtext mspace mfrac msqrt mroot mstyle merror mpadded mphantom
+    menclose msub msup msubsup munder mover munderover mmultiscripts mprescripts none mtable mtr mtd
+    mlabeledtr semantics""".split())
 
 def _only_math(xml): # Are there only elements of MathML, without scripts and links?
-    return all(o.tag.split('}')[-1] in _math_tags and not any(k=='href' or k.startswith('on') for k in o.attrib)
-               for o in ElementTree.fromstring(xml).iter())
+    parts = list(ElementTree.fromstring(xml).iter())
+    acts = any(k.split('}')[-1]=='href' or k.startswith('on') for o in parts for k in o.attrib)
+    return not acts and all(o.tag.split('}')[-1] in _math_tags for o in parts)
 
 def as_mathml(tex:str, # Without the dollars
               display='inline', # 'inline' or 'block'

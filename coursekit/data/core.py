@@ -336,7 +336,7 @@ class TfmdDL(DataLoader):
         return show_batch(x, y, items, ctxs=ctxs, max_n=max_n, **kwargs) if show else (x,y,items)
 
     def show_results(self, b, out, max_n=9, ctxs=None, **kwargs):
-        "Show inputs and targets of batch `b` (`None` where there are none) beside the decoded predictions `out`"
+        "Show inputs of batch `b`, targets (`None` where there are none) and decoded predictions `out`"
         (xs,ys),preds = self._parts_of(b),listify(out)
         preds = [as_meaning(o, type(y)) for o,y in zip(preds, [*ys, *preds])]
         x,y,items = self._to_show(b, max_n)

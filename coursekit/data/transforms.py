@@ -515,9 +515,9 @@ class Normalize(DisplayedTransform):
         bad = self.std[~((self.std>0)&self.std.isfinite())]
         if len(bad): raise ValueError(f"Normalize divides by std, which cannot be {bad[0].item():g}.")
         if self.mean.shape!=self.std.shape or not self.mean.isfinite().all(): raise ValueError(
-            f"Normalize needs as many means as deviations, all of them numbers, not {self.mean.flatten()} and "
-            f"{self.std.flatten()}.")
-    def _as_stat(self, o): # A list, or numbers without other axes: one for each channel of a batch of pictures
+            f"Normalize needs as many means as deviations, all of them numbers, not {self.mean.flatten()} "
+            f"and {self.std.flatten()}.")
+    def _as_stat(self, o): # A list, or numbers without other axes: one for each channel of pictures
         if o is None: return None
         t = torch.as_tensor(o, dtype=torch.float)
         return t if t.ndim>1 else t.view(1, -1, 1, 1)

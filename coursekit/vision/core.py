@@ -49,7 +49,7 @@ def _as_bytes(a, most=None): # Numbers in 0…`most` as 0…255; `None`: by thei
         most = deep if hi>usual or a.dtype.name=='uint16' else usual
     if not 0<=lo<=hi<=most:
         kind,hint = 'floats' if a.dtype.kind=='f' else 'integers',''
-        if kind=='floats' and 0<=lo and 1<hi<=255: hint = ". For bytes as floats: `x.astype('uint8')`, or x/255"
+        if kind=='floats' and 0<=lo<=hi<=255: hint = ". For bytes as floats: `x.astype('uint8')`, or x/255"
         raise ValueError(f"its pixels are {kind} from {lo:g} to {hi:g}; floats must lie in 0…1, "
                          f"integers in 0…255, for 16 bits in 0…65535{hint}")
     return (a*np.float32(255/most)).round().astype(np.uint8)
@@ -107,17 +107,19 @@ picture_formats = ('JPEG','PNG','GIF','BMP','WEBP','TIFF','PPM','JPEG2000','AVIF
                    'MPO','HEIF')   # PIL's names; MPO is a kind of JPEG, HEIF needs the package pillow-heif
 
 _others = ((b'%!PS','a PostScript drawing'), (b'\xc5\xd0\xd3\xc6','a PostScript drawing'), (b'%PDF','a PDF'),
-           (b'8BPS','a Photoshop file'), (b'<svg','an SVG drawing'), (b'<','a web page, or other marked-up text'))
+           (b'8BPS','a Photoshop file'), (b'<svg','an SVG drawing'), (b'<','a web page, or the like'))
 
 def _unopened_kind(raw, said): # What the bytes are, as far as one can tell; `said`: PIL's remarks
-    if raw[4:8]==b'ftyp' and not said: return ('it is a HEIC picture, or a film: save it as JPEG, or `pip install pillow-heif` and '
-                                  'call `pillow_heif.register_heif_opener()`')
+    if raw[4:8]==b'ftyp' and not said: return (
+        'it is a HEIC picture, or a film: save it as JPEG, or `pip install pillow-heif` and call '
+        '`pillow_heif.register_heif_opener()`')
     head = raw[:400].lstrip()
     if b'<svg' in head: head = b'<svg'
     kind = next((f'it is {o}; save it as PNG or JPEG' for start,o in _others if head.startswith(start)), '')
-    return kind or '; '.join(['it is no picture that we open (JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF)', *said])
+    known = 'JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF'
+    return kind or '; '.join([f'it is no picture that we open ({known})', *said])
 
-def _read_header(raw): # The picture in bytes, not decoded. PIL's own `open` knows more kinds, and another limit
+def _read_header(raw): # A picture, not decoded. PIL's own `open` knows more kinds, and another limit
     Image.init()
     said = []
     for o in picture_formats:
@@ -125,7 +127,8 @@ def _read_header(raw): # The picture in bytes, not decoded. PIL's own `open` kno
         starts_so = factory is not None and accept(raw[:16])
         if isinstance(starts_so, str): said.append(starts_so)
         elif starts_so:
-            with suppress(SyntaxError, IndexError, TypeError, struct.error): return factory(io.BytesIO(raw), '')
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):
+                return factory(io.BytesIO(raw), '')
     raise PIL.UnidentifiedImageError(_unopened_kind(raw, said))
 
 def pixels_to_decode(w, h, # Width and height that are decoded
@@ -144,7 +147,7 @@ def openable(im): # PIL image
     if isinstance(im, ImageFile.ImageFile):
         pixels_to_decode(*im.size, 'The picture')
         if im.format not in picture_formats: raise ImageError(
-            f"Pictures of kind {im.format} are not opened. If you trust where it comes from, pass `im.copy()`.")
+            f"Pictures of kind {im.format} are not opened. If you trust its origin, pass `im.copy()`.")
     return im
 
 class _Room:
@@ -224,7 +227,7 @@ class _PictureFile:
         "Read the header only"
         with self.named():
             im = _read_header(self.raw)
-            if im.format=='PNG' and 'exif' not in im.info and b'eXIf' in self.raw: # it stands behind the pixels
+            if im.format=='PNG' and 'exif' not in im.info and b'eXIf' in self.raw: # behind the pixels
                 self.check_size(im)
                 im.load()
             return im
@@ -435,7 +438,7 @@ def to_image(x): # Array, tensor or PIL image, see below
         a = _as_bytes(a.clip(0,1) if -1<a.min(initial=0)<=a.max(initial=0)<2 else a, 1)
     elif a.ndim==3: a = _as_bytes(a)
     elif a.dtype not in (bool, np.uint8, np.uint16):
-        a = a.astype(np.int64).clip(-1, 65536).astype(np.int32)                # PIL's mode 'I': 8 or 16 bits, or a mask
+        a = a.astype(np.int64).clip(-1, 65536).astype(np.int32)   # PIL's mode 'I': 8 or 16 bits, or a mask
     return Image.fromarray(np.ascontiguousarray(a))
 
 def _class_numbers(x): # Array or tensor of a mask, as integers

@@ -62,7 +62,8 @@ class AddMaskCodes(Transform):
     def encodes(self, o:TensorMask):
         if self.c is None or o.max()<self.c: return o
         bad = o[(o>=self.c)&(o!=255)]
-        if len(bad): raise ValueError(f"the mask has class {bad.max().item()}, and there are names for 0…{self.c-1}")
+        if len(bad): raise ValueError(
+            f"the mask has class {bad.max().item()}, and there are names for 0…{self.c-1}")
         return o
     def decodes(self, o:TensorMask):
         if self.codes is not None: o.codes = self.codes

@@ -9,7 +9,6 @@ __all__ = ['cnn_learner', 'find_cut', 'cut_model', 'load_arch', 'check_arch', 'b
 # %% ../../nbs/14_transfer.ipynb #4f9eff3e
 #| code-fold: true
 import difflib, warnings
-import torch
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -49,8 +48,8 @@ def cut_model(model, # A network that ends in a pooling layer and a classifier
 def load_arch(arch, # A constructor such as torchvision's `resnet34`
               pretrained:bool=True, # Load its ImageNet weights?
               weights=None): # Other weights than the usual ones, as torchvision's enum or its name
-    """Build `arch`: `(network, (mean, std) or None)`. Raises `WeightsError`, a `ConnectionError`, if the weights
-    are not to be had"""
+    """Build `arch`: `(network, (mean, std) or None)`. Raises `WeightsError`, a `ConnectionError`, if the
+    weights are not to be had"""
     check_arch(arch)
     if not pretrained: return _untrained(arch),None
     if (known := _torchvision_weights(arch)) is not None:
@@ -222,11 +221,12 @@ def vision_learner(dls, # `DataLoaders` of pictures
                    init=nn.init.kaiming_normal_, custom_head=None, # Initializes the head; a head of your own
                    n_in:int=3, # Channels of the pictures
                    **kwargs):
-    """A `Learner` with a pretrained body and a new head. Raises `ConnectionError` if the weights cannot be had,
-    `TypeError` and `ValueError` for arguments that do not fit; then `dls` is as before"""
+    """A `Learner` with a pretrained body and a new head. Raises `ConnectionError` if the weights cannot be
+    had, `TypeError` and `ValueError` for arguments that do not fit; then `dls` is as before"""
     _check_loaders(dls)
     if n_out is None: n_out = get_c(dls)
-    model,stats = create_vision_model(arch, n_out, pretrained, weights, cut, n_in, init, custom_head, **kwargs)
+    model,stats = create_vision_model(arch, n_out, pretrained, weights, cut, n_in, init, custom_head,
+                                      **kwargs)
     have = None if isinstance(arch, nn.Module) else _picture_channels(dls)
     if have not in (None, n_in): raise ValueError(
         f"The pictures have {have} channel(s), and the network is to take n_in={n_in}: pass `n_in={have}`.")

@@ -110,7 +110,7 @@ class WeightsError(ConnectionError, RuntimeError):
     "Published weights cannot be had, or the file that should hold them is another one"
 
 def wrong_digest(file): # The path of a file, such as resnet18-f37072fd.pth
-    "What is wrong with it, in words: '' where its SHA256 digest begins as its name says, or its name says none"
+    "What is wrong with it, in words: '' where its SHA256 digest begins as its name says (if that says so)"
     if not file.is_file(): return 'it is no file'
     m = re.search(r'-([0-9a-f]{8,})\.', file.name)
     if not m: return ''
@@ -120,8 +120,8 @@ def wrong_digest(file): # The path of a file, such as resnet18-f37072fd.pth
 def published_weights(weights, # A member of torchvision's enum, which knows the address
                       progress=True, # Show the download?
                       **kwargs): # Ignored: torchvision passes `check_hash` here
-    """The tensors of published weights, by name: from torch's cache, or downloaded into it. The file must have
-    the digest that is in its name, and nothing in it is run. Raises `WeightsError`"""
+    """The tensors of published weights, by name: from torch's cache, or downloaded into it. The file must
+    have the digest that is in its name, and nothing in it is run. Raises `WeightsError`"""
     folder = Path(torch.hub.get_dir())/'checkpoints'
     file,there = folder/Path(urlsplit(weights.url).path).name,False
     try:
@@ -132,7 +132,8 @@ def published_weights(weights, # A member of torchvision's enum, which knows the
         return res
     except Exception as e:
         why = str(e).splitlines()[0] if str(e) else type(e).__name__
-        if there: raise WeightsError(f'{file} is not the published file of weights, or cannot be read: {why}. '
+        if there: raise WeightsError(
+            f'{file} is not the published file of weights, or cannot be read: {why}. '
             f'Move it away, and the next call downloads it from {weights.url}.') from e
         raise WeightsError(
             f'The pretrained weights {file.name} could not be downloaded from {weights.url} ({why}). '

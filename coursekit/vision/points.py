@@ -38,7 +38,8 @@ class PointCreate(Transform):
         if t.numel()%n or t.ndim>1 and t.shape[-1]!=n:
             raise ValueError(f"a tensor of shape {tuple(t.shape)} is no list of {kinds}: expected {n} "
                              f"numbers {numbers} for each, in a shape like ({n},) or (many, {n})")
-        if n==4 and t.isnan().any(): raise ValueError("a box has an edge that is no number (nan): leave it out")
+        if n==4 and t.isnan().any():
+            raise ValueError("a box has an edge that is no number (nan): leave it out")
         return self.cls(t.float().view(-1, n), img_size=img_size)
     def decodes(self, o:Tensor): return o
 
