@@ -8,7 +8,7 @@ __all__ = ['check_lr', 'n_batches', 'as_plain_tensor', 'Learner', 'Recorder', 'M
 
 # %% ../nbs/08_learner.ipynb #e5d806a5
 #| code-fold: true
-import inspect, warnings
+import warnings
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from fastcore.basics import detuplify
@@ -18,6 +18,8 @@ from .fetch.cache import results_path
 from .state import always_undo, replaced, keep_attrs, keep_modes
 from .torch_core import trainable_params, norm_bias_params, one_param
 from .optimizer import Adam, Optimizer, OptimWrapper
+from .losses import (BaseLoss, check_same_shape, has_meaning, loss_activation, loss_decodes,
+                              loss_option, unreduced)
 from .metrics import *
 from .callback.core import *
 from .saving import *
@@ -59,9 +61,10 @@ def _chosen_loss(dls, loss_func): # What was passed, or what the data says
     if loss_func is None:
         raise ValueError('The data does not say which loss function suits it: pass `loss_func`, '
                          'for example `loss_func=F.cross_entropy`')
-    if isinstance(loss_func, type) and issubclass(loss_func, nn.Module):
+    makes_one = getattr(loss_func, '__annotations__', {}).get('return') is BaseLoss
+    if isinstance(loss_func, type) or makes_one:
         name = loss_func.__name__
-        raise TypeError(f'`loss_func` is the class `{name}`: it needs brackets, `{name}()`')
+        raise TypeError(f'`loss_func={name}` makes a loss: it needs brackets, `{name}()`')
     return loss_func
 
 # %% ../nbs/08_learner.ipynb #bd708181
@@ -73,6 +76,7 @@ def _shapes(ts): # Shape and type of each
 def _loss_hint(f, pred, yb): # What is usually wrong when the loss function `f` fails
     y,name = yb[0],func_name(f)
     classes = 'entropy' in name.lower() and 'binary' not in name.lower()
+    axis = getattr(f, 'axis', 1)
     got = f'The loss function `{name}` got predictions {_shapes([pred])} and targets {_shapes(yb)}.'
     if not (isinstance(pred, Tensor) and isinstance(y, Tensor)): return got
     if pred.dim() and y.dim() and len(pred)!=len(y):
@@ -81,10 +85,21 @@ def _loss_hint(f, pred, yb): # What is usually wrong when the loss function `f` 
     if classes and y.is_floating_point() and y.dim()<pred.dim():
         return (f'{got} Cross-entropy wants class numbers (int64): use `targets.long()`, '
                 'or for numbers a loss such as `MSELossFlat()`.')
+    n = pred.shape[axis] if pred.dim()>1 else 0                 # outputs
     known = not y.is_floating_point() and y.device.type=='cpu' and y.numel()
-    if classes and known and pred.dim()>1 and not 0<=y.min()<=y.max()<pred.shape[1]:
-        return (f'{got} The targets go from {y.min()} to {y.max()}, '
-                f'but the model has {pred.shape[1]} outputs: it needs one for each class.')
+    if classes and known and n and not 0<=y.min()<=y.max()<n:
+        return (f'{got} The targets go from {y.min()} to {y.max()}, but the model has {n} outputs: '
+                f'it needs one for each class. If {y.max()} marks what does not count: '
+                f'`ignore_index={y.max()}`.')
+    for k in ('weight','pos_weight'):
+        if (w := loss_option(f, k)) is None: continue
+        if not isinstance(w, Tensor):
+            return f'{got} Its `{k}` is a {type(w).__name__}: it must be a tensor, `torch.tensor({k})`.'
+        if n and w.dim() and len(w) not in (1,n):
+            return f'{got} Its `{k}` has {len(w)} numbers, and there are {n} outputs: it needs one for each.'
+        if (w.dtype,w.device)!=(pred.dtype,pred.device):
+            to = f"`{k}=w.to('{pred.device}', {pred.dtype})`"
+            return f'{got} Its `{k}` is {str(w.dtype)[6:]} on {w.device}, unlike the predictions: pass {to}.'
     if pred.shape==y.shape or pred.numel()!=y.numel(): return got
     return (f'{got} They hold equally many numbers in different shapes: use a loss that flattens, '
             'such as `MSELossFlat()`, or `targets.view_as(preds)`.')
@@ -107,31 +122,17 @@ def _oom_hint(bs): # What helps if the memory is too small for `bs` items
 
 # %% ../nbs/08_learner.ipynb #12986eeb
 #| code-fold: true
-def _loss_of_items(f): # A function with `reduction` is asked; any other is called item by item
-    try:
-        ps = inspect.signature(f).parameters
-    except (TypeError,ValueError): ps = {}
-    if 'reduction' in ps: return partial(f, reduction='none')
-    return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
-
 def _unshuffled(dl): # A loader for all items of `dl`, in their order
     if not isinstance(dl, torch.utils.data.DataLoader):
-        changes = getattr(dl,'shuffle',False) or getattr(dl,'drop_last',False)
-        return dl.new(shuffle=False, drop_last=False) if changes and hasattr(dl, 'new') else dl
+        return dl if getattr(dl,'in_order',True) else dl.new(shuffle=False, drop_last=False)
     shuffles = isinstance(dl.sampler, torch.utils.data.RandomSampler) and dl.sampler._num_samples is None
     if not (shuffles or dl.drop_last): return dl
     sampler = None if shuffles else dl.sampler # any other one chooses the items, so it stays
     same = {k:getattr(dl, k) for k in ('batch_size','num_workers','collate_fn','pin_memory')}
     return torch.utils.data.DataLoader(dl.dataset, sampler=sampler, **same)
 
-def _decoded(f, preds): # What outputs mean, as the loss `f` says
-    if hasattr(f, 'decodes'): return f.decodes(preds)
-    name = func_name(f).lower().replace('_','').removesuffix('loss')
-    plain_ce = name in ('crossentropy','nll') # of torch: it says nothing, and means the largest
-    return preds.argmax(1) if plain_ce and preds.dim()>1 else preds
-
 def _decodes_hint(f): # If the data cannot read outputs: has the loss `f` not said what they mean?
-    if hasattr(f, 'decodes'): return ''
+    if has_meaning(f): return ''
     name = func_name(f)
     return (f'The outputs cannot be read as labels. The loss function `{name}` has no `decodes`, which says '
             f'what outputs mean. Give it one, such as `{name}.decodes = lambda preds: preds.argmax(1)`, '
@@ -280,6 +281,10 @@ class Learner:
     def _split(self, b): # A batch into inputs and targets, on the model's device
         self.batch,self.pred,self.loss,self.loss_grad = b,None,None,None
         if isinstance(b, Tensor): b = (b,)
+        if isinstance(b, dict):
+            raise TypeError(
+                f'A batch is a dict, of {list(b)}, and a learner takes inputs followed by targets: '
+                "let the data set, or the loader's `collate_fn` or `create_batch`, give them as a tuple")
         def here(o): return isinstance(o, Tensor) and o.device==self._device
         self.batch = b = tuple(o if here(o) else to_device(o, self._device, non_blocking=True) for o in b)
         n = self.n_inp or max(1, len(b)-1)
@@ -302,9 +307,7 @@ class Learner:
         self('after_pred')
         if not len(self.yb): return # no targets: only predictions are wanted
         self.loss_grad = self.loss_func(self.pred, *self.yb)
-        if not isinstance(self.loss_grad, Tensor):
-            raise TypeError(f'A loss function gives a tensor of one number, `{func_name(self.loss_func)}` '
-                            f'gave a {type(self.loss_grad).__name__}')
+        if not self.iter: self._check_loss()
         self.loss = self.loss_grad.detach().clone()
         self('after_loss')
         if self.training: self._do_grad_opt()
@@ -316,6 +319,15 @@ class Learner:
         self._split(b)
         self._with_events(self._do_one_batch, 'batch')
         self._stage = 'data'
+
+    def _check_loss(self): # Does what the loss function gave for the first batch mean anything?
+        f,name = self.loss_func,func_name(self.loss_func)
+        if callable(self.loss_grad) and not isinstance(self.loss_grad, Tensor):
+            raise TypeError(f'`loss_func={name}` makes a loss: it needs brackets, `{name}()`')
+        if not isinstance(self.loss_grad, Tensor):
+            raise TypeError(f'A loss function gives a tensor of one number, `{name}` '
+                            f'gave a {type(self.loss_grad).__name__}')
+        if len(self.yb)==1: check_same_shape(f, self.pred, self.yb[0])
 
     # All batches, epochs, a fit
     def all_batches(self):
@@ -513,10 +525,7 @@ class Learner:
     @contextmanager
     def loss_not_reduced(self):
         "Let the loss function give one loss for each item, for the time of a `with`"
-        f = self.loss_func
-        if hasattr(f, 'reduction'): change = replaced(f, reduction='none')
-        else: change = replaced(self, loss_func=_loss_of_items(f))
-        with change: yield self
+        with replaced(self, loss_func=unreduced(self.loss_func)): yield self
 
     def _infer(self, dl, cbs=None): # Go through `dl` without training, and return what was measured
         if self._busy: return self.validate_midfit(dl, cbs)
@@ -544,7 +553,7 @@ class Learner:
         rec = getattr(self, 'recorder', None)
         if rec is None: return
         asked = rec.active_metrics and not rec.cancel_valid and len(self.final_record)
-        if asked and all(o is None for o in self.final_record):
+        if asked and not rec.loss.vals and all(o is None for o in self.final_record):
             raise ValueError('The data loader gave no targets, so nothing can be measured. '
                              'For predictions call `learn.get_preds(dl=dl)`')
         return self.final_record
@@ -567,10 +576,10 @@ class Learner:
 
     def validate(self, ds_idx=1, dl=None, # Which loader of `dls`; or a data loader
                  cbs=None): # Callbacks for this validation only
-        "Loss and metrics on a data loader"
+        "Loss and metrics on all items of a data loader, also those that training drops from its last batch"
         dl = self.get_dl(ds_idx) if dl is None else dl
         if dl is None: raise ValueError('There is no validation data: pass `dl`')
-        return self._infer(dl, cbs)
+        return self._infer(_unshuffled(dl), cbs)
 
     def get_preds(self, ds_idx=1, dl=None, # Which loader of `dls`; or one such as `dls.test_dl(files)`
                   with_input=False, with_decoded=False, # Return inputs too, first? Decoded predictions?
@@ -579,17 +588,17 @@ class Learner:
                   inner=False, # fastai's, not needed here
                   reorder=True, cbs=None): # In the order of the dataset? Callbacks
         """`[inputs,] predictions, targets [, decoded] [, losses]`; targets are None where the data has none.
-        A loss function without `activation` or `decodes` leaves outputs as they are
-        (the cross-entropies of torch are decoded all the same)"""
+        A loss function of your own without `activation` or `decodes` leaves outputs as they are;
+        what they mean to the losses of torch is known"""
         dl = self.get_dl(ds_idx) if dl is None else dl
         if dl is None: raise ValueError(f'There is no data loader number {ds_idx}, or it is empty: pass `dl`')
         if reorder: dl = _unshuffled(dl)
         cb = GatherPredsCallback(with_input=with_input, with_loss=with_loss)
         with self.loss_not_reduced() if with_loss else nullcontext(): self._infer(dl, L(cbs)+L([cb]))
         res,i = cb.all_tensors(),int(with_input)
-        if act is None: act = getattr(self.loss_func,'activation',noop)
+        if act is None: act = loss_activation(self.loss_func)
         if res[i] is not None: res[i] = act(res[i])
-        if with_decoded: res.insert(i+2, _decoded(self.loss_func, res[i]))
+        if with_decoded: res.insert(i+2, loss_decodes(self.loss_func)(res[i]))
         return tuple(res)
 
     def predict(self, item, # As the data was made from, such as a file; or, for plain loaders, inputs

@@ -7,19 +7,22 @@ __all__ = ['F1Score', 'Precision', 'Recall', 'Jaccard', 'F1ScoreMulti', 'Precisi
            'BalancedAccuracy', 'CohenKappa', 'MatthewsCorrCoef', 'HammingLoss', 'BrierScore', 'R2Score',
            'ExplainedVariance', 'RocAucBinary', 'APScoreBinary', 'RocAuc', 'FBetaMulti', 'RocAucMulti', 'APScoreMulti',
            'HammingLossMulti', 'BrierScoreMulti', 'MatthewsCorrCoefMulti', 'rmse', 'exp_rmspe', 'perplexity', 'find_bs',
-           'mean_loss', 'func_name', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'flatten_check', 'accuracy',
-           'error_rate', 'top_k_accuracy', 'accuracy_multi', 'mse', 'mae', 'msle', 'foreground_acc', 'ValueMetric',
-           'AccumMetric', 'skm_to_fastai', 'PearsonCorrCoef', 'SpearmanCorrCoef', 'optim_metric', 'Dice',
-           'JaccardCoeff', 'DiceMulti', 'JaccardCoeffMulti', 'Perplexity', 'LossMetric', 'LossMetrics', 'mk_metric']
+           'mean_loss', 'loss_and_count', 'func_name', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss',
+           'flatten_check', 'accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_multi', 'mse', 'mae', 'msle',
+           'foreground_acc', 'ValueMetric', 'AccumMetric', 'skm_to_fastai', 'PearsonCorrCoef', 'SpearmanCorrCoef',
+           'optim_metric', 'Dice', 'JaccardCoeff', 'DiceMulti', 'JaccardCoeffMulti', 'Perplexity', 'LossMetric',
+           'LossMetrics', 'mk_metric']
 
 # %% ../nbs/library/metrics.ipynb #576fa910
-import importlib, inspect, math
+import importlib, inspect, math, warnings
+from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import class2attr
 from .core import *
 from .errors import check_names, names_of
+from .losses import check_same_shape, loss_option, n_counted, same_items
 from .state import keep_rng
 
 # %% ../nbs/library/metrics.ipynb #53da1256
@@ -32,7 +35,7 @@ def find_bs(b): # A batch: a tensor, or tensors nested at will
 def _as_floats(vals): # Numbers and tensors, wherever they are → floats, waiting for the device once
     ts = [o for o in vals if isinstance(o, Tensor)]
     if not ts: return [float(o) for o in vals]
-    if ts[0].dim(): return list(vals)                        # several numbers at once: left as they are
+    if any(o.dim() for o in ts): return list(vals)           # several numbers at once: left as they are
     read = iter(torch.stack(ts).double().tolist())
     return [next(read) if isinstance(o, Tensor) else float(o) for o in vals]
 
@@ -41,6 +44,14 @@ def mean_loss(loss): # A loss of a batch: one number, or one for each item
     loss = loss.detach()
     if loss.dim(): loss = loss.mean()
     return loss.item() if loss.device.type=='cpu' else loss
+
+def loss_and_count(f, loss, pred, yb): # A loss function, what it gave for a batch, predictions, targets
+    "The mean of `loss` over what counts in the batch, also with `reduction='sum'`; and how much counts"
+    n = n_counted(f, pred, *yb)
+    known,n = n is not None,find_bs(yb) if n is None else n
+    if loss.dim() and known:                     loss = loss.sum()/n
+    elif loss_option(f, 'reduction')=='sum':     loss = loss/n
+    return mean_loss(loss),n
 
 def func_name(f): # A function, a partial function or an instance
     "The name of `f`"
@@ -67,23 +78,74 @@ class _ItemMean(Metric): # Over all items; `add` takes in the mean over `n` of t
     def count(self): return sum(self.ns)
     @property
     def value(self):
-        if not self.ns: return None
-        return sum(v*n for v,n in zip(_as_floats(self.vals), self.ns))/self.count
+        kept = [(v,n) for v,n in zip(_as_floats(self.vals), _as_floats(self.ns)) if n]
+        return sum(v*n for v,n in kept)/sum(n for _,n in kept) if kept else None
 
 # %% ../nbs/library/metrics.ipynb #4daa0175
+def _of_halves(f, pred, y): # The mean of `f` over all items of a batch, from those over its two halves
+    n = len(y)
+    parts = [(f(pred[s], y[s]), len(y[s])) for s in (slice(0, n//2), slice(n//2, n))]
+    return sum(float(v)*k for v,k in parts)/n
+
 class AvgMetric(_ItemMean):
-    "The mean over all items of `func(preds, targets)`, which gives the mean over a batch"
-    def __init__(self, func): # Of predictions and targets
+    "The mean of `func(preds, targets)`, itself a mean over a batch. For other functions: `AccumMetric`"
+    def __init__(self, func, # Of predictions and targets
+                 n_counted=None): # Of the same: over how many its mean is; default `func.n_counted` or items
         super().__init__()
-        self.func = func
-    def accumulate(self, learn): self.add(self.func(learn.pred, *learn.yb), find_bs(learn.yb))
+        self.func,self.n_counted = func,n_counted
+        self.checked,self.warned,self.by_items = False,False,False
+    def accumulate(self, learn):
+        pred,yb = learn.pred,learn.yb
+        v,n = self.func(pred, *yb),self._n_counted(pred, yb)
+        if v is None: return
+        if not isinstance(v, (Tensor,int,float,np.number,np.ndarray)):
+            raise TypeError(f'A metric gives a number for a batch, `{self.name}` gave a {type(v).__name__}')
+        if not self.checked: self._check(v, n, pred, yb)
+        self.by_items = n is None
+        if self.by_items: v,n = self._weigh_by_items(v, pred, yb)
+        elif loss_option(self.func, 'reduction')=='sum': v = v/n
+        self.add(v, n)
+    def _n_counted(self, pred, yb):
+        return self.n_counted(pred, *yb) if self.n_counted else n_counted(self.func, pred, *yb)
+    def _check(self, v, n, pred, yb): # On the first batch: does it mean anything?
+        self.checked = True
+        if len(yb)!=1 or not all(isinstance(o, Tensor) for o in (v,pred,*yb)): return
+        check_same_shape(self.func, pred, yb[0])
+        if n is not None or v.dim() or not (yb[0].dim() and 2<=len(yb[0])==len(pred)): return
+        try:
+            joined = _of_halves(self.func, pred, yb[0])
+        except Exception: return                              # it may want a whole batch
+        rough,v = v.dtype in (torch.float16,torch.bfloat16),v.item()
+        tol = 2e-2 if rough else 1e-3
+        if not math.isfinite(v) or math.isclose(joined, v, rel_tol=tol, abs_tol=1e-4): return
+        warnings.warn(f'The metric `{self.name}` is no mean over items: of one batch it is {v:.4g}, and the '
+                      f'mean of that of its halves {joined:.4g}. So its value depends on the batch size. For '
+                      f'one over all predictions at once use `AccumMetric({self.name})`; if it is a mean '
+                      'over something else, such as some of the pixels, say how many: '
+                      '`AvgMetric(f, n_counted=…)`')
+    def _weigh_by_items(self, v, pred, yb):
+        n = find_bs(yb)
+        if isinstance(v, Tensor) and v.dim() or not isinstance(pred, Tensor): return v,n
+        v = mean_loss(v) if isinstance(v, Tensor) else v
+        if isinstance(v, Tensor): return v,n*~(v.isnan() & pred.isfinite().all())
+        return v,0 if math.isnan(v) and pred.isfinite().all() else n
+    @property
+    def value(self):
+        n_empty = _as_floats(self.ns).count(0.)
+        if n_empty and self.by_items and not self.warned:
+            self.warned = True
+            warnings.warn(f'The metric `{self.name}` is not a number (nan) for {n_empty} of {len(self.ns)} '
+                          'batches, though the predictions are: these are left out, as if empty')
+        return super().value
     @property
     def name(self): return func_name(self.func)
 
 class AvgLoss(_ItemMean):
     "The mean of the loss over all items"
     name = 'loss'
-    def accumulate(self, learn): self.add(mean_loss(learn.loss), find_bs(learn.yb))
+    def accumulate(self, learn):
+        f = getattr(learn, 'loss_func', None)
+        self.add(*loss_and_count(f, learn.loss, learn.pred, learn.yb))
 
 # %% ../nbs/library/metrics.ipynb #1ae9edda
 class AvgSmoothLoss(Metric):
@@ -92,16 +154,21 @@ class AvgSmoothLoss(Metric):
     def __init__(self, beta=0.98): # Weight of the past
         self.beta = beta
         self.reset()
-    def reset(self): self.val,self.raw,self.smooth,self.pending = 0.,[],[],[]
-    def accumulate(self, learn): self.pending.append(mean_loss(learn.loss))
+    def reset(self): self.val,self.raw,self.smooth,self.empty,self.pending = 0.,[],[],[],[]
+    def accumulate(self, learn):
+        f,loss = getattr(learn, 'loss_func', None),learn.loss
+        known = loss.device.type=='cpu' and loss_option(f, 'reduction')!='sum'
+        self.pending.append((mean_loss(loss),1) if known else loss_and_count(f, loss, learn.pred, learn.yb))
     def flush(self):
         "Bring what the device still has into `raw` and `smooth`, one float for each batch"
         if not self.pending: return
-        pending,self.pending = _as_floats(self.pending),[]
-        for v in pending:
+        pending,self.pending = self.pending,[]
+        for v,n in zip(*map(_as_floats, zip(*pending))):
             self.raw.append(v)
-            self.val = v + self.beta*(self.val-v)
-            self.smooth.append(self.val/(1-self.beta**len(self.raw)))
+            if n: self.val = v + self.beta*(self.val-v)
+            else: self.empty.append(len(self.raw)-1)          # nothing counted there, so the mean stays
+            n_counted = len(self.raw)-len(self.empty)
+            self.smooth.append(self.val/(1-self.beta**n_counted) if n_counted else math.nan)
     @property
     def count(self): return len(self.raw)+len(self.pending)
     @property
@@ -111,29 +178,54 @@ class AvgSmoothLoss(Metric):
 
 # %% ../nbs/library/metrics.ipynb #8dcf6603
 def flatten_check(inp, targ): # Tensors of any shape
-    "Both flattened; raises `ValueError` if they are not equally long"
-    inp,targ = inp.reshape(-1),targ.reshape(-1)
-    if len(inp)!=len(targ): raise ValueError(f'A metric got {len(inp)} predictions and {len(targ)} targets')
-    return inp,targ
+    "Both flattened; raises `ValueError` if they do not belong together item by item"
+    if not same_items(inp.shape, targ.shape):
+        raise ValueError(f'A metric got {inp.numel()} predictions and {targ.numel()} targets, of shapes '
+                         f'{list(inp.shape)} and {list(targ.shape)}, which do not belong together one by one')
+    return inp.reshape(-1),targ.reshape(-1)
+
+def _check_outputs(inp, targ, axis): # Is there an output for each of several classes, and one class an item?
+    if inp.shape[axis]==1 and (targ.is_floating_point() or targ.any()):
+        raise ValueError('It picks the largest output, and there is only one for each item (predictions of '
+                         f'shape {list(inp.shape)}). For yes or no by one output use `accuracy_multi` or a '
+                         'metric whose name ends in `Multi`, for numbers `mae`, `rmse` or `R2Score()`')
+    if inp.shape==targ.shape and inp.dim()>1:
+        raise ValueError('It wants one class number for each item, and the targets of shape '
+                         f'{list(targ.shape)} have a number for each output. For several labels use '
+                         '`accuracy_multi` or a metric whose name ends in `Multi`, such as `F1ScoreMulti()`')
+
+def _answers_and_targets(inp, targ, axis, ignore_index=None): # Class numbers, flat
+    _check_outputs(inp, targ, axis)
+    pred,targ = flatten_check(inp.argmax(dim=axis), targ)
+    if ignore_index is None: return pred,targ
+    counts = targ!=ignore_index
+    return pred[counts],targ[counts]
+
+def _n_targets(inp, targ, ignore_index=None, **kwargs): # How many count
+    return targ.numel() if ignore_index is None else (targ!=ignore_index).sum()
 
 def accuracy(inp, # Outputs: n × classes (× more), classes along `axis`
              targ, # Class numbers
-             axis=-1): # Where the classes are
-    "Share of items whose largest output is the target's"
-    pred,targ = flatten_check(inp.argmax(dim=axis), targ)
+             axis=-1, # Where the classes are
+             ignore_index=None): # A class number that marks what does not count
+    "Share of items whose largest output is the target's. Raises `ValueError` for several labels an item"
+    pred,targ = _answers_and_targets(inp, targ, axis, ignore_index)
     return (pred==targ).float().mean()
 
-def error_rate(inp, targ, axis=-1): # As for `accuracy`
+def error_rate(inp, targ, axis=-1, ignore_index=None): # As for `accuracy`
     "Share of items whose largest output is not the target's: 1 - `accuracy`"
-    return 1 - accuracy(inp, targ, axis=axis)
+    return 1 - accuracy(inp, targ, axis=axis, ignore_index=ignore_index)
+
+accuracy.n_counted = error_rate.n_counted = _n_targets
 
 # %% ../nbs/library/metrics.ipynb #6b32b835
 def top_k_accuracy(inp, targ, # As for `accuracy`
                    k=5, # How many guesses there are
                    axis=-1): # As for `accuracy`
     "Share of items whose target is among the `k` largest outputs"
-    top = inp.topk(k=min(k, inp.shape[axis]), dim=axis)[1]
-    return (top==targ.unsqueeze(axis)).any(axis).float().mean()
+    top = inp.topk(k=min(k, inp.shape[axis]), dim=axis)[1].movedim(axis, -1)
+    _,targ = flatten_check(top[...,0], targ)
+    return (top.flatten(0, -2)==targ[:,None]).any(-1).float().mean()
 
 def accuracy_multi(inp, # Outputs: n × labels
                    targ, # 0 or 1: n × labels
@@ -145,20 +237,25 @@ def accuracy_multi(inp, # Outputs: n × labels
     return ((inp>thresh)==targ.bool()).float().mean()
 
 # %% ../nbs/library/metrics.ipynb #2fba6009
+def _flat_floats(inp, targ): # In at least single precision
+    return (o if o.dtype==torch.float64 else o.float() for o in flatten_check(inp, targ))
+
 def mse(inp, # Predictions, of any shape
         targ): # As many targets
     "Mean squared error. Raises `ValueError` for unequal lengths"
-    return F.mse_loss(*flatten_check(inp, targ))
+    return F.mse_loss(*_flat_floats(inp, targ))
 
 def mae(inp, targ): # As for `mse`
     "Mean absolute error. Raises `ValueError` for unequal lengths"
-    inp,targ = flatten_check(inp, targ)
+    inp,targ = _flat_floats(inp, targ)
     return (inp-targ).abs().mean()
 
 def msle(inp, targ): # As for `mse`, all above -1
     "Mean squared logarithmic error: of `log(1+inp)` and `log(1+targ)`"
-    inp,targ = flatten_check(inp, targ)
+    inp,targ = _flat_floats(inp, targ)
     return F.mse_loss(torch.log1p(inp), torch.log1p(targ))
+
+for f in (top_k_accuracy,accuracy_multi,mse,mae,msle): f.n_counted = _n_targets
 
 # %% ../nbs/library/metrics.ipynb #5dc9ab34
 def foreground_acc(inp, # Outputs: n × classes × height × width, classes along `axis`
@@ -166,9 +263,8 @@ def foreground_acc(inp, # Outputs: n × classes × height × width, classes alon
                    bkg_idx=0, # Class number of the background
                    axis=1): # Where the classes are
     "`accuracy` over the pixels that are not background"
-    targ = targ.squeeze(1)
-    mask = targ!=bkg_idx
-    return (inp.argmax(dim=axis)[mask]==targ[mask]).float().mean()
+    return accuracy(inp, targ, axis=axis, ignore_index=bkg_idx)
+foreground_acc.n_counted = lambda inp, targ, bkg_idx=0, axis=1: _n_targets(inp, targ, bkg_idx)
 
 # %% ../nbs/library/metrics.ipynb #1039f35a
 class ValueMetric(Metric):
@@ -200,6 +296,7 @@ class AccumMetric(Metric):
     def reset(self): self.preds,self.targs = [],[]
     def accumulate(self, learn):
         pred = learn.pred
+        if self.dim_argmax is not None: _check_outputs(pred, learn.yb[0], self.dim_argmax)
         if self.activation=='softmax':          pred = F.softmax(pred, dim=self.dim_argmax or -1)
         elif self.activation=='binary_softmax': pred = F.softmax(pred, dim=self.dim_argmax or -1)[:,-1]
         elif self.activation=='sigmoid':        pred = torch.sigmoid(pred)
@@ -211,13 +308,15 @@ class AccumMetric(Metric):
         if self.flatten:
             if preds.numel()==targs.numel() or preds.dim()==1: preds,targs = flatten_check(preds, targs)
             else: targs = targs.reshape(-1)                 # several outputs for each target
-        self.preds.append(preds.detach())
-        self.targs.append(targs.detach())
+        for kept,o in ((self.preds,preds), (self.targs,targs)):
+            kept.append(o.detach().float() if o.dtype in (torch.float16,torch.bfloat16) else o.detach())
     @property
     def value(self):
         if not self.preds: return None
         preds,targs = torch.cat(self.preds).cpu(),torch.cat(self.targs).cpu()
-        if self.to_np: preds,targs = preds.numpy(),targs.numpy()
+        if self.to_np:
+            if not all(o.isfinite().all() for o in (preds,targs)): return math.nan   # as the loss is
+            preds,targs = preds.numpy(),targs.numpy()
         if self.invert_arg: preds,targs = targs,preds
         return self.func(preds, targs, **self.kwargs)
     def __call__(self, preds, targs): # All of them
@@ -361,21 +460,37 @@ def optim_metric(f, # A function of predictions and targets, and of a number nam
 class Dice(Metric):
     """Twice the overlap over the sum of the areas, for two-class masks: between 0 and 1,
     None where nothing is and nothing was found"""
-    def __init__(self, axis=1): # Classes of the outputs lie along it
-        self.axis = axis
+    only = 1 # the class that it looks at
+    def __init__(self, axis=1, # Classes of the outputs lie along it
+                 ignore_index=None): # A class number that marks pixels that do not count
+        self.axis,self.ignore_index = axis,ignore_index
         self.reset()
-    def reset(self): self.inter,self.union = [],[]
+    def reset(self): self.inter,self.union,self.strange = [],[],[]
     def accumulate(self, learn):
-        pred,targ = flatten_check(learn.pred.argmax(dim=self.axis), learn.yb[0])
-        self.inter.append((pred*targ).float().sum())
-        self.union.append((pred+targ).float().sum())
+        n = learn.pred.shape[self.axis]
+        if self.only and n>2: raise ValueError(f'It is for two classes, and there are {n} outputs: use '
+                                               f'`{type(self).__name__}Multi()`')
+        pred,targ = _answers_and_targets(learn.pred, learn.yb[0], self.axis, self.ignore_index)
+        targ = targ.long()
+        strange = (targ<0)|(targ>=n)
+        targ = targ.masked_fill(strange, n)
+        def pixels(classes): return torch.bincount(classes, minlength=n+1)[:n]
+        self.inter.append(pixels(pred[pred==targ]))
+        self.union.append(pixels(pred)+pixels(targ))
+        self.strange.append(strange.sum())
     def _scores(self): # One for each class; 0/0 is nan
         inter,union = (torch.stack(o).double().sum(0) for o in (self.inter,self.union))
         return 2*inter/union
     @property
     def value(self):
+        "Raises `ValueError` if a mask has class numbers that the model has no output for"
         if not self.inter: return None
-        v = self._scores().nanmean().item()
+        if n := int(sum(self.strange)):
+            raise ValueError(f'{n} pixels have class numbers beyond the {len(self.inter[0])} outputs of the '
+                             'model. Do they mark what does not count? Then '
+                             f'`{type(self).__name__}(ignore_index=…)`. Masks drawn in black and white '
+                             '(0 and 255) want `IntToFloatTensor(div_mask=255)`')
+        v = self._scores()[self.only:].nanmean().item()
         return None if math.isnan(v) else v
 
 # %% ../nbs/library/metrics.ipynb #867e86f4
@@ -387,13 +502,9 @@ class JaccardCoeff(Dice):
 
 class DiceMulti(Dice):
     "The mean of `Dice` over all classes that are there or were found, the background too"
-    def accumulate(self, learn):
-        pred,targ = flatten_check(learn.pred.argmax(dim=self.axis), learn.yb[0])
-        def pixels(classes): return torch.bincount(classes, minlength=learn.pred.shape[self.axis])
-        self.inter.append(pixels(pred[pred==targ]))
-        self.union.append(pixels(pred)+pixels(targ))
+    only = None
 
-class JaccardCoeffMulti(JaccardCoeff, DiceMulti):
+class JaccardCoeffMulti(DiceMulti, JaccardCoeff):
     "The mean of `JaccardCoeff` over all classes that are there or were found (mIoU)"
 
 # %% ../nbs/library/metrics.ipynb #4d9fecb3
@@ -403,7 +514,7 @@ class Perplexity(AvgLoss):
     @property
     def value(self):
         loss = super().value
-        return None if loss is None else math.exp(loss)
+        return None if loss is None else float(np.exp(min(loss, 700.)))    # above, a float cannot hold it
 perplexity = Perplexity()
 
 class LossMetric(_ItemMean):
@@ -427,7 +538,12 @@ def mk_metric(m): # An instance or a class of `Metric`, or a function of predict
     or a function that makes a metric and was not called"""
     if isinstance(m, Metric): return m
     if isinstance(m, type) and issubclass(m, Metric): return m()
-    if getattr(m, '__annotations__', {}).get('return') is AccumMetric:
-        raise TypeError(f'`{func_name(m)}` makes a metric: it needs brackets, `{func_name(m)}()`')
+    name,f = func_name(m),m
+    if isinstance(m, type) or getattr(m, '__annotations__', {}).get('return') is AccumMetric:
+        raise TypeError(f'`{name}` makes a metric: it needs brackets, `{name}()`')
+    while isinstance(f, partial): f = f.func
+    if (getattr(f, '__module__', None) or '').startswith('sklearn.'):
+        raise TypeError(f'`{name}` of scikit-learn wants targets first, and all of them at once, not the '
+                        f'predictions and targets of a batch: use `skm_to_fastai({name})`')
     if callable(m): return AvgMetric(m)
     raise TypeError(f'A metric is a function of predictions and targets or a `Metric`, not {m!r}')

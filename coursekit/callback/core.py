@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['event', 'batch_events', 'Callback', 'CancelException', 'CancelFitException', 'CancelEpochException',
            'CancelTrainException', 'CancelValidException', 'CancelBatchException', 'CancelBackwardException',
-           'CancelStepException', 'TrainEvalCallback', 'GatherPredsCallback', 'format_time', 'Recorder']
+           'CancelStepException', 'TrainEvalCallback', 'GatherPredsCallback', 'format_time', 'nothing_counts',
+           'Recorder']
 
 # %% ../../nbs/library/callback_core.ipynb #a456a884
 import difflib, math, time, types, warnings
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 from fastcore.basics import class2attr, detuplify
 from ..core import *
-from ..errors import explained
+from ..errors import explain, explained
+from ..losses import loss_of_items, n_counted
 from ..metrics import AvgLoss, AvgSmoothLoss, mean_loss
 
 # %% ../../nbs/library/callback_core.ipynb #47c462b7
@@ -155,8 +157,7 @@ class GatherPredsCallback(Callback):
     def before_validate(self): self.inputs,self.preds,self.targets,self.losses = [],[],[],[]
     def after_loss(self):
         if not (self.with_loss and len(self.yb)): return
-        bs,loss = self.yb[0].shape[0],self.loss
-        self.losses.append(to_detach(loss if loss.numel()==bs else loss.view(bs,-1).mean(1)))
+        self.losses.append(to_detach(loss_of_items(self.loss_func, self.loss, self.learn.pred, *self.yb)))
     def after_batch(self):
         if self.learn.pred is None: return                    # the batch was cancelled before there was one
         self.preds.append(to_detach(self.learn.pred))
@@ -185,12 +186,25 @@ def _nan_message(epoch, batch, good, lr): # `good`: are the weights still number
 # %% ../../nbs/library/callback_core.ipynb #42739d13
 def _metric_value(m): # A `Metric`
     with explained(f'(in the metric `{m.name}`)'): v = m.value
-    return v.item() if isinstance(v, Tensor) and not v.dim() else v
+    return v.tolist() if isinstance(v, (Tensor,np.ndarray,np.generic)) else v
+
+def _distinct(names): # The first of equal names stays, the others are numbered
+    res = []
+    for name in names:
+        new,n = name,1
+        while new in res: new,n = f'{name}_{n+1}',n+1
+        res.append(new)
+    return res
+
+def nothing_counts(learn): # A `Learner` that has just computed a loss
+    "Does nothing count in this batch, so that its loss, 0/0, is no number?"
+    n = n_counted(learn.loss_func, learn.pred, *learn.yb)
+    return n is not None and not n
 
 # %% ../../nbs/library/callback_core.ipynb #8ab96e90
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
-    order = 50
+    order,_seen = 50,None # the batch whose loss it has seen
     def __init__(self, add_time=True, # Is the time of each epoch a column?
                  train_metrics=False, # Compute the metrics over the training data, too?
                  valid_metrics=True, # Compute loss and metrics over the validation data?
@@ -210,7 +224,7 @@ class Recorder(Callback):
     def _valid_metrics(self): return [self.loss, *self.metrics] if self.valid_metrics else []
 
     def before_fit(self):
-        self._warned_of_nan = False
+        self._warned_of_nan,self._n_read = False,0
         if self.only_validate: return
         self.lrs,self.iters,self.values,self.hps = [],[],[],{}
         self.smooth_loss.reset()
@@ -218,7 +232,8 @@ class Recorder(Callback):
         names = ['epoch', *(f'train_{m.name}' for m in self._train_metrics)]
         for m in self._valid_metrics if self.has_valid else ():
             names.append(f'valid_{m.name}' if self.train_metrics or m is self.loss else m.name)
-        self.metric_names = L(names + ['time']*self.add_time)
+        last = ['time']*self.add_time
+        self.metric_names = L(_distinct(last + names)[self.add_time:] + last)
 
     def before_epoch(self):
         self.cancel_valid,self.start_time,self.log = False,time.time(),L([self.epoch])
@@ -233,18 +248,26 @@ class Recorder(Callback):
     def after_loss(self):
         learn = self.learn
         if learn.training and learn.loss.device.type=='cpu' and not math.isfinite(mean_loss(learn.loss)):
+            if nothing_counts(learn): raise CancelBatchException()
             self._stop_at_nan(learn.iter)
+        self._seen = learn.batch
     def after_batch(self):
         learn = self.learn
-        if not learn.yb or learn.loss is None: return         # cancelled before there was a loss
-        for m in self.active_metrics: m.accumulate(learn)
+        if not learn.yb or self._seen is not learn.batch: return        # cancelled before or at its loss
+        self._seen = None
+        for m in self.active_metrics:
+            try:
+                m.accumulate(learn)
+            except Exception as e: raise explain(e, f'(in the metric `{m.name}`)')
         if learn.training: self.lrs.append(learn.opt.hypers[-1]['lr'])
     def check_losses(self):
         "Read the losses that are still on the device. Raises `CancelFitException` if one is not a number"
-        read = len(self.smooth_loss.raw)
-        self.smooth_loss.flush()
-        for i,v in enumerate(self.smooth_loss.raw[read:]):
-            if not math.isfinite(v): self._stop_at_nan(self.iter-(self.smooth_loss.count-read-i-1))
+        losses = self.smooth_loss
+        losses.flush()
+        for i in range(self._n_read, len(losses.raw)):
+            self._n_read = i+1
+            if not math.isfinite(losses.raw[i]) and i not in losses.empty:
+                self._stop_at_nan(self.iter-(losses.count-i-1))
     def _stop_at_nan(self, batch):
         if not hasattr(self.learn, 'lr_finder'):
             good = all(p.isfinite().all() for p in self.model.parameters())
@@ -259,30 +282,47 @@ class Recorder(Callback):
     def after_validate(self):
         vals = L(_metric_value(m) for m in self._valid_metrics)
         self.log += vals
-        bad = self.active_metrics and isinstance(vals[0], float) and not math.isfinite(vals[0])
-        if not bad or self._warned_of_nan: return
-        self._warned_of_nan = True                            # once in a training
-        where = '' if self.only_validate else f' in epoch {self.epoch}, the training loss is'
-        warnings.warn(f'The validation loss is not a number (nan or inf){where}: '
-                      'look for nan in the validation data', stacklevel=2)
+        if self.active_metrics and not (self._warned_of_nan or self.cancel_valid): self._warn_of_nan(vals)
+    def _warn_of_nan(self, vals): # Of a validation, once in a training
+        def is_nan(v): return isinstance(v, float) and not math.isfinite(v)
+        bad = [m.name for m,v in zip(self._valid_metrics, vals) if is_nan(v)]
+        where,msg = '' if self.only_validate else f' in epoch {self.epoch}',None
+        if is_nan(vals[0]):
+            per_batch = list(zip(self.loss.vals, self.loss.ns))
+            batches = [i for i,(v,n) in enumerate(per_batch) if n and not math.isfinite(v)]
+            but = '' if self.only_validate else ', the training loss is'
+            msg = (f'The validation loss is not a number (nan or inf){where}{but}: look for nan in the '
+                   f'validation data. It came from {len(batches)} of {len(per_batch)} batches, the first is '
+                   f'number {batches[0]}')
+        elif vals[0] is None and self.loss.vals:
+            msg = (f'In the validation{where} nothing was counted, so there is no loss: each label is the '
+                   "loss's `ignore_index`, or has weight 0")
+        elif bad: msg = f'No number (nan or inf) in the validation{where}: {", ".join(bad)}'
+        if msg is None: return
+        self._warned_of_nan = True
+        warnings.warn(msg, stacklevel=2)
     def after_epoch(self):
         self.learn.final_record = self.log[1:].copy()
         if self.only_validate: return
         self.values.append(self.learn.final_record)
         if len(self.iters)<len(self.values):                  # the epoch never came to `after_train`
             self.iters.append(self.smooth_loss.count)
-        if self.add_time:
-            self.log += [None]*(len(self.metric_names)-1-len(self.log))     # the time stands in its column
-            self.log.append(format_time(time.time()-self.start_time))
-        self.logger(self.log)
+        missing = len(self.metric_names)-self.add_time-len(self.log)
+        self.log += [None]*missing                            # so that the time stands in its column
+        if self.add_time: self.log.append(format_time(time.time()-self.start_time))
+        try:
+            self.logger(self.log)
+        except OSError as e:                                  # such as a closed pipe
+            warnings.warn(f'The row of epoch {self.epoch} could not be shown, training goes on: {e}')
 
     def state_dict(self):
         self.smooth_loss.flush()
-        loss = {k:getattr(self.smooth_loss, k) for k in ('val','raw','smooth')}
+        loss = {k:getattr(self.smooth_loss, k) for k in ('val','raw','smooth','empty')}
         return {'values':self.values, 'iters':self.iters, 'lrs':self.lrs, 'smooth_loss':loss}
     def load_state_dict(self, sd):
         self.values,self.iters,self.lrs = [L(o) for o in sd['values']],sd['iters'],sd['lrs']
         vars(self.smooth_loss).update(sd['smooth_loss'], pending=[])
+        self._n_read = self.smooth_loss.count
 
     def plot_loss(self, skip_start=5, # Leave out so many batches
                   with_valid=True, # Draw the validation loss of each epoch, too?
@@ -292,7 +332,7 @@ class Recorder(Callback):
         "Draw the smoothed training loss of each batch, from batch `skip_start` on; return the axis"
         if not self.losses: raise ValueError('Nothing is recorded yet: call a `fit` method first')
         if ax is None: _,ax = plt.subplots(figsize=(6,3.5), dpi=72)
-        skip = min(skip_start, len(self.losses)-1)
+        skip = min(max(skip_start, 0), len(self.losses)-1)
         ax.plot(range(skip, len(self.losses)), self.losses[skip:], color='#0072B2', label='training')
         if with_valid and getattr(self, 'has_valid', False): self._plot_valid(ax)
         if show_epochs:

@@ -6,9 +6,10 @@
 __all__ = ['in_notebook', 'ProgressCallback', 'ShowGraphCallback', 'CSVLogger']
 
 # %% ../../nbs/library/callback_progress.ipynb #4d163405
-import csv, html, sys, time
+import csv, html, io, itertools, sys, time, warnings
 from contextlib import contextmanager
 from ..core import *
+from ..errors import explained
 from .core import *
 from ..learner import *
 from ..state import replaced
@@ -159,28 +160,76 @@ class ShowGraphCallback(Callback):
     def _show(self, fig): self.handle = _display(fig, self.handle)
 
 # %% ../../nbs/library/callback_progress.ipynb #b4108ea3
+def _keep_as_another(path): # Rename a file: `history.csv` to `history_1.csv`, or the next that is free
+    for n in itertools.count(1):
+        new = path.with_stem(f'{path.stem}_{n}')
+        try:
+            new.touch(exist_ok=False)                         # nobody else takes the name now
+        except FileExistsError: continue
+        return path.replace(new)
+
 class CSVLogger(Callback):
-    "Writes the rows of the table to `path/fname`, each as soon as it is known"
-    order,file = 60,None
+    """Writes the rows of the table to `path/fname`, each as soon as it is known. What is there from
+    an earlier training, and is not to go on, is kept under another name"""
+    order = 60
     def __init__(self, fname='history.csv', # Name of the file
-                 append=False): # Add to it, if it is there?
-        self.fname,self.append = Path(fname),append
+                 append=False): # Add to it, if it is there and has the same columns?
+        self.fname,self.append,self.waiting = Path(fname),append,[]
+    @property
+    def log_path(self):
+        "The file, as a `Path`"
+        return self.path/self.fname
+
     def before_fit(self):
+        "Begin the file, or go on with it. Raises `OSError` if it cannot be written"
         self.run = self.in_real_fit
         if not self.run: return
-        path = self.path/self.fname
-        path.parent.mkdir(parents=True, exist_ok=True)
-        goes_on = self.append and path.exists()
-        self.file = open(path, 'a' if goes_on else 'w', newline='')
-        self.writer = csv.writer(self.file)
-        if not goes_on: self.writer.writerow(self.recorder.metric_names)
+        self.names,self.waiting = list(self.recorder.metric_names),[]
+        with explained(f'`CSVLogger` wants to write `{self.log_path}`: give the learner another folder, '
+                       '`path=…`, or the logger another file, `fname=…`'):
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            header,has_rows = self._look()
+            if has_rows and not self.append: self._move_away('is of an earlier training')
+            elif header and not has_rows: self.log_path.unlink()              # there is nothing to keep
+            self._write()
     def after_epoch(self):
-        self.writer.writerow(['' if o is None else o for o in self.recorder.log])
-        self.file.flush()
+        self.waiting.append(['' if o is None else o for o in self.recorder.log])
+        self._write_or_warn('it is tried again after the next epoch')
     def after_fit(self):
-        self.file.close()
-        self.file = None
+        if self.waiting: self._write_or_warn('`learn.recorder.values` has them')
+    def _write_or_warn(self, hope):
+        try:
+            self._write()
+        except (OSError,MemoryError) as e:
+            warnings.warn(f'`CSVLogger` could not write {len(self.waiting)} row(s) to `{self.log_path}`, and '
+                          f'training goes on; {hope}: {e}', RuntimeWarning)
+
+    def _look(self): # Header of the file, or []; does more follow?
+        if not self.log_path.exists(): return [],False
+        with open(self.log_path, newline='', encoding='utf-8-sig', errors='replace') as f:
+            try:
+                return next(lines := csv.reader(f), []),next(lines, None) is not None
+            except csv.Error: return ['?'],True               # of another program
+    def _move_away(self, why):
+        new = _keep_as_another(self.log_path)
+        if self.learn.logger is not noop: print(f'`{self.fname}` {why}: it is now `{new.name}`.')
+    def _write(self): # What waits; before it the header, if the file is new
+        header,_ = self._look()
+        if header and header!=self.names: self._move_away(f'has other columns ({", ".join(header)[:80]})')
+        text = io.StringIO(newline='')
+        with open(self.log_path, 'a+b') as f:
+            f.seek(0)
+            old = f.read()
+            rows = self.waiting if old else [self.names, *self.waiting]
+            if old and not old.endswith(b'\n'):               # someone was killed in the middle of a row
+                text.write('"'*(old.count(b'"')%2) + '\r\n')
+            csv.writer(text).writerows(rows)
+            f.write(text.getvalue().encode())
+        self.waiting = []
     def read_log(self):
-        "The file as a data frame"
+        "The file as a data frame. Raises `FileNotFoundError` before any training"
         import pandas as pd
-        return pd.read_csv(self.path/self.fname)
+        if not self.log_path.exists():
+            raise FileNotFoundError(f'There is no `{self.log_path}` yet: '
+                                    '`CSVLogger` writes it while a training runs')
+        return pd.read_csv(self.log_path)

@@ -9,6 +9,7 @@ __all__ = ['TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProject
 import warnings
 from ..core import *
 from ..errors import explained
+from ..losses import loss_activation, loss_decodes
 from ..state import keep_modes, keep_rng
 from .core import *
 from .hook import hook_output, sample_batch
@@ -124,7 +125,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
             warnings.warn(f'The graph of the model is not logged, it cannot be traced: {why}')
     def _write_samples(self):
         b,xb = sample_batch(self.learn, 1)
-        activation,decodes = (getattr(self.loss_func, k, noop) for k in ('activation','decodes'))
+        activation,decodes = loss_activation(self.loss_func),loss_decodes(self.loss_func)
         with keep_modes(self.model), torch.no_grad(): out = activation(self.model.eval()(*xb))
         self.learn.get_dl(1).show_results(b, decodes(to_detach(out)), max_n=self.n_preds)
         self.writer.add_figure('Sample results', plt.gcf(), self.train_iter)

@@ -22,7 +22,7 @@ class TerminateOnNaNCallback(Callback):
     "Stops training at a loss that is not a number (nan or inf), before its gradients reach the weights"
     order = -9
     def after_loss(self):
-        if self.only_validate or self.loss.isfinite().all(): return
+        if self.only_validate or self.loss.isfinite().all() or nothing_counts(self.learn): return
         what = 'training' if self.training else 'validation'
         announce(self, f'The {what} loss is {self.loss.mean():.0f} in epoch {self.epoch}, batch {self.iter}: '
                        'training stops.')

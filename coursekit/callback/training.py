@@ -6,8 +6,11 @@
 __all__ = ['GradientClip', 'GradientAccumulation', 'ShortEpochCallback', 'set_bn_eval', 'BnFreeze', 'bn_types']
 
 # %% ../../nbs/library/callback_training.ipynb #47b2eb81
-from torch import nn
+import math, warnings
+import torch
+from torch import Tensor, nn
 from ..layers import bn_types
+from ..losses import loss_option, n_counted
 from ..metrics import find_bs
 from .core import *
 
@@ -22,27 +25,63 @@ class GradientClip(Callback):
                  norm_type:float=2., # Which norm measures the length; `float('inf')` for the largest entry
                 ):
         if not max_norm>0: raise ValueError(f'GradientClip: max_norm must be above 0, got {max_norm}')
-        self.max_norm,self.norm_type = max_norm,norm_type
-    def before_step(self): nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm, self.norm_type)
+        self.max_norm,self.norm_type,self._warned = max_norm,norm_type,False
+    def before_fit(self): self._warned = False
+    def before_step(self):
+        length = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None],
+                                         self.norm_type)
+        if length.device.type=='cpu' and not math.isfinite(length): self._leave_out(length)
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_norm, length)
+    def _leave_out(self, length):
+        if not self._warned:
+            warnings.warn(f'The gradient has the length {length} in epoch {self.epoch}, batch {self.iter}: '
+                          'such steps are left out', RuntimeWarning)
+        self._warned = True
+        raise CancelStepException()
 
 # %% ../../nbs/library/callback_training.ipynb #9d3e00e4
 class GradientAccumulation(Callback):
-    "Takes a step only after at least `n_acc` items: the step of one batch of that size"
+    """Takes a step only after at least `n_acc` items, and at the end of an epoch:
+    the step of one batch of all that was gathered"""
     order,run_valid = 6,False # before mixed precision (10) and clipping (11)
-    def __init__(self, n_acc=32): # Items for each step
+    def __init__(self, n_acc=32): # Items (not batches) for each step
         if not n_acc>=1:
             raise ValueError(f'GradientAccumulation: n_acc is a number of items of at least 1, got {n_acc}')
         self.n_acc,self.count = n_acc,0
-    def before_fit(self): self.count = 0
-    def after_loss(self): self.learn.loss_grad = self.loss_grad/(self.n_acc/find_bs(self.yb))
+    def _forget(self): self.count,self.total,self.unit,self.part = 0,0,1,None
+    def before_fit(self): self._forget()
+    def before_train(self): self._forget()
+    def after_loss(self):
+        bs,n = find_bs(self.yb),n_counted(self.loss_func, self.learn.pred, *self.yb)
+        self.part = bs,bs if n is None else n
+        if loss_option(self.loss_func, 'reduction')=='sum': return
+        if not self.count: self.unit = self.n_acc if n is None else self.n_acc*self.yb[0].numel()/bs
+        self.learn.loss_grad = self.loss_grad*(self.part[1]/self.unit)
+    def after_cancel_backward(self): self.part = 0,0
     def before_step(self):
-        self.count += find_bs(self.yb)
-        if self.count<self.n_acc: raise CancelBatchException() # neither a step nor `zero_grad`
-        self.count = 0
+        if self.part is not None:
+            self.count += self.part[0]
+            self.total = self.total+self.part[1]
+            self.part = None
+            if self.count<self.n_acc: raise CancelBatchException() # neither a step nor `zero_grad`
+        self._make_mean()
+    def _make_mean(self): # From the sum of the parts
+        total,unit = self.total,self.unit
+        self._forget()
+        if loss_option(self.loss_func, 'reduction')=='sum': return
+        if not isinstance(total, Tensor) and total in (0,unit): return
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if grads: torch._foreach_mul_(grads, unit/total)
+    def after_cancel_step(self): self._forget()               # the learner drops its gradient
+    def after_train(self):
+        "Step with what is left"
+        if not self.count: return
+        self.part = None
+        self.learn._with_events(self.learn._step, 'step')
+        self.opt.zero_grad()
     def after_fit(self):
-        # What is left over must not reach the next training
+        # What an interrupted epoch leaves over must not reach the next training
         if self.opt is not None and not self.only_validate: self.opt.zero_grad()
-    def state_dict(self): return {'count':self.count}
 
 # %% ../../nbs/library/callback_training.ipynb #a6fc03f3
 class ShortEpochCallback(Callback):
