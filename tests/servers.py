@@ -29,7 +29,9 @@ class Item:
     ranges: bool = True
     etag: str = '"v1"'
     ctype: str = 'application/x-tar'
+    headers: dict = field(default_factory=dict)      # more of them; None takes one away
     requests: list = field(default_factory=list)     # (Range header, If-Range header)
+    logins: list = field(default_factory=list)       # Authorization headers
     sent: int = 0                                     # bytes of bodies sent
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -42,11 +44,31 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with self.server.guard:
             act = item.plan[min(len(item.requests), len(item.plan)-1)]
             item.requests.append((self.headers.get('Range'), self.headers.get('If-Range')))
+            item.logins.append(self.headers.get('Authorization'))
         if isinstance(act,int): return self.send_error(act)
         if act=='reset':
             self.close_connection = True
             return self.connection.close()
         self.answer(item, act)
+
+    def send_for_ever(self, part, pause=0):
+        "The same again and again"
+        while not self.server.stop.wait(pause):
+            try: self.wfile.write(part)
+            except OSError: break
+        self.close_connection = True
+
+    def dawdle(self, pause):
+        "Headers without end, one byte after the other"
+        self.flush_headers()
+        self.send_for_ever(b'X', pause)
+
+    def go_to(self, address):
+        "A redirect"
+        self._headers_buffer = []
+        self.send_response(302)
+        for k,v in {'Location':address, 'Content-Length':'0'}.items(): self.send_header(k, v)
+        self.end_headers()
 
     def answer(self, item, act):
         what,_,arg = act.partition(':')
@@ -57,13 +79,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if start>=n>0: return self.send_error(416)
         self.send_response(206 if start else 200)
         if start:
-            self.send_header('Content-Range',
-                             f'bytes {start + int(arg or 0) if what=="shifted" else start}-{n-1}/{n}')
+            first = start + int(arg or 0) if what=='shifted' else start
+            self.send_header('Content-Range', arg if what=='range' else f'bytes {first}-{n-1}/{n}')
         if item.etag: self.send_header('ETag', item.etag)
-        self.send_header('Content-Type', item.ctype)
-        self.send_header('Content-Length', str(n-start))
+        if what=='goto': return self.go_to(arg)
+        if what=='dawdle': return self.dawdle(float(arg))
+        for k,v in {'Content-Type':item.ctype, 'Content-Length':str(n-start), **item.headers}.items():
+            if v is not None: self.send_header(k, v)
+        if item.headers.get('Content-Length', '') is None: self.close_connection = True
         self.end_headers()
         part = item.body[start:]
+        if what=='endless': return self.send_for_ever(part)
+        if what=='drip': return self.send_for_ever(b'x', float(arg))
         if what in ('cut','stall'): part = part[:int(arg)]
         for i in range(0, len(part), 2**16):
             if what=='slow': time.sleep(float(arg))

@@ -1,5 +1,5 @@
 "Loaders where cells cannot test them: workers that die or hang, spawned processes, leaks, many kinds of data"
-import gc, multiprocessing as mp, os, pickle, random, signal, sys, time
+import gc, multiprocessing as mp, os, pickle, random, signal, subprocess, sys, time
 import numpy as np, pytest, torch
 from coursekit.core import set_seed
 from coursekit.data import workers
@@ -115,6 +115,102 @@ def test_unequal_items_are_named_by_their_index(n):
 def test_error_in_the_callers_loop_is_the_callers():
     with pytest.raises(RuntimeError, match='^mine$'):
         for b in DataLoader(Items(), bs=4, num_workers=2): raise RuntimeError('mine')
+
+def test_an_exception_without_words_or_with_itself_as_cause():
+    class Mute(Exception):
+        def __str__(self): raise OSError('nothing to say')
+    with pytest.raises(RuntimeError, match='Mute'):
+        list(DataLoader(Trouble(16, lambda: (_ for _ in ()).throw(Mute())), bs=2, num_workers=1))
+    def ring():
+        e = ValueError('round')
+        raise e from e
+    with pytest.raises(ValueError, match='round\nDataLoader: ValueError in item 5'):
+        list(DataLoader(Trouble(16, ring), bs=2, num_workers=1))
+
+def interrupt(): raise KeyboardInterrupt
+
+@pytest.mark.slow
+@pytest.mark.parametrize('act', [interrupt, sys.exit])
+def test_a_worker_that_leaves(act):
+    "Ctrl-C that reaches only a worker, or a data set that calls `exit`"
+    t = time.time()
+    with pytest.raises(workers.WorkerDied, match='num_workers=0'):
+        list(DataLoader(Trouble(16, act), bs=2, num_workers=1))
+    assert time.time()-t<20
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name=='nt', reason='needs signals')
+def test_a_stopped_worker_ends_with_the_epoch():
+    "It does not listen to SIGTERM any more"
+    def stop(): os.kill(os.getpid(), signal.SIGSTOP)
+    t = time.time()
+    with pytest.raises(workers.WorkerDied, match='or hangs'):
+        list(DataLoader(Trouble(16, stop), bs=2, num_workers=1, timeout=1))
+    assert time.time()-t<20
+
+@pytest.mark.slow
+def test_a_death_is_noticed_in_any_thread():
+    "Only the main thread hears the system's signal"
+    from concurrent.futures import ThreadPoolExecutor
+    def load(): return list(DataLoader(Trouble(16, die), bs=2, num_workers=1))
+    with ThreadPoolExecutor(1) as ex, pytest.raises(workers.WorkerDied, match='memory'):
+        ex.submit(load).result(timeout=30)
+
+STUCK = """
+import time
+from coursekit.data import workers
+from coursekit.data.load import DataLoader
+class Stuck:
+    def __len__(self): return 8
+    def __getitem__(self, i):
+        if i>1: time.sleep(100)
+        return i
+if __name__=='__main__':
+    workers.can_fork = workers.can_fork and {fork}
+    it = iter(DataLoader(Stuck(), bs=2, num_workers=2))
+    next(it)
+    import multiprocessing
+    print(*(o.pid for o in multiprocessing.active_children()), flush=True)
+    next(it)
+"""
+
+@pytest.mark.skipif(os.name=='nt', reason='needs signals')
+@pytest.mark.parametrize('fork,how', [(True,'SIGKILL'), *(pytest.param(*o, marks=pytest.mark.slow) for o in
+                                      [(True,'SIGTERM'), (False,'SIGKILL'), (False,'SIGTERM')])])
+def test_workers_end_with_a_killed_program(tmp_path, fork, how):
+    "Even in the middle of an item"
+    (tmp_path/'stuck.py').write_text(STUCK.format(fork=fork))
+    env = {**os.environ, 'PYTHONPATH':os.pathsep.join(sys.path)}
+    p = subprocess.Popen([sys.executable, 'stuck.py'], cwd=tmp_path, env=env, text=True,
+                         stdout=subprocess.PIPE)
+    pids = [*map(int, p.stdout.readline().split())]
+    assert len(pids)==2
+    p.send_signal(getattr(signal, how))
+    p.wait(10)
+    end = time.time()+5
+    while any(map(is_alive, pids)) and time.time()<end: time.sleep(.05)
+    assert not any(map(is_alive, pids))
+
+def is_alive(pid):
+    said = subprocess.run(['ps','-o','stat=','-p',str(pid)], capture_output=True, text=True).stdout.strip()
+    return said[:1] not in ('','Z')
+
+NO_GUARD = """
+from coursekit.data import workers
+from coursekit.data.load import DataLoader
+workers.can_fork = False
+print(len(list(DataLoader(list(range(20)), bs=4, num_workers=1))))
+"""
+
+@pytest.mark.slow
+def test_a_script_without_main_guard(tmp_path):
+    (tmp_path/'script.py').write_text(NO_GUARD)
+    env = {**os.environ, 'PYTHONPATH':os.pathsep.join(sys.path)}
+    r = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, env=env, capture_output=True, text=True,
+                       timeout=100)
+    last = r.stderr.strip().splitlines()[-1]
+    assert r.returncode and "if __name__=='__main__':" in last and 'num_workers=0' in last
+    assert 'memory ran out' not in last
 
 # ---- chance
 

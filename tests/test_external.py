@@ -1,5 +1,5 @@
 """Downloads and the cache, against a server that misbehaves and processes that die."""
-import errno,multiprocessing,os,shutil,socket,subprocess,sys,tarfile,time,zipfile
+import base64,errno,gzip,multiprocessing,os,shutil,socket,subprocess,sys,tarfile,time,urllib.parse,zipfile
 from pathlib import Path
 
 import pytest
@@ -262,6 +262,139 @@ def test_two_addresses_one_name(server):
     assert (untar_data(other, data='other')/'x').read_bytes()==b'other'
     assert is_good(untar_data(url))
 
+# ------------------------------------------------------------------ servers that lie
+def test_download_without_end(server, home, monkeypatch):
+    "Nothing is announced and nothing published: there is a limit, and nothing stays"
+    monkeypatch.setattr(download, 'MAX_SIZE', 5_000_000)
+    url,item = server.put('/set.tgz', GOOD, 'endless', headers={'Content-Length':None})
+    with pytest.raises(WrongFileError, match='more than the 5,000,000 bytes'): untar_data(url)
+    assert names(home/'archive')==[] and len(item.requests)==1
+    monkeypatch.setattr(download, 'MAX_SIZE', 2**40)
+    with monkeypatch.context() as m:
+        m.setattr(download.shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**9,0,8_000_000))
+        with pytest.raises(WrongFileError, match='more than the 4,000,000 bytes'): untar_data(url)
+    no_trace(home)
+
+def test_more_than_was_published(server, home, monkeypatch):
+    url,item = server.put('/set.tgz', GOOD, 'endless', headers={'Content-Length':None})
+    monkeypatch.setitem(CHECKS, url, check_of(GOOD))
+    with pytest.raises(WrongFileError, match=f'more than the {len(GOOD):,} bytes announced'): untar_data(url)
+    assert names(home/'archive')==[]
+    item.plan = ('ok',)
+    item.requests.clear()
+    assert is_good(untar_data(url))                            # of unknown size, and honest
+
+@pytest.mark.parametrize('act', ['drip:0.02', 'dawdle:0.02'])
+def test_one_byte_now_and_then(act, server, home):
+    "Never silent, and never done: in the answer, and in its headers"
+    url,item = server.put('/set', GOOD, act)
+    with pytest.raises(DownloadError, match='bytes came in|went silent'):
+        download.download_url(url, home/'x', timeout=0.05, retries=1)
+
+def test_packed_on_the_way(server, home):
+    "Nobody asked for it. But a .tgz whose server calls it gzip is what it is"
+    url,item = server.put('/set.tgz', GOOD, headers={'Content-Encoding':'gzip'})
+    assert is_good(untar_data(url)) and (home/'archive/set.tgz').read_bytes()==GOOD
+    url,item = server.put('/two.tgz', gzip.compress(GOOD), 'cut:100000', 'ok')
+    item.headers = {'Content-Encoding':'gzip'}
+    assert is_good(untar_data(url)) and (home/'archive/two.tgz').read_bytes()==GOOD
+    assert [o[0] for o in item.requests]==[None,None]
+    url,_ = server.put('/three.tgz', GOOD, headers={'Content-Encoding':'br'})
+    with pytest.raises(WrongFileError, match="'br'"): untar_data(url)
+
+@pytest.mark.parametrize('length', ['-5', 'many', '1e6', '²', '9'*30, '1000', None])
+def test_wrong_content_length(length, server, home):
+    url,item = server.put('/set.tgz', GOOD, headers={'Content-Length':length}, etag='')
+    try: assert is_good(untar_data(url))
+    except DataError: assert length in ('1000', '9'*30)
+    item.headers = {}
+    assert is_good(untar_data(url))
+
+@pytest.mark.parametrize('told', ['bytes 0-9/10', 'bytes 100000-9/10', 'bytes x-y/z', '', 'bytes'])
+def test_wrong_content_range(told, server):
+    url,item = server.put('/set.tgz', GOOD, 'cut:100000', f'range:{told}', 'ok')
+    assert is_good(untar_data(url))
+
+def test_redirects(server, home):
+    url,item = server.put('/set.tgz', GOOD)
+    other,_ = server.put('/other.tgz', GOOD, f'goto:{url}')
+    assert is_good(untar_data(other))
+    for to,why in {'file:///etc/passwd':'file:', 'ftp://127.0.0.1/x':'ftp:', '/bad.tgz':'on and on'}.items():
+        bad,item = server.put('/bad.tgz', GOOD, f'goto:{to}')
+        with pytest.raises(DownloadError, match=why): untar_data(bad)
+        assert len(item.requests)<=11
+
+def test_addresses_that_need_quoting(server, home):
+    for path,name in [('/größe 1.tgz','größe 1'), ('/a%20b.tgz','a b'), ('/' + 'n'*300 + '.tgz',None)]:
+        url,item = server.put(urllib.parse.quote(path, '/%'), GOOD)
+        got = untar_data(url.rpartition('/')[0] + path)
+        assert is_good(got) and (name is None or got.name==name) and len(item.requests)==1
+        assert untar_data(url.rpartition('/')[0] + path)==got and len(item.requests)==1
+
+def test_passwords_and_tokens_are_sent_and_not_told(server, home, capsys):
+    url,item = server.put('/set.tgz', GOOD, 500, 'ok')
+    secret = url.replace('//', '//me:pa%40ss@') + '?token=geheim'
+    assert is_good(untar_data(secret)) and is_good(untar_data(secret))
+    assert base64.b64decode(item.logins[1][6:])==b'me:pa@ss' and len(item.requests)==2
+    item.plan = (404,)
+    with pytest.raises(DownloadError) as e: untar_data(secret, force_download=True)
+    told = full_message(e.value) + capsys.readouterr().err
+    written = [o.read_text() for o in home.rglob('.*.json')] + [o.name for o in home.rglob('*')]
+    for o in ('pa%40ss', 'pa@ss', 'geheim'): assert o not in told and not any(o in t for t in written)
+
+def test_a_password_does_not_travel_on(server):
+    "To another server, that is"
+    with FaultServer() as other:
+        there,item = other.put('/set.tgz', GOOD)
+        url,_ = server.put('/set.tgz', GOOD, f'goto:{there}')
+        untar_data(url.replace('//', '//me:secret@'))
+        assert item.logins==[None]
+
+def test_what_cannot_go_on_is_not_kept(server, home):
+    "Without a tag nobody could notice that the file has changed"
+    url,item = server.put('/set.tgz', GOOD, 'cut:100000', 404, etag='')
+    with pytest.raises(DownloadError) as e: untar_data(url)
+    assert 'are kept' not in full_message(e.value) and names(home/'archive')==[]
+
+def test_addresses_that_are_none(home):
+    for bad in ('http://', 'http://[::1/a.tgz', 'http://host:99999/a.tgz', f"http://{'a'*64}.de/a.tgz"):
+        with pytest.raises(ValueError, match='The address'): untar_data(bad)
+
+# ------------------------------------------------------------------ the cache's own folder
+def test_no_home_directory(monkeypatch):
+    monkeypatch.delenv('COURSEKIT_HOME')
+    monkeypatch.setattr(Path, 'expanduser', lambda self: (_ for _ in ()).throw(RuntimeError('no home')))
+    with pytest.raises(StorageError, match='COURSEKIT_HOME'): untar_data(URLs.PETS)
+
+def test_odd_homes(server, tmp_path, monkeypatch):
+    url,item = server.put('/set.tgz', GOOD)
+    monkeypatch.chdir(tmp_path)
+    for o in ('relative', './re/la/tive/', 'with space', ' padded', str(tmp_path/'slash')+'/'):
+        monkeypatch.setenv('COURSEKIT_HOME', o)
+        path = untar_data(url)
+        assert path.is_absolute() and path.is_relative_to(tmp_path) and is_good(path)
+
+def test_cache_deleted_meanwhile(home, monkeypatch):
+    def draw(dest, workers=None, progress=None):
+        shutil.rmtree(home)
+        (dest/'a').write_text('')
+    monkeypatch.setitem(SKETCHES, 'gone', Sketch('gone', draw, 'gone', version='1'))
+    with pytest.raises(StorageError, match='deleted while.*COURSEKIT_HOME') as e: untar_data('sketch://gone')
+    assert '/.gone' not in str(e.value)
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid(), reason='only root can become somebody else')
+def test_cache_of_another_user(server, home):
+    url,_ = server.put('/set.tgz', GOOD)
+    home.mkdir()
+    home.chmod(0o700)
+    for o in home.parents:
+        if 'pytest' in str(o): o.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(StorageError, match='COURSEKIT_HOME') as e: untar_data(url)
+        assert '/.set' not in str(e.value)
+    finally: os.seteuid(0)
+
 # ------------------------------------------------------------------ malicious archives
 EVIL = dict(
     dotdot    = {'../evil':b'x'},
@@ -339,7 +472,7 @@ def test_disk_full_for_real(server, home):
     cache.write_stamp(part, url=url)
     with pytest.raises(StorageError, match='disk is full'): untar_data(url)
     assert len(item.requests)==1
-    part.unlink()
+    part.unlink(missing_ok=True)
     assert is_good(untar_data(url))
 
 def test_no_room_is_seen_before_the_download(server, home, monkeypatch):

@@ -1,6 +1,6 @@
 """What the cells of library/sketch_pets cannot test: many pictures at once, the files on disk, another
 kernel, and real photos."""
-import os, re, subprocess, sys
+import os, re, signal, subprocess, sys, time
 from collections import Counter
 from pathlib import Path
 
@@ -97,16 +97,95 @@ def test_extreme_views():
         im,tri = draw_pet('Maine_Coon',2,size=(130,90),**v)
         assert im.size==(130,90) and (np.asarray(tri)==1).any(), v
 
-def test_draws_alone_where_no_process_can_start(tmp_path, monkeypatch):
-    from concurrent.futures.process import BrokenProcessPool
+DRAWING = """
+import sys
+from coursekit.sketch.pets import draw_pets
+print('go', flush=True)
+draw_pets(sys.argv[1], workers=2)
+"""
+
+def helpers_of(pid):
+    "Processes that draw for the process `pid`"
+    said = subprocess.run(['ps','-wweo','ppid,pid,args'],capture_output=True,text=True,check=True).stdout
+    rows = [r.split(None,2) for r in said.splitlines()[1:]]
+    return [int(p) for pp,p,args in rows if int(pp)==pid and '_serve' in args]
+
+def is_alive(pid):
+    try: os.kill(pid,0)
+    except ProcessLookupError: return False
+    state = subprocess.run(['ps','-o','stat=','-p',str(pid)],capture_output=True,text=True).stdout
+    return bool(state.strip()) and not state.strip().startswith('Z')
+
+def wait_for(f, seconds):
+    end = time.monotonic()+seconds
+    while not (res := f()) and time.monotonic()<end: time.sleep(.05)
+    return res
+
+@pytest.mark.skipif(os.name=='nt', reason='sends signals')
+@pytest.mark.parametrize('how', ['SIGTERM','SIGKILL','SIGINT'])
+def test_helpers_end_with_the_program(tmp_path, how):
+    "However it ends, in seconds; after Ctrl-C the folder is as it was"
+    p = subprocess.Popen([sys.executable,'-c',DRAWING,tmp_path],stdout=subprocess.PIPE,
+                         stderr=subprocess.DEVNULL)
+    p.stdout.readline()
+    assert wait_for(lambda: list(tmp_path.rglob('*.jpg')), 30)
+    helpers = helpers_of(p.pid)
+    assert len(helpers)==min(2, os.cpu_count())
+    p.send_signal(getattr(signal,how))
+    p.wait(10)
+    assert wait_for(lambda: not any(map(is_alive,helpers)), 5)
+    if how=='SIGINT': assert [*tmp_path.iterdir()]==[]
+
+@pytest.mark.skipif(os.name=='nt', reason='sends signals')
+@pytest.mark.parametrize('how', ['SIGKILL','SIGSTOP'])
+def test_draws_alone_when_a_helper_dies_or_hangs(tmp_path, how, monkeypatch):
+    monkeypatch.setattr('coursekit.sketch.workers._n_cores',lambda: 2)
+    hit = []
+    def progress(i, n):
+        if not hit: hit.extend(helpers_of(os.getpid()))
+        monkeypatch.setattr('coursekit.sketch.workers._Helper.patience',1)
+        if i>16: os.kill(hit[0],getattr(signal,how))
+    assert draw_pets(tmp_path,2,progress,per_breed=12,breeds=FEW[:4])==48
+    assert len(hit)==2 and len(list((tmp_path/'images').iterdir()))==48
+    assert not any(map(is_alive,hit))
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     from coursekit.sketch import pets as sketch_pets
-    class Broken:
-        def __init__(self, n): raise BrokenProcessPool('no processes here')
-    monkeypatch.setattr(sketch_pets,'ProcessPoolExecutor',Broken)
-    seen = []
-    assert sketch_pets.draw_pets(tmp_path,workers=4,progress=lambda i,n: seen.append((i,n)),per_breed=1,
-                                 breeds=FEW[:2])==2
-    assert seen==[(2,2)] and len(list((tmp_path/'images').iterdir()))==2
+    def no_space(job):
+        if job[2]==2: raise OSError(28,'No space left on device',str(job[0]))
+        (job[0]/'images'/'half.jpg').write_text('')
+    monkeypatch.setattr(sketch_pets,'save_pet',no_space)
+    with pytest.raises(OSError,match='No space'): draw_pets(tmp_path/'new',1,per_breed=3,breeds='pug')
+    assert [*(tmp_path/'new').iterdir()]==[]
+
+def test_errors_of_helpers_arrive(tmp_path, monkeypatch):
+    "A folder that vanishes while two processes draw into it"
+    from coursekit.sketch.pets import save_pet
+    from coursekit.sketch.workers import share
+    with pytest.raises(FileNotFoundError,match='nowhere'):
+        share(save_pet,[(tmp_path/'nowhere','pug',i) for i in range(1,5)],2,few=1)
+
+def test_a_script_without_main_guard(tmp_path):
+    "It draws with two processes, and runs once"
+    (tmp_path/'script.py').write_text('print("once")\nfrom coursekit.sketch.pets import draw_pets\n'
+                                      'draw_pets("out",2,per_breed=2,breeds=["pug","Bombay"])')
+    r = subprocess.run([sys.executable,'script.py'],cwd=tmp_path,capture_output=True,text=True,timeout=60)
+    assert (r.returncode,r.stdout)==(0,'once\n'), r.stderr
+    assert len(list((tmp_path/'out'/'images').iterdir()))==4
+
+@pytest.mark.parametrize('bad,said', [
+    (dict(per_breed=10**9),'between 1 and 10,000'),(dict(per_breed=2.),'whole number'),
+    (dict(workers=0),'workers'),(dict(workers='2'),'whole number'),(dict(breeds='poodle'),"'poodle'"),
+    (dict(breeds=['pug','pug']),'2 times'),(dict(breeds=[]),'no breed'),(dict(breeds=[7]),'7')])
+def test_odd_arguments(tmp_path, bad, said):
+    with pytest.raises((TypeError,ValueError),match=said): draw_pets(tmp_path/'new',**bad)
+    assert not (tmp_path/'new').exists()
+
+def test_breeds_as_array_or_name(tmp_path):
+    assert draw_pets(tmp_path/'a',10_000,per_breed=1,breeds=np.array(['pug','Bombay']))==2
+    assert draw_pets(tmp_path/'b',per_breed=1,breeds='pug')==1
+    with pytest.raises(FileExistsError,match='empty'): draw_pets(tmp_path/'a',per_breed=1)
+    assert len(list((tmp_path/'a'/'images').iterdir()))==2
 
 def real_photos():
     d = os.environ.get('COURSEKIT_REAL_DATA')

@@ -6,7 +6,8 @@
 __all__ = ['CHECKS', 'coursekit_home', 'URLs', 'untar_data']
 
 # %% ../../nbs/library/data_external.ipynb #499c0edf
-import errno, os
+import errno, hashlib, os, re
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -19,24 +20,39 @@ from ..fetch.download import *
 from ..sketch.registry import *
 
 # %% ../../nbs/library/data_external.ipynb #58101706
-def coursekit_home(): # A `Path`, which need not exist yet
-    "The folder for archives and data: `COURSEKIT_HOME`, else `~/.coursekit`"
-    return Path(os.environ.get('COURSEKIT_HOME') or '~/.coursekit').expanduser()
+def _folder(path): # As an absolute `Path`
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as e:
+        raise StorageError(errno.ENOENT, f'{path} cannot be found, because this user has no home directory. '
+                           'Set the environment variable COURSEKIT_HOME to a folder for data.') from e
 
-def _file_name(url):
-    "The last part of an address. Raises `ValueError` if there is none"
-    parts = urlsplit(url)
-    path = parts.netloc if parts.scheme=='sketch' else unquote(parts.path)
-    name = path.rstrip('/').split('/')[-1]
-    if name in ('','.','..') or '\\' in name:
-        raise ValueError(f'The address {url!r} does not end in the name of a file.')
-    return name
+def coursekit_home(): # An absolute `Path`, which need not exist yet
+    "The folder for archives and data: `COURSEKIT_HOME`, else `~/.coursekit`. Raises `StorageError`"
+    return _folder(os.environ.get('COURSEKIT_HOME', '').strip() or '~/.coursekit')
 
 _endings = '.tar.gz','.tar.bz2','.tar.xz','.tgz','.tbz2','.txz','.tar','.zip'
+_max_name = 150 # Bytes of a name; disks take 255, with what we add to it
 
 def _stem(name): # Without the ending of an archive
     ending = next((o for o in _endings if name.lower().endswith(o)), '')
     return name[:-len(ending)] or name
+
+def _safe_name(name): # Not hidden, and not too long: of a long name a part, and a digest of it
+    name = name.lstrip('.') or name
+    if len(name.encode())<=_max_name: return name
+    digest,ending = hashlib.sha256(name.encode()).hexdigest()[:12],name[len(_stem(name)):]
+    return f"{name.encode()[:_max_name-40].decode(errors='ignore')}-{digest}{ending}"
+
+def _file_name(url):
+    "The last part of an address. Raises `ValueError` if there is none"
+    parts = urlsplit(public_address(url))
+    path = parts.netloc if parts.scheme=='sketch' else unquote(parts.path)
+    name = path.rstrip('/').split('/')[-1]
+    if name in ('','.','..') or '\\' in name or not name.isprintable():
+        raise ValueError(f'The address {public_address(url)!r} does not end in the name of a file.')
+    return _safe_name(name)
+
 
 # %% ../../nbs/library/data_external.ipynb #277f1017
 _s3 = 'https://s3.amazonaws.com/fast-ai-'
@@ -121,7 +137,7 @@ class URLs:
 
 # %% ../../nbs/library/data_external.ipynb #1c0dfb14
 def _same_data(a, b): # Do two addresses mean the same data?
-    return a==b or (a in CHECKS and CHECKS[a]==CHECKS.get(b))
+    return public_address(a)==public_address(b) or (a in CHECKS and CHECKS[a]==CHECKS.get(b))
 
 def _name_of(url): return next((k for k,v in vars(URLs).items() if v==url), '')
 
@@ -136,7 +152,7 @@ def _advice(url, file): # What a reader can do who cannot download `url`
 def _draw(sketch, tmp): # Fill `tmp` by drawing
     with progress_to(f'Drawing sketch data {sketch.name} ({sketch.about})', unit='pictures') as show:
         sketch.draw(tmp, progress=show)
-    if not any(tmp.iterdir()): raise DataError(f'The generator of {sketch.name} has drawn nothing.')
+
 
 # %% ../../nbs/library/data_external.ipynb #e3a54906
 def _is_usable(url, file): # Is the right archive there already?
@@ -144,8 +160,8 @@ def _is_usable(url, file): # Is the right archive there already?
     origin = read_stamp(file).get('url')
     if origin: return _same_data(origin, url) and not wrong_with(file, CHECKS.get(url))
     if wrong := wrong_with(file, CHECKS.get(url)):
-        raise WrongFileError(f'{file} is not the file at {url}: {wrong}. Remove it, or put the right one '
-                             'there, and call again.')
+        raise WrongFileError(f'{file} is not the file at {public_address(url)}: {wrong}. Remove it, or put '
+                             'the right one there, and call again.')
     return True
 
 def _download(url, file, force, timeout): # Bring the archive to `file`
@@ -167,17 +183,20 @@ def _from_web(url, file, force, timeout, tmp): # An archive that cannot be unpac
             if read_stamp(file):
                 file.unlink()
                 drop_stamp(file)
-                explain(e, f'The archive from {url} was removed; the next call downloads it again.')
+                explain(e, f'The archive from {public_address(url)} was removed; the next call downloads it '
+                           'again.')
             raise
 
 # %% ../../nbs/library/data_external.ipynb #4191171e
 def _local_file(url): # The file that `url` names on this machine, or None
     if url.startswith('file:'): file = Path(url2pathname(urlsplit(url).path))
     elif '://' in url: return None
-    else: file = Path(url).expanduser()
-    if file.is_file(): return file.resolve()
-    raise FileNotFoundError(errno.ENOENT, 'There is no such archive. untar_data takes an address '
-                            '(http://…, one of URLs) or the path of an archive', str(file))
+    else: file = _folder(url)
+    with suppress(OSError):
+        if file.is_file(): return file.resolve()
+    what = 'This is a folder, not an archive' if os.path.isdir(file) else 'There is no such archive'
+    raise FileNotFoundError(errno.ENOENT, f'{what}. untar_data takes an address (http://…, one of URLs) or '
+                            'the path of an archive', str(file))
 
 # %% ../../nbs/library/data_external.ipynb #66fe214e
 def untar_data(url:str, # One of `URLs`, any address of a .tgz/.zip, `file://…`, or the path of an archive
@@ -191,7 +210,7 @@ def untar_data(url:str, # One of `URLs`, any address of a .tgz/.zip, `file://…
     """Return the folder of a data set: downloaded and unpacked, or drawn, unless it is there already.
     Raises `DataError`: `NoNetworkError`, `WrongFileError`, `DownloadError`, `ArchiveError`,
     `UnsafeArchiveError` or `StorageError`."""
-    url,base = str(url),Path(base).expanduser() if base else coursekit_home()
+    url,base = str(url),_folder(base) if base else coursekit_home()
     folder = base/Path(data or c_key).expanduser()
     keep = partial(keep_folder, force=force_download, same=_same_data)
     if url.startswith('sketch://'):
@@ -199,9 +218,11 @@ def untar_data(url:str, # One of `URLs`, any address of a .tgz/.zip, `file://…
         return keep(folder/sketch.name, partial(_draw, sketch), sketch.url, sketch.version)
     if local := _local_file(url):
         st = local.stat()
-        return keep(folder/_stem(local.name), partial(file_extract, local), local.as_uri(),
+        return keep(folder/_stem(_safe_name(local.name)), partial(file_extract, local), local.as_uri(),
                     f'{st.st_size}-{st.st_mtime_ns}')
-    if urlsplit(url).scheme not in ('http','https'):
-        raise ValueError(f'untar_data understands http, https, file and sketch addresses, not {url!r}.')
+    if url.partition(':')[0].lower() not in ('http','https'):
+        raise ValueError('untar_data understands http, https, file and sketch addresses, not '
+                         f"{re.sub('//[^/]*@', '//', url)!r}.")
     file = base/Path(archive or 'archive').expanduser()/_file_name(url)
-    return keep(folder/_stem(file.name), partial(_from_web, url, file, force_download, timeout), url)
+    return keep(folder/_stem(file.name), partial(_from_web, url, file, force_download, timeout),
+                public_address(url))

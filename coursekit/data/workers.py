@@ -6,16 +6,28 @@
 __all__ = ['can_fork', 'WorkerPool', 'WorkerDied']
 
 # %% ../../nbs/library/data_workers.ipynb #0a896754
-import copy, pickle, random, signal, sys, threading, traceback
+import copy, multiprocessing as mp, os, pickle, random, signal, sys, threading, time, traceback
+from contextlib import suppress
+from functools import partial
 import torch.utils.data as tud
 from ..core import *
 from ..errors import *
 
 # %% ../../nbs/library/data_workers.ipynb #9dbd0ef1
+def _end_with_parent():
+    "Let this process end within a second of the one that started it"
+    parent,pid = mp.parent_process(),os.getppid()
+    def watch():
+        while parent.is_alive() and os.getppid()==pid: parent.join(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
 class _Worker:
     "What a worker process holds: it makes a batch of (random seed, indices)"
     def __init__(self, dl): self.dl = dl # `DataLoader`
-    def start(self, _): self.dl.wif()
+    def start(self, _):
+        _end_with_parent()
+        self.dl.wif()
     def __getitem__(self, work):
         seed,idxs = work
         random.seed(seed)
@@ -29,13 +41,19 @@ class _Worker:
 class _SentError:
     "An exception on its way from a worker to this process, with what caused it and the text of its traceback"
     def __init__(self, e):
-        self.text,self.chain = ''.join(traceback.format_exception(e)),[]
-        while e is not None:
-            try:
-                sent = pickle.loads(pickle.dumps(e))
-            except Exception: sent = RuntimeError(f'{type(e).__name__}: {e}')  # pickle cannot rebuild it
-            self.chain.append((sent, getattr(e, '__notes__', [])))
+        self.text,self.chain,seen = ''.join(traceback.format_exception(e)),[],set()
+        while e is not None and id(e) not in seen:     # `raise e from e` makes a ring
+            seen.add(id(e))
+            self.chain.append((self.sendable(e), getattr(e, '__notes__', [])))
             e = e.__cause__
+
+    def sendable(self, e): # `e`, or what stands for it if pickle cannot rebuild it
+        said = type(e).__name__
+        with suppress(Exception):
+            said = f'{said}: {e}'
+            res = pickle.loads(pickle.dumps(e))
+            if str(res)==str(e): return res
+        return RuntimeError(said)
 
     def throw(self):
         res = RuntimeError(f'(in a worker process)\n{self.text}')
@@ -73,28 +91,36 @@ class WorkerPool:
         self.work[:] = [((dl.epoch_seed + k*0x9E3779B97F4A7C15) % 2**63, c) for k,c in enumerate(chunks)]
         self.free = False
         with explained("DataLoader: cannot start worker processes. Use num_workers=0; or define data set and "
-                       "transforms in a module, not in a notebook, and without lambda"):
+                       "transforms in a module, not in a notebook, and without lambda, and start from under "
+                       "`if __name__=='__main__':`"):
             it = iter(self.loader)
         try:
             _install_death_handler()
-            for b in _raise_deaths(it):
+            for b in _watched(_raise_deaths(it), dl.timeout, partial(_kill_workers, it)):
                 if isinstance(b, _SentError): b.throw()
                 yield b
         except WorkerDied:
             self.keep = False
+            _kill_workers(it)
             raise
         finally:
             self.free = self.keep and all(o.is_alive() for o in it._workers)
-            if not self.free: it._shutdown_workers()
+            if not self.free: _end_workers(it)
 
 # %% ../../nbs/library/data_workers.ipynb #f2f35dcd
 class WorkerDied(RuntimeError):
     "A worker process of a `DataLoader` died, or hangs"
-    def __init__(self, e): # How it was noticed
-        super().__init__(
-            f"DataLoader: a worker process died or hangs ({str(e) or type(e).__name__}). Usually memory ran "
-            "out, because each worker holds whole batches, or a library crashed. Use num_workers=0 to see "
-            "the error itself; if that runs, try fewer workers or a smaller bs")
+    def __init__(self, e, # How it was noticed
+                 exitcodes=()): # Of the processes that are no more
+        said = str(e) or type(e).__name__
+        why = 'Usually memory ran out, because each worker holds whole batches, or a library crashed'
+        if 'exit code' in said or any(o>=0 for o in exitcodes):
+            why = 'It ended by itself: on an error while it started, which stands above, or on an `exit`'
+            if not can_fork:
+                why += (". In a script, what starts workers must stand under `if __name__=='__main__':`, "
+                        'because each worker runs the script, too')
+        super().__init__(f'DataLoader: a worker process died or hangs ({said}). {why}. Use num_workers=0 to '
+                         'see the error itself; if that runs, try fewer workers or a smaller bs')
 
 def _is_death(e): # An exception (a worker's own errors come as `_SentError`)
     "Does torch say that a worker died, or does the pipe to it?"
@@ -107,8 +133,49 @@ def _raise_deaths(it): # torch's iterator
     try:
         yield from it
     except Exception as e:
-        if _is_death(e): raise WorkerDied(e) from e
+        ended = [o.exitcode for o in getattr(it, '_workers', ()) if o.exitcode is not None]
+        if _is_death(e): raise WorkerDied(e, ended) from e
         raise
+
+def _watched(it, # An iterator
+             timeout, # Seconds after which `it` gives up by itself; 0: it never does
+             give_up, # Called if it has not: torch may wait for a stopped worker's half-sent batch for ever
+             told_after=60): # Seconds
+    "What `it` gives; when the next one takes long, once a line that says so"
+    since,over = None,threading.Event()
+    def watch():
+        nonlocal told_after
+        while not over.wait(min(5, told_after/4)):
+            began = since
+            silent = 0 if began is None else time.monotonic()-began
+            if timeout and silent>timeout+2: return give_up()
+            if silent<told_after: continue
+            print(f'DataLoader: no batch for {told_after} seconds. Items take very long, or a worker process '
+                  'hangs: Ctrl-C stops waiting, num_workers=0 shows where, timeout=60 makes it an error',
+                  file=sys.stderr, flush=True)
+            told_after = np.inf
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        while True:
+            since = time.monotonic()
+            try:
+                b = next(it)
+            except StopIteration: return
+            since = None
+            yield b
+    finally: over.set()
+
+def _kill_workers(it): # torch's iterator
+    if it._worker_pids_set:                            # else the end of each would be reported as a death
+        tud._utils.signal_handling._remove_worker_pids(id(it))
+        it._worker_pids_set = False
+    for o in it._workers:
+        if o.is_alive(): o.kill()
+
+def _end_workers(it): # torch's iterator
+    "End its processes, also those that no longer listen"
+    it._shutdown_workers()
+    _kill_workers(it)
 
 def _install_death_handler():
     "Let torch's handler for the end of a child process raise `WorkerDied`"

@@ -8,10 +8,10 @@ __all__ = ['SKELETONS', 'STYLES', 'HABITS', 'CHUNK', 'EACH', 'MNIST_COUNTS', 'St
 
 # %% ../../nbs/library/sketch_digits.ipynb #9054b9fe
 import numpy as np
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from PIL import Image
+from .workers import *
 
 # %% ../../nbs/library/sketch_digits.ipynb #8cc2a9c2
 SKELETONS = {
@@ -207,7 +207,8 @@ def sketch_digits(labels,      # How many digits to draw (of any label), or thei
                   seed:int=42, # Same seed, same pictures
                  ): # (pictures (n,28,28) uint8, labels (n,) int64)
     "Draw digits in memory. Raises `ValueError` if a label is not a digit"
-    if np.ndim(labels)==0: labels = np.random.default_rng(seed).integers(0,10,labels)
+    if np.ndim(labels)==0:
+        labels = np.random.default_rng(seed).integers(0,10,whole_number('labels',labels,0,1_000_000))
     labels = np.asarray(labels)
     bad = labels[~np.isin(labels,range(10))]
     if len(bad): raise ValueError(f"labels must be whole numbers from 0 to 9, but there is {bad[0]}")
@@ -228,7 +229,7 @@ def _jobs(dest, folders, digits, frac, seed):
         ns  = [max(1,int(n*frac)) for n in MNIST_COUNTS[split]]
         labels = np.random.default_rng([seed,split=='test']).permutation(np.repeat(np.arange(10),ns))
         for d in digits:
-            (path := Path(dest)/folder/str(d)).mkdir(parents=True,exist_ok=True)
+            (path := dest/folder/str(d)).mkdir(parents=True,exist_ok=True)
             names = np.flatnonzero(labels==d)
             for i in range(0,len(names),CHUNK): yield path,d,1000*(split=='test')+i//CHUNK,names[i:i+CHUNK]
 
@@ -237,37 +238,40 @@ def _save(seed, job):
     for im,name in zip(draw_chunk(d,chunk,seed),names): Image.fromarray(im).save(path/f'{name}.png')
     return len(names)
 
-def _draw(dest, folders, digits, workers, progress, frac, seed):
-    jobs = list(_jobs(dest,folders,digits,frac,seed))
+def _draw(dest, folders, digits, workers, progress, frac, seed): # `dest` is empty
+    if not 0<frac<=1: raise ValueError(f'`frac` must lie above 0 and be at most 1; it is {frac}')
+    workers = 1 if workers is None else whole_number('workers',workers,0,10_000) or 1
+    jobs = list(_jobs(dest,folders,digits,frac,whole_number('seed',seed,0,2**63)))
     total,done = sum(len(j[-1]) for j in jobs),0
-    pool = ProcessPoolExecutor(workers) if workers and workers>1 else None
-    try:
-        for n in (partial(pool.map,chunksize=4) if pool else map)(partial(_save,seed),jobs):
-            done += n
-            if progress: progress(done,total)
-    finally:
-        if pool: pool.shutdown(cancel_futures=True)
+    def follow(_, n):
+        nonlocal done
+        done += n
+        if progress: progress(done,total)
+    share(partial(_save,seed),jobs,workers,follow)
     return jobs
 
 # %% ../../nbs/library/sketch_digits.ipynb #0bd6a22e
-def draw_mnist(dest:Path,        # Existing, empty folder to fill
+def draw_mnist(dest:Path,        # Folder to fill, empty or new
                workers:int=None, # Processes to share the work (`None`: this one), with the same pictures
                progress=None,    # Called as `progress(done, total)`, counted in pictures
-               frac:float=1.,    # Fraction of MNIST's 70,000 pictures
-               seed:int=42,      # Same seed, same pictures
+               frac:float=1.,    # Fraction of MNIST's 70,000 pictures, above 0
+               seed:int=42,      # Same seed, same pictures; from 0 on
               ):
-    "Fill `dest` with sketches in the folders of `mnist_png`: `training/0…9` and `testing/0…9`"
-    _draw(dest,{'train':'training','test':'testing'},range(10),workers,progress,frac,seed)
+    """Fill `dest` with sketches in the folders of `mnist_png`: `training/0…9` and `testing/0…9`. Raises
+    `FileExistsError` if there is something in `dest`; whatever it raises, `dest` is then empty"""
+    with filled(dest) as dest:
+        _draw(dest,{'train':'training','test':'testing'},range(10),workers,progress,frac,seed)
 
-def draw_mnist_sample(dest:Path,        # Existing, empty folder to fill
+def draw_mnist_sample(dest:Path,        # Folder to fill, empty or new
                       workers:int=None, # Processes to share the work (`None`: this one)
                       progress=None,    # Called as `progress(done, total)`, counted in pictures
-                      frac:float=1.,    # Fraction of the 14,434 pictures of `mnist_sample`
-                      seed:int=42,      # Same seed, same pictures
+                      frac:float=1.,    # Fraction of the 14,434 pictures of `mnist_sample`, above 0
+                      seed:int=42,      # Same seed, same pictures; from 0 on
                      ):
     """Fill `dest` with sketches in the folders of `mnist_sample`: `train/{3,7}`, `valid/{3,7}`, and
-    `labels.csv` (0 for a 3, 1 for a 7)"""
-    jobs = _draw(dest,{'train':'train','test':'valid'},(3,7),workers,progress,frac,seed)
-    rows = [f'{path.relative_to(dest).as_posix()}/{name}.png,{d//7}' for path,d,_,
-            names in jobs for name in names]
-    (Path(dest)/'labels.csv').write_text('\n'.join(['name,label',*rows,'']))
+    `labels.csv` (0 for a 3, 1 for a 7). Raises as `draw_mnist` does"""
+    with filled(dest) as dest:
+        jobs = _draw(dest,{'train':'train','test':'valid'},(3,7),workers,progress,frac,seed)
+        rows = [f'{path.relative_to(dest).as_posix()}/{name}.png,{d//7}' for path,d,_,
+                names in jobs for name in names]
+        (dest/'labels.csv').write_text('\n'.join(['name,label',*rows,'']))

@@ -6,9 +6,7 @@
 __all__ = ['arrange', 'draw_pet', 'pet_points', 'save_pet', 'write_lists', 'draw_pets']
 
 # %% ../../nbs/library/sketch_pets.ipynb #50bd9a72
-import os, zlib, numpy as np
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import zlib, numpy as np
 from pathlib import Path
 from types import SimpleNamespace
 from PIL import Image, ImageDraw, ImageFilter
@@ -17,6 +15,7 @@ from .draw import (SKULL,MUZZLE,EAR,TORSO,LEG,PAW,TAIL,SCENES,Part,smooth,mix,lo
     comb,pick_light,shade,box_blur,enlarge,decal,wet,scene,toy,develop,trimap)
 from .breeds import BREEDS,EARS,individual,rgb
 from .body import head_parts,body_parts,eye_spot,POSES
+from .workers import *
 
 # %% ../../nbs/library/sketch_pets.ipynb #ddd367cb
 LAYERS = {}
@@ -463,31 +462,27 @@ def write_lists(folder:Path, breeds, per_breed:int): # The annotations folder
     rows = [r for _,r in sorted(parts['trainval']+parts['test'])]
     (folder/'list.txt').write_text(''.join(f'{r}\n' for r in head+rows))
 
-def draw_pets(dest:Path,        # The folder to fill
-              workers:int=None, # Processes, ≥ 1; default: one per core. The bytes are the same for any number
+def draw_pets(dest:Path,        # The folder to fill, empty or new
+              workers:int=None, # Processes, ≥ 1; default and limit: one per core. The bytes are the same
               progress=None,    # Called as progress(done, total) now and then
-              per_breed:int=40, # Pictures of each breed
-              breeds=None,      # Which breeds; by default all 37
+              per_breed:int=40, # Pictures of each breed, at most 10,000
+              breeds=None,      # Which breeds, or the name of one; by default all 37
              ): # The number of pictures
     """Fill `dest` with sketch pets in the layout of the Oxford-IIIT Pet archive (Parkhi et al. 2012). Raises
-    `ValueError` for unknown breeds or counts below 1."""
-    dest,breeds = Path(dest),list(BREEDS if breeds is None else breeds)
-    workers = os.cpu_count() or 1 if workers is None else workers
+    `FileExistsError` if there is something in `dest`, `ValueError` for unknown breeds or counts out of range;
+    whatever it raises, `dest` is then empty"""
+    breeds = [breeds] if isinstance(breeds,str) else list(BREEDS if breeds is None else breeds)
     for b in breeds:
         if b not in BREEDS: raise ValueError(f'unknown breed {b!r}: choose from {", ".join(BREEDS)}')
-    if per_breed<1 or workers<1:
-        raise ValueError(f'per_breed and workers must be at least 1, got {per_breed} and {workers}')
-    for d in ('images','annotations/trimaps'): (dest/d).mkdir(parents=True,exist_ok=True)
-    jobs = [(dest,b,n) for n in range(1,per_breed+1) for b in breeds]
-    def follow(names):
-        for i,_ in enumerate(names,1):
+        if breeds.count(b)>1: raise ValueError(f'the breed {b!r} is named {breeds.count(b)} times')
+    if not breeds: raise ValueError('`breeds` names no breed; leave it out for all of them')
+    per_breed = whole_number('per_breed',per_breed,1,10_000)
+    if workers is not None: workers = whole_number('workers',workers,1,10_000)
+    with filled(dest) as dest:
+        for d in ('images','annotations/trimaps'): (dest/d).mkdir(parents=True,exist_ok=True)
+        jobs = [(dest,b,n) for n in range(1,per_breed+1) for b in breeds]
+        def follow(i, name):
             if progress and (i%16==0 or i==len(jobs)): progress(i,len(jobs))
-    if workers==1: follow(map(save_pet,jobs))
-    else:
-        try:
-            with ProcessPoolExecutor(min(workers,len(jobs))) as ex: follow(ex.map(save_pet,jobs,chunksize=4))
-        except BrokenProcessPool:
-            # no processes here, as in a script without `if __name__=='__main__'`: draw alone
-            follow(map(save_pet,jobs))
-    write_lists(dest/'annotations',breeds,per_breed)
+        share(save_pet,jobs,workers,follow)
+        write_lists(dest/'annotations',breeds,per_breed)
     return len(jobs)
