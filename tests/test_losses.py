@@ -173,8 +173,8 @@ def test_the_mean_of_interpretation_is_that_of_validation():
 def test_every_kind_of_target_brings_a_loss_that_knows_what_outputs_mean():
     from coursekit.vision.data import (BBoxBlock, CategoryBlock, MaskBlock, MultiCategoryBlock, PointBlock,
                                        RegressionBlock)
-    encoded = MultiCategoryBlock(encoded=True, vocab='abc')
-    kinds = {'softmax': [CategoryBlock(), MaskBlock(), MaskBlock('abc')],
+    encoded = MultiCategoryBlock(encoded=True, vocab=list('abc'))
+    kinds = {'softmax': [CategoryBlock(), MaskBlock(), MaskBlock(list('abc'))],
              'sigmoid': [MultiCategoryBlock(), encoded],
              'view_as': [RegressionBlock(), RegressionBlock(2), PointBlock(), BBoxBlock()]}
     for kind,blocks in kinds.items():
