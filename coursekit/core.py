@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['defaults', 'tensor', 'default_device', 'apply', 'to_detach', 'to_cpu', 'to_np', 'to_device', 'image2tensor',
-           'show_image', 'subplots', 'show_images', 'show_titled_image', 'plot_function', 'set_seed', 'np', 'torch',
-           'nn', 'F', 'plt', 'Image', 'Tensor', 'L', 'Path', 'patch', 'noop', 'listify', 'is_listy', 'store_attr']
+           'readable', 'write_title', 'show_image', 'subplots', 'show_images', 'show_titled_image', 'as_items',
+           'as_positions', 'plot_function', 'set_seed', 'np', 'torch', 'nn', 'F', 'plt', 'Image', 'Tensor', 'L', 'Path',
+           'patch', 'noop', 'listify', 'is_listy', 'store_attr']
 
 # %% ../nbs/01_pixels.ipynb #402682ea
 #| code-fold: true
-import mimetypes, os, random
+import mimetypes, operator, os, random
 import numpy as np, torch, matplotlib.pyplot as plt
+from collections.abc import Mapping
 from torch import nn, Tensor
 import torch.nn.functional as F
 from PIL import Image
@@ -133,6 +135,21 @@ def _as_drawable(im): # `im` as an array that matplotlib draws: HW, or HWC with 
     if a.shape[2]==1: return a[...,0]
     return a.clip(0,1) if a.dtype.kind=='f' else a.clip(0,255).astype(np.uint8)
 
+def readable(o, # A label, a file name or anything else with a text
+             n=60): # At most so many letters
+    "The text of `o` as one short line; tabs, line breaks and what cannot be printed appear as `\\t`, `\\n` …"
+    text = str(o)
+    if len(text)>n: text = text[:n-1]+'…'
+    if text.isprintable(): return text
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+def write_title(ax, # matplotlib axis
+                o, # What to write; may have several lines
+                **kwargs): # Passed to `Axes.set_title`
+    "Write the text of `o` over `ax` as it stands: lines are shortened, and `$` begins no mathematics."
+    text = '\n'.join(map(readable, str(o).split('\n')))
+    ax.set_title(text, parse_math=False, **kwargs)
+
 def show_image(im, # PIL image, array (HW, HWC) or tensor (HW, 1HW, 3HW); colour floats lie in 0…1
                ax=None, # matplotlib axis to draw on; default: a new one
                figsize=None, # (width, height) in inches of a new figure
@@ -145,7 +162,7 @@ def show_image(im, # PIL image, array (HW, HWC) or tensor (HW, 1HW, 3HW); colour
     if ax is None: _,ax = plt.subplots(figsize=figsize or (2.5,2.5))
     if cmap is None: cmap = plt.rcParams['image.cmap'].replace('viridis', 'gray')  # its default is not ours
     ax.imshow(a, cmap=cmap, **kwargs)
-    if title is not None: ax.set_title(title)
+    if title is not None: write_title(ax, title)
     ax.axis('off')
     return ax
 
@@ -197,6 +214,50 @@ def ls(self:Path, n_max=None, # At most so many entries
     "The entries of a folder as an `L`, sorted by name."
     exts = L(file_exts) + L(k for k,v in mimetypes.types_map.items() if v.startswith(f'{file_type}/'))
     return L(sorted(o for o in self.iterdir() if not exts or o.suffix.lower() in exts))[:n_max]
+
+# %% ../nbs/01_pixels.ipynb #b4ee7e78
+#| code-fold: true
+def as_items(o, # List, tuple, array, pandas column, tensor, iterator; one text, path or picture is one item
+             what='items'): # What they are, for the error
+    """The items in `o`, with a length and positions: lists, tables and data sets as they are, all else as a
+    list. Raises `TypeError` for a dict, and for what holds no items."""
+    if isinstance(o, L) and not isinstance(o.items, list): o = o.items
+    if isinstance(o, (list,tuple,L,range)) or hasattr(o, 'columns'): return o
+    if isinstance(o, (str,bytes,os.PathLike,Image.Image)) or hasattr(o, 'read'): return [o]
+    if isinstance(o, Mapping): raise TypeError(
+        f"{what}: expected a list, not a {type(o).__name__}; `list(d)` gives its keys, `list(d.values())` "
+        "what they stand for")
+    if hasattr(o, '__array__'): return _listed_array(o, what)
+    if hasattr(o, '__getitem__') and hasattr(o, '__len__'): return o
+    if hasattr(o, '__iter__'): return list(o)
+    raise TypeError(f"{what}: expected a list, an array, a pandas column or an iterator, got {o!r}")
+
+def _listed_array(o, what): # Of an array, tensor or pandas column: numbers and texts of Python, or rows
+    a = o if hasattr(o, 'tolist') else np.asarray(o)
+    kind = getattr(getattr(a, 'dtype', None), 'kind', '')
+    if not a.ndim: raise TypeError(f"{what}: expected a list, got the single value {a.tolist()!r}")
+    if kind=='S': a = np.char.decode(a, 'utf-8')
+    return list(a) if a.ndim>1 or kind in ('M','m') else a.tolist()
+
+def as_positions(idxs, # Positions (negative ones count from the end), a slice, or `n` truth values
+                 n, # Number of items
+                 what='positions'): # What they are, for the error
+    """Positions from 0 to `n`-1, as a list (or `range`). Raises `TypeError` for what is no position,
+    `IndexError` where there is no such item."""
+    if isinstance(idxs, slice): return range(*idxs.indices(n))
+    idxs = as_items(idxs, what)
+    if isinstance(idxs, range) and all(0<=i<n for i in (*idxs[:1], *idxs[-1:])): return idxs
+    if len(idxs) and all(isinstance(i, (bool,np.bool_)) for i in idxs):
+        if len(idxs)!=n: raise IndexError(f"{what}: {len(idxs)} truth values for {n} items")
+        return [i for i,o in enumerate(idxs) if o]
+    try:
+        res = [operator.index(i) for i in idxs]
+    except TypeError:
+        bad = next(i for i in idxs if not hasattr(i, '__index__'))
+        raise TypeError(f"{what}: {bad!r} is no position, which is a whole number") from None
+    far = next((i for i in res if not -n<=i<n), None)
+    if far is None: return [i%n for i in res]
+    raise IndexError(f"{what}: there is no item {far}, for there are only {n} items, from 0 to {n-1}")
 
 # %% ../nbs/01_pixels.ipynb #e537d866
 #| code-fold: true

@@ -147,7 +147,7 @@ def show_title(o, # What to write: `str(o)`
     ctx = ax if ctx is None else ctx
     if hasattr(ctx, 'set_title'):
         old = ctx.title.get_text()
-        ctx.set_title(f'{old}\n{o}' if old else str(o), color=color)
+        write_title(ctx, f'{old}\n{o}' if old else o, color=color)
     elif hasattr(ctx, 'index') and hasattr(ctx, 'loc'):
         k = label or 'text'
         while k in ctx.index: k += '_'

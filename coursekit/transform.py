@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 from fastcore.basics import listify, camel2snake
 from fastcore.foundation import L
-from .errors import explain
+from .errors import explain, explained
 
 # %% ../nbs/11_dispatch.ipynb #0b5b0657
 #| code-fold: true
@@ -53,12 +53,6 @@ def _type_name(t): return t.__name__ if isinstance(t, type) and not typing.get_a
 
 # %% ../nbs/11_dispatch.ipynb #c353eee7
 #| code-fold: true
-def _plum_table(rows): # {type: row}
-    def giver(row): return lambda x: row          # plum keeps functions: here, ones that give the row
-    table = plum.Function(giver(None), warn_redefinition=False)
-    for t,row in rows.items(): table.register(giver(row), signature=plum.Signature(t))
-    return table
-
 class TypeDispatch:
     "A table from the type of one argument to a function, whose answers are remembered"
     changes = 0                                   # of all tables: they inherit rows from each other
@@ -89,14 +83,14 @@ class TypeDispatch:
         if self.seen!=TypeDispatch.changes: self._read_rows()
         t,cache = type(x),self.cache
         if t in cache: return cache[t]
-        if not self.exact: return self._ask_plum(t, (x,))                # `list[int]`: look into each list
-        cache[t] = res = self._ask_plum(t, plum.Signature(t))
+        if not self.exact: return self._row(t, lambda s: s.match((x,)))  # `list[int]`: look into each list
+        cache[t] = res = self._row(t, plum.Signature(t).__le__)
         return res
 
     def __getitem__(self, t):
         "The function for type `t`, or `None`"
         if self.seen!=TypeDispatch.changes: self._read_rows()
-        return self._ask_plum(t, plum.Signature(t))[0]
+        return self._row(t, plum.Signature(t).__le__)[0]
 
     def __call__(self, x, *args, **kwargs):
         f,_ = self.entry(x)
@@ -104,18 +98,18 @@ class TypeDispatch:
 
     def _read_rows(self):
         seen,rows = TypeDispatch.changes,self.rows()
-        self.exact,self.table = all(map(plum.is_faithful, rows)),_plum_table(rows)
+        self.table = [(plum.Signature(t), t, row) for t,row in rows.items()]
+        self.exact = all(map(plum.is_faithful, rows))
         self.cache,self.seen = {},seen       # last: other threads must not keep answers of an old table
 
-    def _ask_plum(self, t, target): # A type, and what to ask for: its signature, or a value
-        try:
-            giver,_ = self.table.resolve_method(target)
-            return giver(t)
-        except plum.NotFoundLookupError: return None,None
-        except plum.AmbiguousLookupError as e:
-            names = ', '.join(map(_type_name, self.rows()))
-            raise TypeError(f"{t.__name__} fits several entries equally well: {names}. "
-                            f"Add one for {t.__name__} itself.") from e
+    def _row(self, t, fits): # A type, and whether a signature fits it
+        found = [o for o in self.table if fits(o[0])]
+        best  = [o for o in found if not any(p[0]<o[0] for p in found)]  # nothing that fits is more special
+        if not best: return None,None
+        if len(best)==1: return best[0][2]
+        names = ', '.join(_type_name(u) for _,u,_ in best)
+        raise TypeError(f"{t.__name__} fits several entries equally well: {names}. "
+                        f"Add one for {t.__name__} itself.")
 
     def __get__(self, obj, cls=None): return self if obj is None else _BoundTable(self, obj)
     def __repr__(self):
@@ -298,12 +292,15 @@ class Pipeline:
             x = f.decode(x, split_idx=self.split_idx)
         return x
 
-    def setup(self, items=None, train_setup=False):
+    def setup(self, items=None, train_setup=False,
+              note=''): # For an error: text, or a function of it, which sees a pipeline of the steps before
         "Set up each transform on the items as the transforms before it leave them"
         fs,self.fs = self.fs,L()
-        for f in fs:
-            f.setup(items, train_setup)
-            self.fs.append(f)
+        try:
+            for f in fs:
+                with explained(note): f.setup(items, train_setup)
+                self.fs.append(f)
+        finally: self.fs = fs                     # also if one of them fails
 
     def add(self, fs, items=None, train_setup=False):
         "Add more transforms in their places. Returns the pipeline"

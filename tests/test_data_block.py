@@ -195,9 +195,11 @@ def test_two_targets_say_what_they_are(folder, table):
     with pytest.raises(ValueError, match='2 targets'): get_c(dls)
     with pytest.raises(ValueError, match='pass `loss_func`'): Learner(dls, small_net())
 
-def test_a_vocab_is_sorted_unless_told_not_to(): # as in fastai: the columns of predictions are in this order
-    def vocab(**kwargs): return CategoryBlock(vocab=['dog','cat'], **kwargs).type_tfms[0].vocab
-    assert vocab()==['cat','dog'] and vocab(sort=False)==['dog','cat']
+def test_a_vocab_keeps_its_order_unless_told_not_to(): # the columns of predictions are in this order
+    def vocab(names=('dog','cat'), **kwargs): return CategoryBlock(vocab=names, **kwargs).type_tfms[0].vocab
+    assert vocab()==['dog','cat'] and vocab(sort=False)==['dog','cat'] and vocab(sort=True)==['cat','dog']
+    assert vocab({'dog','cat'})==['cat','dog'], 'a set has no order'
+    assert vocab(np.array(['dog','cat']))==vocab(pd.Series(['dog','cat'], index=[4,2]))==['dog','cat']
     assert Categorize(vocab=['cat','dog']).decode(1)=='dog'
 
 @pytest.mark.parametrize('empty', [None, float('nan')])

@@ -6,6 +6,7 @@
 __all__ = ['TransformBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'DataBlock']
 
 # %% ../../nbs/12_data_block.ipynb #3e7c993b
+import warnings
 from pathlib import Path
 from fastcore.foundation import L
 from ..core import *
@@ -25,8 +26,9 @@ class TransformBlock:
         self.dl_type,self.dls_kwargs = dl_type,dls_kwargs or {}
 
 def CategoryBlock(vocab=None, # All class names; `None`: collected from the training items
-                  sort:bool=True, add_na:bool=False): # As in `Categorize`
-    "One class out of several"
+                  sort:bool=None, # Sort the names? Default: those that were collected, not a `vocab`
+                  add_na:bool=False): # Is class 0 `#na#`, for labels that are unknown?
+    "One class out of several. (In fastai a `vocab` is sorted, too: `sort=True`.)"
     return TransformBlock(Categorize(vocab, sort, add_na))
 
 def MultiCategoryBlock(encoded=False, # Are the labels 0/1 vectors already?
@@ -87,17 +89,37 @@ class DataBlock:
             f"DataBlock: get_image_files looks into a folder, but the source is a {type(source).__name__}. "
             "Leave `get_items` out if these are the items.")
         items = self.get_items(source) if self.get_items else source
-        if not hasattr(items, '__len__') or not hasattr(items, '__getitem__'): items = L(items)
+        if not isinstance(items, Tensor): items = as_items(items, 'DataBlock: the items')
         if len(items): return items
+        if self.get_items is None:
+            raise ValueError(f"There are no items: the {type(source).__name__} is empty.")
         call = f"{getattr(self.get_items, '__name__', 'get_items')}({str(source)!r})"
         raise ValueError(f"There are no items: {call} found nothing. Is this the right folder?")
 
     def split_items(self, items):
         "The positions of each subset. Raises `TypeError` for what is no splitter"
         splits = self.splitter if needs_call(self.splitter) else self.splitter(items)
-        if not callable(splits): return check_splits(splits, len(items))
+        if not callable(splits):
+            splits = check_splits(splits, len(items))
+            self.warn_of_doubles(items, splits)
+            return splits
         given = f"splitter={getattr(self.splitter, '__name__', '…')}"
         raise TypeError(f"{given} makes a splitter when it is called: add the brackets, {given}().")
+
+    def warn_of_doubles(self, items, splits): # Items, and the positions of each subset
+        "Warn once if a file, or an item that is a text, is there twice"
+        keys,cols = items,getattr(self.getters[0], 'cols', ())
+        if hasattr(items, 'iloc'): keys = read_column(items, cols[0]).tolist() if len(cols)==1 else ()
+        elif not isinstance(items, (list,tuple,L)): keys = ()
+        keys = [o[0] if isinstance(o, tuple) and o else o for o in keys]  # of pairs, the file
+        if not all(isinstance(o, (str,Path)) for o in keys) or len({*keys})==len(keys): return
+        seen,twice,train = {},[],{*splits[0]}
+        for i,k in enumerate(keys):
+            if seen.setdefault(k, i)!=i: twice.append((seen[k],i,k))
+        (i,j,k),both = twice[0],sum((i in train)!=(j in train) for i,j,_ in twice)
+        memory = f'; {both} of them are in training and in validation, which then measures memory'
+        warnings.warn(f"{len(twice)} items stand there twice, for example {readable(k)} as number {i} and "
+                      f"{j}{memory*(both>0)}.")
 
     def element_tfms(self, i):
         "How element `i` is found in an item, and then what its block does with it"
@@ -113,7 +135,8 @@ class DataBlock:
                        **kwargs): # As for `Datasets.dataloaders`
         "Loaders with all transforms on their hooks"
         for b in self.blocks: kwargs = b.dls_kwargs | kwargs
-        return dsets.dataloaders(after_item=self.item_tfms, after_batch=self.batch_tfms, **kwargs)  # 4., 5.
+        item_tfms,batch_tfms = ([for_one_use(f) for f in fs] for fs in (self.item_tfms,self.batch_tfms))
+        return dsets.dataloaders(after_item=item_tfms, after_batch=batch_tfms, **kwargs)            # 4., 5.
 
     def datasets(self, source, # What `get_items` takes, e.g. a folder
                  verbose=False): # Say how many items there are?

@@ -19,7 +19,7 @@ from fastcore.meta import delegates
 from ..core import *
 from ..transform import *
 from ..torch_core import *
-from ..errors import check_names, names_of
+from ..errors import brief, check_names, names_of
 from ..losses import CrossEntropyLossFlat
 from ..data.core import *
 from ..data.transforms import *
@@ -118,7 +118,7 @@ def show_batch(x:TensorImage, y, samples, # See `show_batch` of `data.core`
 # %% ../../nbs/library/vision_data.ipynb #b88291c0
 def label_text(o): # A label, or several
     "`o` as text"
-    return '; '.join(map(str, o)) if isinstance(o, (list,tuple,L)) else str(o)
+    return '; '.join(map(readable, o)) if isinstance(o, (list,tuple,L)) else readable(o)
 
 @typedispatch
 def show_results(x:TensorImage, y, samples, outs, # See `show_results` of `data.core`
@@ -247,10 +247,17 @@ class ImageDataLoaders(DataLoaders):
                 item_tfms=None, batch_tfms=None, img_cls=PILImage, # As for `from_labels`
                 **kwargs): # As for `from_labels`
         "File names and labels stand in a table"
+        if not hasattr(df, 'iloc'): raise TypeError(f"df must be a pandas table, not {brief(df)}.")
+        if len(df.columns) and str(df.columns[0]).startswith('Unnamed:') and fn_col==0: raise ValueError(
+            "The first column has no name: is it the index that `to_csv` wrote? Then `fn_col=0` is not the "
+            f"file names; say which columns are meant, `fn_col=…, label_col=…`, of {list(df.columns)}.")
+        if hasattr(label_col, '__iter__') and not isinstance(label_col, str):
+            label_col = list(as_items(label_col))
         several = is_listy(label_col) and len(label_col)>1
         if y_block is None and (several or label_delim is not None): y_block = MultiCategoryBlock
         if several and y_block is MultiCategoryBlock and all(isinstance(c, str) for c in label_col):
-            if df[list(label_col)].isin([0,1]).all(axis=None):           # then the columns are the classes
+            cols = [read_column(df, c) for c in label_col]
+            if all(c.isin([0,1]).all() for c in cols):                   # then the columns are the classes
                 y_block = MultiCategoryBlock(encoded=True, vocab=list(label_col))
         if valid_col is not None: kwargs['splitter'] = ColSplitter(valid_col)
         return cls.from_labels(df, ColReader(label_col, label_delim=label_delim), valid_pct, seed, item_tfms,
@@ -263,8 +270,7 @@ class ImageDataLoaders(DataLoaders):
                  csv_fname='labels.csv', header='infer', delimiter=None, # As for `pandas.read_csv`
                  **kwargs): # As for `from_df`
         "File names and labels stand in a CSV file"
-        import pandas as pd
-        df = pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter or ',')
+        df = read_table(Path(path)/csv_fname, header=header, delimiter=delimiter)
         return cls.from_df(df, path=path, **kwargs)
 
     @classmethod
@@ -273,15 +279,18 @@ class ImageDataLoaders(DataLoaders):
                    fnames, # Paths of the pictures
                    labels, # Their labels; lists: several classes each; floats: numbers to predict
                    valid_pct:float=0.2, seed:int=None, # As for `from_labels`
-                   y_block=None, # Kind of label; default: by the type of the first label
+                   y_block=None, # Kind of label; default: by the first label: several, a number, or one class
                    item_tfms=None, batch_tfms=None, img_cls=PILImage, # As for `from_labels`
                    **kwargs): # As for `from_labels`
         "Two lists, of pictures and labels"
-        fnames,labels = L(fnames),L(labels)
+        fnames,labels = as_items(fnames, 'fnames'),as_items(labels, 'labels')
         if len(fnames)!=len(labels):
             raise ValueError(f"from_lists: {len(fnames)} pictures but {len(labels)} labels")
-        if y_block is None and len(labels):
-            if is_listy(labels[0]): y_block = MultiCategoryBlock
-            elif isinstance(labels[0], float): y_block = RegressionBlock
+        if y_block is None:
+            first = next((o for o in labels if not missing(o)), None)
+            parts = list(first) if is_several(first) else [first]
+            measured = parts and all(isinstance(o, (float,np.floating)) for o in parts)
+            if measured: y_block = RegressionBlock
+            elif is_several(first): y_block = MultiCategoryBlock
         return cls.from_labels(L(zip(fnames, labels)), ItemGetter(1), valid_pct, seed, item_tfms, batch_tfms,
                                img_cls, y_block, get_x=ItemGetter(0), path=path, **kwargs)
