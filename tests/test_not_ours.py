@@ -128,7 +128,7 @@ def test_what_is_no_data_loaders_is_named(dls):
 def test_what_is_no_data_loader_is_named(f):
     learn = learner(ds)
     f = getattr(learn, f)
-    for dl,said in ((learn.dls,'not all of them'), ('a.png','test_dl'), (['a.png'],'test_dl'), (x,'single batch'),
-                    (ds,'DataLoader(data'), (5,'data loader')):
+    for dl,said in ((learn.dls,'not all of them'), ('a.png','test_dl'), (['a.png'],'test_dl'),
+                    (x,'single batch'), (ds,'DataLoader(data'), (5,'data loader')):
         assert said in error_text(f, dl=dl)
     assert 'pass `dl=…`' in error_text(f, learn.dls[1])
