@@ -310,7 +310,8 @@ def fit(w, n=3, **kw):
     learn.fit(n, **kw)
     return learn
 EVENTS = '''before_fit before_epoch before_train before_batch after_pred after_loss before_backward
-    before_step after_step after_batch after_train before_validate after_validate after_epoch after_fit'''.split()
+    before_step after_step after_batch after_train before_validate after_validate after_epoch
+    after_fit'''.split()
 for ev in EVENTS:
     row(f'Ctrl-C in {ev}',        fit_with(ev, KeyboardInterrupt()), interrupted, usable)
     row(f'an error in {ev}',      fit_with(ev, ValueError('oh')), says('oh', 'callback `Raise`', ev), usable)
@@ -360,6 +361,8 @@ def broken_picture(damage):
             f.unlink()
             w.learn.dls = w.loaders()
     return fault
+row('a picture that is a page',   broken_picture(lambda b: page), says('cat_0.jpg', 'verify_images'),
+    silent_on('unlink', 'rm '), usable)
 row('a picture that is empty',    broken_picture(lambda b: b''), says('cat_0.jpg', 'verify_images'), usable)
 row('half a picture',             broken_picture(lambda b: b[:len(b)//2]),
     says('cat_0.jpg', 'verify_images'), usable)
@@ -490,6 +493,10 @@ def pretrained(content):
         else: torch.save(content, f)
         return vision_learner(w.loaders(), resnet18)
     return fault
+row('pretrained: code',       pretrained(Evil()), says(PRETRAINED))
+row('pretrained: other weights', pretrained({'conv1.weight':torch.ones(64,3,7,7)}), says(PRETRAINED))
+row('pretrained: empty',      pretrained(b''), says(PRETRAINED))
+row('pretrained: a page',     pretrained(page), says(PRETRAINED))
 
 # ------------------------------------------------------------------ content
 # What people bring: pictures, labels, tables, arguments
@@ -508,6 +515,8 @@ JPEG = (lambda b: (Image.new('RGB',(40,30)).save(b,'jpeg'), b.getvalue())[1])(io
 BROKEN = dict(empty=b'', a_page=page, half=JPEG[:len(JPEG)//2], text=b'hello', zeros=bytes(999), svg=SVG)
 for k,b in BROKEN.items():
     row(f'a picture: {k}',    picture(b), says('cat_0.jpg'))
+row('a picture: postscript', picture(POSTSCRIPT), says('cat_0.jpg'))
+row('postscript, .eps',       picture(POSTSCRIPT, 'cat_0.eps'), says('cat_0.eps'))
 row('a picture of 9,400² pixels', picture(image('RGB', (9400,9400)), 'big.png'),
     kept('big.png', 'pixel'), seconds=15, slow=True)
 row('bytes that are no picture', lambda w: PILImage.create(b'hello'), one_of('picture','image','bytes'))
@@ -526,6 +535,8 @@ def lying(n): # Red on the left; how a camera that was turned notes it
 def one_way(w, f):
     ways = [PILImage.create(o) for o in (f, str(f), f.read_bytes(), Image.open(f))]
     return [o.size for o in ways]
+row('a photo on its side, opened in four ways', picture(lying(6), ask=one_way),
+    gives(lambda s: set(s)=={(40,120)}, 'stands upright in all'))
 def all_files(w, f): return verify_images([f, *w.files])
 row('verify_images finds the broken one', picture(b'nope', ask=all_files),
     gives(lambda r: [o.name for o in r]==['cat_0.jpg'], 'finds it alone'))
@@ -590,6 +601,8 @@ row('labels of all pictures alike', lambda w: w.loaders(get_y=lambda f: 'pet'),
     told('one and the same label'))
 row('a label only in validation', lambda w: w.loaders(get_y=lambda f: f.name, splitter=IndexSplitter([0])),
     says('vocab', '.jpg'))
+row('an array of no pixels',  with_learner(lambda w,l: l.predict(np.zeros((0,0,3),'uint8'))),
+    one_of('pixel','empty','size'), as_before)
 row('an array of floats to 229', with_learner(lambda w,l: l.predict(np.full((40,40,3),229.))),
     says('229'), as_before)
 
