@@ -200,8 +200,8 @@ def _bring_over(dest, home, tmp, kept): # What is the reader's in the folders th
         for _ in range(2): # the second time for what was saved meanwhile by a process that works in there
             if old.exists(): bring_over(old, home, ours, kept)
         if old.exists(): move_aside(old, home)
-    if kept.exists():
-        names = [k for k in folder_entries(kept) if k and k[-1]!='/']
+    names = [k for k in folder_entries(kept) if k and k[-1]!='/'] if kept.exists() else []
+    if names:
         print(f'{dest} was made anew. What you had changed, or put where the new data has something else, is '
               f'kept in {kept}: {_few(names)}.', file=sys.stderr)
 
