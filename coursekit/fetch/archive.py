@@ -66,14 +66,20 @@ class _Writer:
 
     def path(self, parts, name):
         "Where the member `name` goes. Its parents are made; one that is no true folder is refused"
+        self.count()
+        parents = [tuple(parts[:i]) for i in range(1, len(parts))]
+        for o in parents if parents and parents[-1] not in self.made else ():
+            if o in self.made: continue
+            self.count()
+            self.folder(self.dest.joinpath(*o), name)
+            self.made.add(o)
+        return self.dest.joinpath(*parts)
+
+    def count(self):
         self.left_files -= 1
         if self.left_files<0:
             raise UnsafeArchiveError(f'it has more than {self.max_files:,} members, far too many members for '
                                      'its size')
-        if (parents := tuple(parts[:-1])) not in self.made:
-            for i in range(len(parents)): self.folder(self.dest.joinpath(*parents[:i+1]), name)
-            self.made.add(parents)
-        return self.dest.joinpath(*parts)
 
     def new_path(self, parts, name):
         "`path`, where no file is: a later member of the same name wins"
@@ -125,11 +131,11 @@ class _Writer:
         self.folder(self.path(parts, name), name)
 
     def symlink(self, name, target):
+        if len(target)>_max_name or _unprintable.search(target):
+            raise UnsafeArchiveError(f'the link {name!r} points to a path that is very long, or unprintable')
         if not target or re.match(r'/|[A-Za-z]:', target) or '\\' in target:
             raise UnsafeArchiveError(f'the link {name!r} points to an absolute or impossible path, '
                                      f'{target!r}')
-        if len(target)>_max_name or _unprintable.search(target):
-            raise UnsafeArchiveError(f'the link {name!r} points to a path that is very long, or unprintable')
         self.links[tuple(safe_parts(name))] = target
 
     def follow(self, parts, root):
@@ -189,7 +195,7 @@ class _Content:
         while self.read(2**20): pass
         self.f.read(self.padding)
 
-_max_header = 2**16 # Bytes of a long name, or of what else is said about a member
+_max_header = 2**20 # Bytes of a long name, or of what else is said about a member
 _sparse = 'it holds a file with holes: it was packed with `--sparse`, and has to be without'
 
 def _number(field, what): # A number in a header: octal digits, or binary
@@ -254,13 +260,14 @@ def _no_file(name): return UnsafeArchiveError(f'the member {name!r} is a device 
 def _untar(f, kind, w, show): # One stream, read to its very end
     stream = _Counted(_open[kind](f), _Writer(w.dest, w.budget+2**26, 0).spend)
     for name,what,size,mode,target,content in _tar_members(stream):
+        safe_parts(name)
         is_file = what in _files
         if   what==b'5' or is_file and name.endswith('/'): w.dir(name)
         elif is_file: w.file(name, content, size, mode)
         elif what==b'2': w.symlink(name, target)
         elif what==b'1': w.hardlink(name, target)
         elif what==b'S': raise ArchiveError(_sparse)
-        else: raise _no_file(name)
+        elif what!=b'V': raise _no_file(name)
         show(f.tell())
     while rest := stream.read(2**20):
         if kind=='tar' and rest.strip(b'\0'):
@@ -279,6 +286,7 @@ def _unzip(f, w, show): # `zipfile` checks each member's checksum
         _check_zip(z.infolist(), w)
         for o in z.infolist():
             name,mode = o.orig_filename.replace('\\','/'),o.external_attr>>16
+            safe_parts(name)
             kind = stat.S_IFMT(mode)
             if kind not in (0,stat.S_IFREG,stat.S_IFDIR,stat.S_IFLNK): raise _no_file(name)
             if o.flag_bits & 1: raise ArchiveError(f'the member {name!r} is encrypted; unpack it by hand')
@@ -322,6 +330,8 @@ def file_extract(fname, # The archive: .tar, .tgz, .tar.bz2, .tar.xz or .zip, to
                                  'by hand.') from e
     except ArchiveError as e:
         raise ArchiveError(f'{fname} cannot be unpacked: {e}.') from e
+    except NotImplementedError as e:
+        raise ArchiveError(f'{fname} cannot be unpacked here: {e}. Unpack it by hand.') from e
     except Exception as e:
         # What the readers of formats raise when they meet nonsense has many kinds
         if getattr(e, 'errno', None) not in _damage: raise

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['MAX_SIZE', 'PAUSE', 'DownloadError', 'NoNetworkError', 'WrongFileError', 'public_address', 'file_check', 'wrong_with',
-           'download_url']
+           'is_as_stamped', 'download_url']
 
 # %% ../../nbs/library/fetch_download.ipynb #617032ea
 import base64, errno, gzip, hashlib, http.client, os, re, shutil, socket, ssl, sys, threading, time, zlib
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, Request, build_opener, getproxies, proxy_bypass
 from ..errors import explain
 from .cache import *
+from .manifest import path_state
 from ..files import file_lock
 from .archive import archive_kind
 
@@ -29,6 +30,9 @@ class WrongFileError(DownloadError):
 
 class _Broken(Exception):
     "The answer ended early: worth another try"
+
+class _Slow(Exception):
+    "The answer hardly moves: worth one more try"
 
 # %% ../../nbs/library/fetch_download.ipynb #24f44b4c
 def _split_address(url): # As `urlsplit`. Raises `ValueError` for what is no address
@@ -152,7 +156,7 @@ class _Redirects(HTTPRedirectHandler):
             raise HTTPError(req.full_url, code, why, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
-def _within(seconds, f): # What `f()` returns or raises, or a `TimeoutError`
+def _within(seconds, f): # What `f()` returns or raises; `_Slow` if that takes longer
     res,is_late = [],threading.Event()
     def run():
         try:
@@ -164,11 +168,11 @@ def _within(seconds, f): # What `f()` returns or raises, or a `TimeoutError`
     thread.join(seconds)
     if not res:
         is_late.set()
-        raise TimeoutError
+        raise _Slow(f'its answer had not begun after {seconds:.0f} s')
     if res[0][1] is not None: raise res[0][1]
     return res[0][0]
 
-_patience = 6      # A whole answer's head may take so many times the `timeout`
+_patience = 3      # The head of an answer may take so many times the `timeout`
 _slowest = 100     # Bytes a second, over so long a time
 
 def _ask(part, timeout): # The answer of the server
@@ -219,7 +223,7 @@ def _attempt(part, timeout, show): # Fetch what is missing, or raise
                 show(n, total)
                 if (seconds := time.monotonic()-since)>_patience*timeout:
                     if n-n_then<_slowest*seconds:
-                        raise _Broken(f'only {n-n_then:,} bytes came in {seconds:.0f} s')
+                        raise _Slow(f'only {n-n_then:,} bytes came in {seconds:.0f} s')
                     since,n_then = time.monotonic(),n
     if not part.n: raise _Broken('the server sent nothing')
     if total and part.n<total: raise _Broken(f'the connection was closed after {part.n:,} of {total:,} bytes')
@@ -231,7 +235,7 @@ _codes = {400:'it does not understand the question', 401:'it wants a name and a 
           410:'the file is gone', 429:'too many requests', 451:'access is refused for legal reasons'}
 
 def _judge(e, # What went wrong
-          ): # ('again', 'offline' or 'final'; why)
+          ): # ('again', 'slow', 'offline' or 'final'; why)
     "Is another try worth it?"
     if isinstance(e, HTTPError):
         said = re.sub(r'\s+', ' ', str(e.reason))[:100]
@@ -246,12 +250,13 @@ def _judge(e, # What went wrong
     if getattr(e, 'errno', None) in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
         return 'offline','there is no way to it'
     if isinstance(e, TimeoutError): return 'again','it went silent'
+    if isinstance(e, _Slow): return 'slow',str(e)
     if isinstance(e, http.client.InvalidURL):
         return 'final',f'its address, or that of a proxy, is invalid ({e})'
     return 'again',str(e) or type(e).__name__
 
 _network = (URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException, _Broken,
-            EOFError, gzip.BadGzipFile, zlib.error)
+            _Slow, EOFError, gzip.BadGzipFile, zlib.error)
 
 # %% ../../nbs/library/fetch_download.ipynb #95ab5a74
 PAUSE = 1.   # Seconds before the second try; doubled each time
@@ -276,13 +281,22 @@ def _fetch(part, timeout, retries, show):
         except _network as e:
             err,(kind,why) = e,_judge(e)
         if part.n>=best+2**16: best,k = part.n,0
-        if kind=='final' or k>=(min(1,retries) if kind=='offline' and not best else retries): break
+        is_hopeless = kind=='slow' or kind=='offline' and not best
+        if kind=='final' or k>=(min(1,retries) if is_hopeless else retries): break
         print(f'{urlsplit(part.url).hostname}: {why}; trying again ({k+1} of {retries}) …', file=sys.stderr)
         _pause(k, err)
         k += 1
     tries = f' ({k+1} tries)' if k else ''
+    url = urlsplit(part.shown)
+    proxy = f' Its proxy is in the environment variable {url.scheme}_proxy.'
+    if proxy_bypass(url.hostname) or url.scheme not in getproxies(): proxy = ''
     failure = NoNetworkError if kind=='offline' else DownloadError
-    raise failure(f'Could not download {part.shown}: {why}{tries}.') from err
+    raise failure(f'Could not download {part.shown}: {why}{tries}.{proxy}') from err
+
+def is_as_stamped(file): # A file that `download_url` wrote
+    "Has nobody changed `file` since?"
+    state = list(path_state(file))
+    return read_stamp(file).get('state', state)==state
 
 def download_url(url:str, # http:// or https://
                  dest, # The file to write
@@ -304,7 +318,8 @@ def download_url(url:str, # http:// or https://
             if isinstance(e, WrongFileError) or not part.can_go_on: part.forget()
             else: explain(e, f'The {part.n:,} bytes that came are kept: the next call goes on from there.')
             raise
+        if dest.exists() and not is_as_stamped(dest): move_aside(dest)
         os.replace(part.path, dest)
         drop_stamp(part.path)
-        write_stamp(dest, url=part.shown)
+        write_stamp(dest, url=part.shown, state=path_state(dest))
     return dest
