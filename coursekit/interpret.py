@@ -67,7 +67,7 @@ class Interpretation:
         "`(losses, positions)`, with `items` also what is there. Raises `ValueError` for items without labels"
         self._check_labels()
         n = len(self.losses)
-        if k is not None and (not isinstance(k, int) or k<0):
+        if k is not None and (not hasattr(k, '__index__') or k<0):
             raise ValueError(f"top_losses: k={k!r} must be a whole number, 0 or more.")
         losses,idxs = self.losses.topk(n if k is None else min(k, n), largest=largest)
         return (losses,idxs,L(self._item(int(i)) for i in idxs)) if items else (losses,idxs)
