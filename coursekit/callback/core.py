@@ -248,7 +248,7 @@ def nothing_counts(learn): # A `Learner` that has just computed a loss
 # %% ../../nbs/library/callback_core.ipynb #8ab96e90
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
-    order,_seen = 50,None # the batch whose loss it has seen
+    order,_seen,_n_read = 50,None,0 # the batch whose loss it has seen; so many losses were looked at
     def __init__(self, add_time=True, # Is the time of each epoch a column?
                  train_metrics=False, # Compute the metrics over the training data, too?
                  valid_metrics=True, # Compute loss and metrics over the validation data?
