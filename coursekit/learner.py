@@ -534,6 +534,9 @@ class Learner:
         if stage=='batch' and self.pred is not None:
             if self.loss_grad is None and self.yb: hint = _loss_hint(self.loss_func, self.pred, self.yb)
             elif self.training and isinstance(e, RuntimeError): hint = _backward_hint(self.loss_grad)
+        if 'more than 1 value per channel' in str(e): hint = (
+            'Batch normalization cannot learn from a batch of one item: pass a larger `bs`, or, where it is '
+            'the last batch that has one, `drop_last=True`')
         shapes = f'inputs: {_shapes(self.xb)}; targets: {_shapes(self.yb) or "none"}'
         if not isinstance(self.pred, (Tensor,type(None))): shapes += f'; predictions: {_shapes([self.pred])}'
         return f'{hint}\n({where}; {shapes})'.lstrip()

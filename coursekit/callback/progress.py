@@ -48,7 +48,7 @@ class _Table:
         def td(v, tag): return f'<{tag} style="text-align:right">{html.escape(_cell_text(v))}</{tag}>'
         def tr(vs, tag): return f'<tr>{"".join(td(v, tag) for v in vs)}</tr>'
         head,body = tr(self.names, 'th'),''.join(tr(r, 'td') for r in self.rows)
-        note = f'<p>{self.note}</p>' if self.note else ''
+        note = f'<p>{html.escape(self.note)}</p>' if self.note else ''
         return f'<table class="dataframe"><thead>{head}</thead><tbody>{body}</tbody></table>{note}{self.bar}'
 
 # %% ../../nbs/library/callback_progress.ipynb #273855de
