@@ -76,8 +76,9 @@ class DataBlock:
 
     def new(self, item_tfms=None, batch_tfms=None):
         "The same recipe with other transforms, after those of the blocks (changes this one and returns it)"
-        self.item_tfms  = merge_tfms(*self.blocks.attrgot('item_tfms'), item_tfms, nm='item_tfms')
-        self.batch_tfms = merge_tfms(*self.blocks.attrgot('batch_tfms'), batch_tfms, nm='batch_tfms')
+        own = dict(item_tfms=item_tfms, batch_tfms=batch_tfms)
+        merged = {nm: merge_tfms(*self.blocks.attrgot(nm), fs, nm=nm) for nm,fs in own.items()}
+        self.item_tfms,self.batch_tfms = merged.values()
         return self
 
     def find_items(self, source):
@@ -118,7 +119,7 @@ class DataBlock:
             if seen.setdefault(k, i)!=i: twice.append((seen[k],i,k))
         (i,j,k),both = twice[0],sum((i in train)!=(j in train) for i,j,_ in twice)
         memory = f'; {both} of them are in training and in validation, which then measures memory'
-        warnings.warn(f"{len(twice)} items stand there twice, for example {readable(k)} as number {i} and "
+        warnings.warn(f"{len(twice)} items stand there twice, for example '{k}' as number {i} and "
                       f"{j}{memory*(both>0)}.")
 
     def element_tfms(self, i):

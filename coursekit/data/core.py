@@ -219,8 +219,10 @@ class Datasets(FilteredBase):
         self.n_inp = max(1, len(self.tls)-1) if n_inp is None else n_inp
         if dl_type: self._dl_type = dl_type
         for tl in self.tls if do_setup and splits else ():
-            if not hasattr(tl.tfms, 'vocab'): continue    # else: does it lack a label of the other subsets?
-            for s in range(1, tl.n_subsets): tl.subset(s).check_items('validation ')
+            vocab = getattr(tl.tfms, 'vocab', None)       # does it lack a label of the subsets?
+            first = 0 if getattr(vocab, 'strict', False) else 1
+            for s in range(first, tl.n_subsets if vocab is not None else 0):
+                tl.subset(s).check_items('validation ' if s else 'training ')
 
     @property
     def loss_func(self):
@@ -390,7 +392,7 @@ class DataLoaders:
     def from_dsets(cls, *ds, # Data sets: training, validation, …
                    path='.', bs=64, device=None, dl_type=None, **kwargs): # As in `Datasets.dataloaders`
         "One loader for each dataset, the first shuffled"
-        make = dl_type or TfmdDL
+        make,bs = dl_type or TfmdDL,check_count(bs, 'bs')
         loaders = [make(d, bs=bs, shuffle=i==0, drop_last=i==0 and len(d)>=bs, **kwargs)
                    for i,d in enumerate(ds)]
         return cls(*loaders, path=path, device=device)

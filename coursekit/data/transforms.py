@@ -526,8 +526,9 @@ class Categorize(DisplayedTransform):
         if len(vocab)==1: warnings.warn(
             f"All items have one and the same label, {vocab[0]!r}: there is nothing to tell apart. "
             "Is the labelling function right?")
-        if is_measured(vocab[-1]) and 2*len(vocab)>len(labels): warnings.warn(
-            f"The labels are numbers such as {vocab[-1]!r}, and each of the {len(vocab)} different ones "
+        measured = next((o for o in vocab if is_measured(o)), None)
+        if measured and 2*len(vocab)>len(labels): warnings.warn(
+            f"The labels are numbers such as {measured!r}, and each of the {len(vocab)} different ones "
             "becomes a class. To predict a number use `RegressionBlock` (`y_block=RegressionBlock`).")
         return vocab
     def encodes(self, o):
