@@ -6,13 +6,16 @@
 __all__ = ['file_lock', 'remove_leftovers', 'atomic_write']
 
 # %% ../nbs/library/files.ipynb #49421317
-import os, secrets, sys
+import hashlib, os, re, secrets, sys
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from filelock import FileLock, Timeout
 
 # %% ../nbs/library/files.ipynb #bd5cc6d7
-def _lock_file(path): return path.with_name(f'.{path.name}.lock')
+def _lock_file(path): # A hidden file beside `path`
+    name = path.name
+    if len(name.encode(errors='surrogateescape'))>240: name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f'.{name}.lock')
 
 @contextmanager
 def file_lock(path, # The file or folder to guard, a `Path` or its name
@@ -32,16 +35,19 @@ def file_lock(path, # The file or folder to guard, a `Path` or its name
     try:
         yield
     finally:
-        with suppress(OSError): _lock_file(path).unlink() # while it is ours; on Windows `release` does it
+        with suppress(OSError): # while it is ours, and really a lock; on Windows `release` does it
+            if not _lock_file(path).stat().st_size: _lock_file(path).unlink()
         lock.release()
 
 # %% ../nbs/library/files.ipynb #15682252
 _mark = '.tmp_coursekit_'
+_is_temporary = re.compile(re.escape(_mark) + r'[0-9a-f]{12}(\..{1,15})?')
 
 def remove_leftovers(folder): # A folder, a `Path` or its name
     "Remove the temporary files that killed programs left in `folder`, and none that is being written"
     for lock in Path(folder).glob(f'.{_mark}*.lock'):
         path = lock.with_name(lock.name[1:-len('.lock')])
+        if not _is_temporary.fullmatch(path.name): continue
         with suppress(OSError), file_lock(path, wait=False): path.unlink(missing_ok=True)
 
 @contextmanager
@@ -49,7 +55,8 @@ def atomic_write(path, # The file to write, a `Path` or its name; missing folder
                 ):
     "An open binary file that becomes `path` when the `with` ends well, else goes. An `OSError` names `path`"
     path = Path(path)
-    new = path.with_name(f'{_mark}{secrets.token_hex(6)}{path.suffix}')
+    suffix = path.suffix if len(path.suffix)<=16 else ''
+    new = path.with_name(f'{_mark}{secrets.token_hex(6)}{suffix}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)

@@ -15,7 +15,7 @@ from collections import defaultdict
 from functools import partial
 from fastcore.all import even_mults
 from .core import *
-from .state import replaced
+from .state import replaced, undo_if_fails
 from .steppers import *
 
 _all_ = ['Buffer', 'radam_step', 'lamb_step', 'qhadam_step', 'larc_step', 'keep_slow', 'lookahead_step']
@@ -233,28 +233,46 @@ class Optimizer:
     def set_hyper(self, k, # Name of a hyper-parameter
                   v): # One; a list; `slice(lo,hi)`: equal factors; `slice(hi)`: `hi/10` but for the last
         "Set a hyper-parameter. Raises `ValueError` where the number of values does not fit the groups"
+        self.set_hypers(**{k:v})
+
+    def set_hypers(self, **kwargs):
+        "Set several hyper-parameters, all or none"
+        values = {k:self._for_groups(k, v) for k,v in kwargs.items()}
+        for i,h in enumerate(self.hypers): h.update({k:v[i] for k,v in values.items()})
+
+    def _for_groups(self, k, v): # The values of the hyper-parameter `k`, one for each group
         n = len(self.param_lists)
         if isinstance(v, slice): v = even_mults(v.start, v.stop, n) if v.start else [v.stop/10]*(n-1)+[v.stop]
         v = list(v) if isinstance(v, (list,tuple,L)) or getattr(v,'ndim',0) else [v]
         if len(v)==1: v = v*n
         if len(v)!=n: raise ValueError(
             f'{len(v)} values of `{k}` for {n} parameter groups: pass one, {n}, or a slice')
-        for o,h in zip(v,self.hypers): h[k] = float(o) if hasattr(o,'item') else o
-
-    def set_hypers(self, **kwargs):
-        "Set several hyper-parameters"
-        for k,v in kwargs.items(): self.set_hyper(k, v)
+        return [float(o) if hasattr(o,'item') else o for o in v]
 
     def freeze_to(self, n:int): # Number of the first group that trains; negative: counted from the end
         "Train the groups from `n` on, and what has the mark `force_train`. Raises `ValueError` for no group"
         m = len(self.param_lists)
-        self.frozen_idx = n if n>=0 else max(0, m+n)
-        if self.frozen_idx>=m: raise ValueError(f'Freezing up to group {n} of {m} leaves nothing to train')
-        for i,pl in enumerate(self.param_lists):
-            for p in pl:
-                on = i>=self.frozen_idx or self.state[p].get('force_train', False)
-                p.requires_grad_(on)
-                if not on: p.grad = None
+        if not isinstance(n, (int,np.integer)) or isinstance(n, bool):
+            raise TypeError(f'The first group that trains has a whole number, not {n!r}')
+        if n>=m: raise ValueError(f'Freezing up to group {n} of {m} leaves nothing to train')
+        if n<-m: raise ValueError(f'There is no group {n}: there are {m}, so the first one is 0 or {-m}')
+        with undo_if_fails(self.undo_of_freezing()):
+            self.frozen_idx = n if n>=0 else m+n
+            for i,pl in enumerate(self.param_lists):
+                for p in pl:
+                    on = i>=self.frozen_idx or self.state[p].get('force_train', False)
+                    p.requires_grad_(on)
+                    if not on: p.grad = None
+
+    def undo_of_freezing(self):
+        "An undo (see `state`) that freezes what is frozen now, and nothing else"
+        old,frozen = [(p,p.requires_grad,p.grad) for p,*_ in self.all_params()],self.frozen_idx
+        def undo():
+            self.frozen_idx = frozen
+            for p,trains,grad in old:
+                p.requires_grad_(trains)
+                p.grad = grad
+        return undo
 
     def freeze(self):
         "Train the last group only. Raises `ValueError` if there is only one"
@@ -389,19 +407,23 @@ class OptimWrapper(Optimizer):
 
     def __repr__(self): return f'OptimWrapper: {self.opt!r}'
 
+    @property
+    def needs_closure(self):
+        "Does torch's `step` want to compute the loss itself, several times, as LBFGS does?"
+        closure = inspect.signature(self.opt.step).parameters.get('closure')
+        return closure is not None and closure.default is closure.empty
+
     def _read_hypers(self): # torch's, by our names
-        def renamed(g): return {ours:g[k] for k,ours in self.names.items() if k in g}
-        self.hypers = L(map(renamed, self.opt.param_groups))
         for g,h in zip(self.opt.param_groups, self.hypers):
+            h.update({ours:g[k] for k,ours in self.names.items() if k in g})
             if 'betas' in g: h['mom'],h['sqr_mom'] = g['betas']
 
-    def set_hyper(self, k, v):
-        "Set a hyper-parameter, here and in torch's optimizer"
-        super().set_hyper(k, v)
+    def set_hypers(self, **kwargs):
+        "Set hyper-parameters, here and in torch's optimizer"
+        super().set_hypers(**kwargs)
         for g,h in zip(self.opt.param_groups, self.hypers):
-            if 'betas' in g and k in ('mom','sqr_mom'): g['betas'] = (h['mom'],h['sqr_mom'])
-            for theirs,ours in self.names.items():
-                if ours==k and theirs in g: g[theirs] = h[k]
+            if 'betas' in g and kwargs.keys()&{'mom','sqr_mom'}: g['betas'] = (h['mom'],h['sqr_mom'])
+            g.update({theirs:h[ours] for theirs,ours in self.names.items() if ours in kwargs and theirs in g})
 
     def _decay_apart(self, g): # A torch group as one or two: with decay, and without
         wd,by_decay = g.get('weight_decay'),defaultdict(list)
@@ -411,6 +433,7 @@ class OptimWrapper(Optimizer):
 
     def step(self, closure=None):
         "torch's step, sparing parameters marked `do_wd=False` its weight decay"
+        self._read_hypers()                       # a scheduler of torch's may have changed them
         groups = self.opt.param_groups
         parts = [self._decay_apart(g) for g in groups]
         try:

@@ -65,3 +65,11 @@ def test_who_waits_is_told_why(tmp_path, capsys):
     with file_lock(tmp_path/'data'): assert holder.wait(timeout=10)==0
     assert 'Waiting for another process that is preparing data' in capsys.readouterr().err
     assert [*tmp_path.iterdir()]==[]
+
+def test_files_of_the_reader_are_no_locks_and_no_leftovers(tmp_path):
+    "Though they are called like one"
+    mine = {'.a.lock':'mine', '.tmp_coursekit_best.pth':'mine', '..tmp_coursekit_best.pth.lock':''}
+    for k,v in mine.items(): (tmp_path/k).write_text(v)
+    for _ in range(2):
+        with file_lock(tmp_path/'a'), atomic_write(tmp_path/'a') as f: f.write(b'')
+    assert {o.name:o.read_text() for o in tmp_path.iterdir()}=={**mine, 'a':''}

@@ -231,10 +231,14 @@ def test_weights_lie_beside_the_data(home, tmp_path):
     learner(path).load('mine')
     learner(path).load('there')                                     # as older versions saved
 
-def test_checkpoints_of_older_versions_are_found(home, tmp_path):
+@pytest.mark.filterwarnings('ignore:.*the schedule will be another')
+def test_checkpoints_and_histories_of_older_versions_are_found(home, tmp_path):
+    from coursekit.callback.progress import CSVLogger
     from coursekit.callback.resume import CheckpointCallback
     path = untar_data(pack(tmp_path/'photos.zip', a=4, b=4))
-    learner(path, path=path, cbs=CheckpointCallback()).fit(1)
-    learn = learner(path, cbs=CheckpointCallback(resume=True))
+    learner(path, path=path, cbs=[CheckpointCallback(), CSVLogger()]).fit(1)
+    learn = learner(path, cbs=[CheckpointCallback(resume=True), CSVLogger(append=True)])
+    assert len(learn.csv_logger.read_log())==1
     learn.fit(2)
     assert learn.start_epoch==1 and (home/'results/photos/models/checkpoint.ckpt').exists()
+    assert len(learn.csv_logger.read_log())==2 and (home/'results/photos/history.csv').exists()

@@ -13,7 +13,7 @@ from ..core import *
 from ..layers import flatten_model, in_channels, num_features_model
 from ..torch_core import one_param, total_params
 from ..metrics import find_bs
-from ..state import keep_modes, keep_rng
+from ..state import keep_modes, keep_rng, undo_if_fails
 from .core import *
 from ..learner import *
 
@@ -59,7 +59,9 @@ class Hooks:
     "A `Hook` for each module of `ms`"
     def __init__(self, ms, # Modules
                  hook_func, is_forward=True, detach=True, cpu=False): # As in `Hook`
-        self.hooks = [Hook(m, hook_func, is_forward, detach, cpu) for m in ms]
+        self.hooks = []
+        with undo_if_fails(self.remove): # all or none
+            for m in ms: self.hooks.append(Hook(m, hook_func, is_forward, detach, cpu))
     def __getitem__(self, i): return self.hooks[i]
     def __len__(self):        return len(self.hooks)
     def __iter__(self):       return iter(self.hooks)

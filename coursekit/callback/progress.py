@@ -6,10 +6,11 @@
 __all__ = ['in_notebook', 'ProgressCallback', 'ShowGraphCallback', 'CSVLogger']
 
 # %% ../../nbs/library/callback_progress.ipynb #4d163405
-import csv, html, io, itertools, sys, time, warnings
+import csv, html, io, itertools, shutil, sys, time, warnings
 from contextlib import contextmanager
 from ..core import *
 from ..errors import explained
+from ..fetch.cache import saved_file
 from .core import *
 from ..learner import *
 from ..state import replaced
@@ -188,6 +189,8 @@ class CSVLogger(Callback):
         with explained(f'`CSVLogger` wants to write `{self.log_path}`: give the learner another folder, '
                        '`path=…`, or the logger another file, `fname=…`'):
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            older = saved_file(self.log_path) # of a version of coursekit that wrote beside the data
+            if self.append and older!=self.log_path: shutil.copyfile(older, self.log_path)
             header,has_rows = self._look()
             if has_rows and not self.append: self._move_away('is of an earlier training')
             elif header and not has_rows: self.log_path.unlink()              # there is nothing to keep
@@ -229,7 +232,8 @@ class CSVLogger(Callback):
     def read_log(self):
         "The file as a data frame. Raises `FileNotFoundError` before any training"
         import pandas as pd
-        if not self.log_path.exists():
+        file = saved_file(self.log_path)
+        if not file.exists():
             raise FileNotFoundError(f'There is no `{self.log_path}` yet: '
                                     '`CSVLogger` writes it while a training runs')
-        return pd.read_csv(self.log_path)
+        return pd.read_csv(file)

@@ -8,9 +8,10 @@ __all__ = ['as_plain', 'training_state', 'load_training_state', 'CheckpointCallb
 # %% ../../nbs/library/callback_resume.ipynb #c493e45d
 import warnings
 from ..core import *
+from ..errors import brief
 from ..fetch.cache import saved_file
-from ..saving import check_weights, join_path_file, save_atomic
-from ..state import all_rngs, get_rng_state, set_rng_state
+from ..saving import check_weights, read_file, read_torch, save_atomic
+from ..state import all_rngs, get_rng_state, set_rng_state, undo_if_fails, undo_of_all
 from .core import *
 from .tracker import announce
 
@@ -42,8 +43,12 @@ def training_state(learn, # A `Learner`, between two epochs
 def load_training_state(learn, # A `Learner` made as the one that was saved
                         state, # From `training_state`
                         where='the checkpoint'): # What to call it in errors
-    "Put everything back. Raises `RuntimeError` if it is of another model, and then changes nothing"
+    """Put everything back. Raises `RuntimeError` if it is of another model, or what a callback raises: then
+    nothing has changed"""
     check_weights(learn.model, state['model'], where)
+    with undo_if_fails(undo_of_all(learn)): _load_all(learn, state, where)
+
+def _load_all(learn, state, where):
     learn.opt.load_state_dict(state['opt'])
     learn.model.load_state_dict(state['model'])
     if learn.opt.frozen_idx!=state['frozen']: learn.opt.freeze_to(state['frozen'])
@@ -65,6 +70,15 @@ def load_training_state(learn, # A `Learner` made as the one that was saved
     for g,s in zip(rngs, state['rng']): set_rng_state(g, s)
 
 # %% ../../nbs/library/callback_resume.ipynb #eed2fb63
+_parts = 'epoch n_epoch train_iter model grads opt frozen rng cbs fit rows'.split()
+
+def _as_checkpoint(content): # Bytes of a file
+    state = read_torch(content)
+    if not isinstance(state, dict) or 'format' not in state: raise ValueError(f'it is {brief(state)}')
+    if state['format']!=2: raise ValueError(f"its format is {state['format']}, not 2")
+    if missing := [k for k in _parts if k not in state]: raise ValueError(f'it has no {", ".join(missing)}')
+    return state
+
 class CheckpointCallback(Callback):
     "Writes `path/model_dir/fname.ckpt` after each epoch, from which a killed training goes on bit for bit"
     order = 100 # after all others
@@ -80,25 +94,23 @@ class CheckpointCallback(Callback):
     @property
     def file(self):
         "The file, as a `Path`"
-        return join_path_file(self.fname, self.path/self.model_dir, ext='.ckpt')
+        return self.learn.file_for(self.fname, '.ckpt')
+    target = file
 
     def read(self): # The state
         "Read the file without running code. Raises `RuntimeError` if it is damaged, or no checkpoint"
-        try:
-            state = torch.load(saved_file(self.file), map_location='cpu', weights_only=True)
-            if state['format']!=2: raise ValueError(f"its format is {state['format']}, not 2")
-        except Exception as e:
-            raise RuntimeError(f'`{self.file}` cannot be read as a checkpoint: it is damaged, or holds more '
-                               'than tensors, numbers and texts. Delete it, or start anew with '
-                               f'`resume=False`; for what `learn.save` wrote use `learn.load` ({e!r})') from e
-        return state
+        hint = ('To start anew with `resume=False`, or another `fname`, is always possible; for what '
+                '`learn.save` wrote use `learn.load`')
+        return read_file(saved_file(self.file), _as_checkpoint, 'a checkpoint', hint)
 
     def before_fit(self):
         "Go on from the file if that is wanted"
         self.run = self.in_real_fit
         if not self.run: return
+        self.learn.check_can_save(self.fname, '.ckpt')
+        check_own_file(self)
         self._warn_of_persistent_workers()
-        self.rows = []
+        self.rows,self.not_written = [],[]
         state = self.read() if self.resume and saved_file(self.file).exists() else None
         if state is None or state['fit']<self.n_fits: return
         if state['fit']==self.n_fits: return self._go_on(state)
@@ -123,15 +135,14 @@ class CheckpointCallback(Callback):
         announce(self, f'From `{self.file.name}`: {done} of {self.n_epoch} epochs are done{end}')
 
     def after_epoch(self):
-        "Write the file. If that fails (a full disk, for example), training goes on, and the old file stays"
+        "Write the file. If that fails (a full disk, too little memory), training goes on with the old file"
         self.rows.append(list(self.recorder.log))
         done = self.epoch+1
         if done%self.every and done!=self.n_epoch: return
-        state = {**training_state(self.learn), 'fit':self.n_fits, 'rows':as_plain(self.rows)}
-        try:
+        with training_goes_on(self, f'the checkpoint after epoch {self.epoch}'):
+            state = {**training_state(self.learn), 'fit':self.n_fits, 'rows':as_plain(self.rows)}
             save_atomic(state, self.file)
-        except OSError as e:
-            warnings.warn(f'No checkpoint after epoch {self.epoch}, training goes on: {e}', RuntimeWarning)
 
     def after_fit(self):
+        tell_not_written(self)
         if self.stopped_by is None: self.n_fits += 1          # an interrupted training is not over

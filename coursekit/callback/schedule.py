@@ -17,7 +17,7 @@ from .core import *
 from ..errors import check_names, names_of
 from ..learner import *
 from ..metrics import func_name
-from ..state import keep_weights, untouched
+from ..state import in_turn, keep_weights, undo_if_fails, untouched
 
 # %% ../../nbs/09_schedules.ipynb #94965098
 #| code-fold: true
@@ -121,11 +121,17 @@ def _group_lrs(learn, lr): # The rate of each group, as an array
     return np.array([h['lr'] for h in learn.opt.hypers])
 
 def _fit_scheduled(learn, n_epoch, lr, make_scheds, cbs, reset_opt, **kwargs): # `make_scheds(lrs)`: by name
-    if reset_opt: learn.create_opt()
-    scheds = make_scheds(_group_lrs(learn, lr))
+    opt,lrs = learn.opt,None if learn.opt is None else [h['lr'] for h in learn.opt.hypers]
+    def undo():
+        learn.opt = opt
+        if opt is not None: opt.set_hyper('lr', lrs)
+    with undo_if_fails(undo):
+        if reset_opt: learn.create_opt()
+        scheds = make_scheds(_group_lrs(learn, lr))
     learn.fit(n_epoch, cbs=[ParamScheduler(scheds), *L(cbs)], **kwargs)
 
 @patch # These four are methods of the learner, as in fastai: schedules are built on it, not it on them
+@in_turn(trains=True)
 def fit_one_cycle(self:Learner,
                   n_epoch, # Epochs
                   lr_max=None, # Highest rate, `slice` for one for each group, None for `learn.lr`
@@ -152,6 +158,7 @@ def fit_one_cycle(self:Learner,
     _fit_scheduled(self, n_epoch, lr, scheds, cbs, reset_opt, wd=wd, start_epoch=start_epoch)
 
 @patch
+@in_turn(trains=True)
 def fit_flat_cos(self:Learner,
                  n_epoch, # Epochs
                  lr=None, # Rate, `slice` for one for each group, None for `learn.lr`
@@ -163,6 +170,7 @@ def fit_flat_cos(self:Learner,
     _fit_scheduled(self, n_epoch, lr, scheds, cbs, reset_opt, wd=wd, start_epoch=start_epoch)
 
 @patch
+@in_turn(trains=True)
 def fit_sgdr(self:Learner,
              n_cycles, # Cycles
              cycle_len, # Epochs of the first
@@ -180,6 +188,7 @@ def fit_sgdr(self:Learner,
     _fit_scheduled(self, n_epoch, lr_max, scheds, cbs, reset_opt, wd=wd, start_epoch=start_epoch)
 
 @patch
+@in_turn(trains=True)
 def fine_tune(self:Learner,
               epochs, # Epochs with all layers
               base_lr=2e-3, # Highest rate of the last group while the others are frozen, then half of it
@@ -190,12 +199,18 @@ def fine_tune(self:Learner,
     "Train the last group alone, then everything. Where there is only one group, it trains in both parts"
     check_lr(base_lr, 'base_lr', one=True)
     check_names(kwargs, names_of(self.fine_tune, self.fit_one_cycle), 'fine_tune')
-    if freeze_epochs:
-        self.freeze()
-        self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
-    base_lr /= 2
-    self.unfreeze()
-    self.fit_one_cycle(epochs, slice(base_lr/lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
+    if self.opt is None: self.create_opt()
+    frozen_before = self.opt.undo_of_freezing()
+    try:
+        if freeze_epochs:
+            self.freeze()
+            self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
+        base_lr /= 2
+        self.unfreeze()
+        self.fit_one_cycle(epochs, slice(base_lr/lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
+    except Exception: # after Ctrl-C one may want to go on, so then it stays as it was
+        frozen_before()
+        raise
 
 # %% ../../nbs/09_schedules.ipynb #c032dc6c
 #| code-fold: true
@@ -276,6 +291,7 @@ def slide(lrs, losses, num_it, # As for `valley`
 # %% ../../nbs/09_schedules.ipynb #0e0f5c36
 #| code-fold: true
 @patch # As in fastai, a method of the learner
+@in_turn(trains=True)
 def lr_find(self:Learner,
             start_lr=1e-7, end_lr=10, # First and last rate
             num_it=100, # Batches

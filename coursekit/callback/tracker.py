@@ -110,12 +110,21 @@ class SaveModelCallback(TrackerCallback):
         self.fname,self.every_epoch,self.at_end,self.with_opt = fname,every_epoch,at_end,with_opt
         self.last_saved_path = None
 
+    @property
+    def target(self):
+        "The file, as a `Path`"
+        return self.learn.file_for(f'{self.fname}_0' if self.every_epoch else self.fname)
     def before_fit(self):
+        "As in `TrackerCallback`. Raises `OSError` if nothing can be written, while nothing is lost yet"
         super().before_fit()
+        if not self.run: return
+        self.learn.check_can_save(self.fname)
+        check_own_file(self)
+        self.not_written,self._best_is_lost = [],False
         # What another training saved is not loaded at the end of this one
-        if self.run and self.reset_on_fit: self.last_saved_path = None
+        if self.reset_on_fit: self.last_saved_path = None
     def after_epoch(self):
-        "Save if it is time to"
+        "Save if it is time to. If that fails (a full disk, for example), training goes on"
         if self.every_epoch:
             if self.epoch%self.every_epoch==0: self._save(f'{self.fname}_{self.epoch}')
             return
@@ -124,13 +133,20 @@ class SaveModelCallback(TrackerCallback):
         announce(self, f'Better model found at epoch {self.epoch} with {self.monitor} value: {self.best}.')
         self._save(self.fname)
     def after_fit(self):
-        "Load the best model, unless training ended with an error"
-        if self.stopped_by is not None: return
-        if self.at_end: self._save(self.fname)
-        elif self.last_saved_path and not self.every_epoch:
-            self.learn.load(self.fname, with_opt=self.with_opt)
+        "Load the best model, unless training ended with an error, or the best could not be saved"
+        if self.stopped_by is None:
+            if self.at_end: self._save(self.fname)
+            elif self._best_is_lost: warnings.warn(
+                'The best model could not be saved, so the learner keeps the weights of the last epoch')
+            elif self.last_saved_path and not self.every_epoch:
+                self.learn.load(self.fname, with_opt=self.with_opt)
+        tell_not_written(self)
 
-    def _save(self, name): self.last_saved_path = self.learn.save(name, with_opt=self.with_opt)
+    def _save(self, name):
+        self._best_is_lost = True
+        with training_goes_on(self, f'`{name}` of epoch {self.epoch}'):
+            self.last_saved_path = self.learn.save(name, with_opt=self.with_opt)
+            self._best_is_lost = False
     def state_dict(self):
         "What a checkpoint must keep"
         return {'best':self.best, 'last_saved_path':self.last_saved_path}

@@ -121,7 +121,7 @@ def _heights(cols, chains, sweeps=24): # Height of each node and stop
 # %% ../../nbs/library/course_graph.ipynb #67fbb0df
 _blue,_orange,_grey = '#0072B2','#D55E00','#777777'
 _wide,_high,_step = 2.1,.66,3.6   # width and height of a box, distance of columns
-_centred = dict(ha='center', va='center')
+_centred = dict(ha='center', va='center', parse_math=False)    # names are text
 _fills = {'parameter':(_blue,'#D9ECF7'), 'constant':('#999999','#EEEEEE'), '':('#444444','white')}
 
 def _arrow(ax, pts, slope, colour, bend): # One arrow through all `pts`

@@ -9,6 +9,8 @@ __all__ = ['PAGE', 'INDEX', 'ROW', 'as_mathml', 'markdown_to_html', 'write_page'
 import re
 from copy import deepcopy
 from html import escape
+from urllib.parse import quote
+from xml.etree import ElementTree
 from pathlib import Path
 import nbformat
 from latex2mathml.converter import convert as tex_to_mathml
@@ -17,13 +19,24 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from .notebooks import *
 
 # %% ../../nbs/library/course_pages.ipynb #4cee7647
+_math_tags = set("""math mrow mi mn mo ms mtext mspace mfrac msqrt mroot mstyle merror mpadded mphantom
+    menclose msub msup msubsup munder mover munderover mmultiscripts mprescripts none mtable mtr mtd
+    mlabeledtr semantics""".split())
+
+def _only_math(xml): # Are there only elements of MathML, without scripts and links?
+    parts = list(ElementTree.fromstring(xml).iter())
+    acts = any(k.split('}')[-1]=='href' or k.startswith('on') for o in parts for k in o.attrib)
+    return not acts and all(o.tag.split('}')[-1] in _math_tags for o in parts)
+
 def as_mathml(tex:str, # Without the dollars
               display='inline', # 'inline' or 'block'
              )->str:
-    "Translate a formula to MathML"
+    "Translate a formula to MathML; one that is wrong, or that brings other HTML, stays code"
     try:
-        return tex_to_mathml(tex, display=display)
-    except Exception: return f'<code>{escape(tex)}</code>'
+        res = tex_to_mathml(tex, display=display)
+        if _only_math(res): return res
+    except Exception: pass
+    return f'<code>{escape(tex)}</code>'
 
 class _Renderer(IPythonRenderer): # Markdown as JupyterLab understands it, formulas as MathML
     def inline_math(self, body): return as_mathml(body)
@@ -117,7 +130,7 @@ INDEX = """<!DOCTYPE html>
 </html>
 """
 
-ROW = '<tr{css}><td><a href="{name}.html">{name}</a><td>{seconds}<td>{result}</tr>'
+ROW = '<tr{css}><td><a href="{page}.html">{name}</a><td>{seconds}<td>{result}</tr>'
 
 def write_index(rows, # (lesson, seconds or None, result, failure) of each lesson
                 dest:Path, # Folder of the pages
@@ -127,6 +140,6 @@ def write_index(rows, # (lesson, seconds or None, result, failure) of each lesso
         seconds = '–' if t is None else f'{t:.0f}'
         text = f'FAILED in {failure.splitlines()[0]}' if failure else result
         css = ' class=failed' if failure else ''
-        return ROW.format(css=css, name=escape(name), seconds=seconds, result=escape(text))
+        return ROW.format(css=css, page=quote(name), name=escape(name), seconds=seconds, result=escape(text))
     html = INDEX.format(rows='\n'.join(row(*r) for r in rows))
     (Path(dest)/'index.html').write_text(html, encoding='utf-8')

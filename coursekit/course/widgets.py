@@ -6,7 +6,7 @@
 __all__ = ['slider', 'choice', 'as_png', 'explore']
 
 # %% ../../nbs/library/course_widgets.ipynb #d89b1a67
-import base64, io, math
+import base64, html, io, math
 from dataclasses import dataclass
 import matplotlib.pyplot as plt
 
@@ -90,7 +90,7 @@ def _explorer(w, draw, controls, png): # The widget
         try:
             image.value = as_png(draw, **{k:c.value for k,c in cs.items()})
             note.value  = ''
-        except Exception as e: note.value = f'<pre>{type(e).__name__}: {e}</pre>'
+        except Exception as e: note.value = f'<pre>{html.escape(f"{type(e).__name__}: {e}")}</pre>'
     for c in cs.values(): c.observe(redraw, 'value')
 
     class Explorer(w.VBox):

@@ -217,6 +217,7 @@ class Datasets(FilteredBase):
             tls = [TfmdLists(items, t, use_list, do_setup, splits=splits) for t in (tfms or [None])]
         self.tls = L(tls)
         self.n_inp = max(1, len(self.tls)-1) if n_inp is None else n_inp
+        self.unlabelled = L()                             # pipelines of targets that these items lack
         if dl_type: self._dl_type = dl_type
         for tl in self.tls if do_setup and splits else ():
             vocab = getattr(tl.tfms, 'vocab', None)       # does it lack a label of the subsets?
@@ -251,7 +252,7 @@ class Datasets(FilteredBase):
     def new_empty(self):
         "The same without items"
         return self.with_lists(tl.new_empty() for tl in self.tls)
-    def decode(self, o): return tuple(tl.decode(x) for x,tl in zip(o, self.tls))
+    def decode(self, o): return tuple(tl.decode(x) for x,tl in zip(o, self.tls+self.unlabelled))
     def show(self, o, ctx=None, **kwargs):
         for x,tl in zip(o, self.tls): ctx = tl.show(x, ctx=ctx, **kwargs)
         return ctx
@@ -273,14 +274,17 @@ def test_set(dsets, # `Datasets` or `TfmdLists`
              rm_tfms=None, # How many steps at the front they are past; `None`: found out from their type
              with_labels:bool=False): # Do the new items carry labels?
     "New items through the validation pipelines of `dsets`; without labels only the inputs are made"
-    tls = getattr(dsets, 'tls', L([dsets]))
-    if not with_labels: tls = tls[:getattr(dsets, 'n_inp', 1)]
+    every = getattr(dsets, 'tls', L([dsets]))
+    tls = every if with_labels else every[:getattr(dsets, 'n_inp', 1)]
     items = as_items(test_items, 'test_items')
     if rm_tfms is None: rm_tfms = [tl.infer_idx(item_at(items, 0)) if len(items) else 0 for tl in tls]
     skip = listify(rm_tfms)
     if len(skip)==1: skip = skip*len(tls)
     res = [tl.with_items(items, tl.tfms.fs[n:], 1) for tl,n in zip(tls, skip)]
-    return dsets.with_lists(res) if hasattr(dsets, 'tls') else res[0]
+    if not hasattr(dsets, 'tls'): return res[0]
+    new = dsets.with_lists(res)
+    new.unlabelled = every[len(tls):]                     # they can still read predictions
+    return new
 
 # %% ../../nbs/library/data_core.ipynb #2b77ea9b
 def as_meaning(o, # Anything
@@ -340,7 +344,7 @@ class TfmdDL(DataLoader):
         if isinstance(b, dict): b = tuple(b.values())
         if isinstance(b, (tuple,list)):
             els = list(b)
-            for i,(o,tl) in enumerate(zip(b, getattr(self.dataset, 'tls', ()))):
+            for i,(o,tl) in enumerate(zip(b, [*getattr(self.dataset, 'tls', ()), *self._unlabelled])):
                 t = tl.types[-1] if tl.types else None
                 if type(o) is Tensor: els[i] = as_meaning(o, getattr(t, '_tensor_cls', t))
             b = _rebuild_batch(b, els)
@@ -348,6 +352,8 @@ class TfmdDL(DataLoader):
     def decode_batch(self, b, max_n=9):
         "A list of at most `max_n` decoded items of batch `b`"
         return self._decode_items(to_cpu(self.decode(b)), max_n)
+    @property
+    def _unlabelled(self): return getattr(self.dataset, 'unlabelled', ())
     def _decode_items(self, b, max_n): # Of a batch that is decoded as such
         decode = getattr(self.dataset, 'decode', noop)
         return _items_of(b, max_n).map(self.after_item.decode).map(decode)
@@ -373,11 +379,12 @@ class TfmdDL(DataLoader):
         return show_batch(x, y, items, ctxs=ctxs, max_n=max_n, **kwargs) if show else (x,y,items)
 
     def show_results(self, b, out, max_n=9, ctxs=None, **kwargs):
-        "Show inputs and targets of batch `b` beside the decoded predictions `out`"
+        "Show inputs of batch `b`, targets (`None` where there are none) and decoded predictions `out`"
         (xs,ys),preds = self._parts_of(b),listify(out)
         preds = [as_meaning(o, type(y)) for o,y in zip(preds, [*ys, *preds])]
         x,y,items = self._to_show(b, max_n)
-        pred_x,_,outs = self._to_show(_rebuild_batch(b, [*xs, *preds]), max_n)
+        pred_x,pred_y,outs = self._to_show(_rebuild_batch(b, [*xs, *preds]), max_n)
+        if self._unlabelled: y,items = pred_y,items.map(lambda o: (*o, None))
         if y is None: y = pred_x                          # the batch is one thing, and its prediction another
         return show_results(x, y, items, outs.itemgot(slice(len(xs), None)), ctxs=ctxs, max_n=max_n, **kwargs)
 
@@ -532,7 +539,7 @@ def get_grid(n, # How many pictures
 
 # %% ../../nbs/library/data_core.ipynb #964b4f01
 _grid_args = names_of(get_grid)                       # of no use for text, but none of them is a mistake
-def _in_a_line(parts): return ' | '.join(map(readable, parts))
+def _in_a_line(parts): return ' | '.join(readable(o) for o in parts if o is not None)
 
 @typedispatch
 def show_batch(x, # Inputs of a batch, decoded (several: a tuple); their type decides who shows it

@@ -682,13 +682,26 @@ def broadcast_vec(dim, # Axis along which the numbers lie
     return [torch.as_tensor(o, dtype=torch.float, device=device).view(shape) for o in t]
 
 class Normalize(DisplayedTransform):
-    "Per channel: subtract `mean`, divide by `std`; without them, they are measured on one batch"
+    """Per channel of a batch: subtract `mean`, divide by `std`; without them, they are measured on one batch.
+    One number counts for all channels. Raises `ValueError` for statistics that do not fit"""
     order,parameters = 99,('mean','std')
-    def __init__(self, mean=None, # Tensor to subtract from a batch, e.g. (1, 3, 1, 1); `None`: measured
+    def __init__(self, mean=None, # To subtract: a tensor such as (1, 3, 1, 1), or a list; `None`: measured
                  std=None, # The same to divide by
                  axes=(0,2,3)): # Axes to measure over: all but the channels
         super().__init__()
-        self.mean,self.std,self.axes = mean,std,axes
+        self.mean,self.std,self.axes = self._as_stat(mean),self._as_stat(std),axes
+        if (mean is None)!=(std is None): raise ValueError(
+            "Normalize needs mean and std, or neither: `Normalize.from_stats(*imagenet_stats)`.")
+        if mean is None: return
+        bad = self.std[~((self.std>0)&self.std.isfinite())]
+        if len(bad): raise ValueError(f"Normalize divides by std, which cannot be {bad[0].item():g}.")
+        if self.mean.shape!=self.std.shape or not self.mean.isfinite().all(): raise ValueError(
+            f"Normalize needs as many means as deviations, all of them numbers, not {self.mean.flatten()} "
+            f"and {self.std.flatten()}.")
+    def _as_stat(self, o): # A list, or numbers without other axes: one for each channel of pictures
+        if o is None: return None
+        t = torch.as_tensor(o, dtype=torch.float)
+        return t if t.ndim>1 else t.view(1, -1, 1, 1)
     @classmethod
     def from_stats(cls, mean, # per channel
                    std, # per channel
@@ -706,7 +719,17 @@ class Normalize(DisplayedTransform):
     def _stats(self, o): # On the device of `o`, where they stay, and in its precision
         self.mean,self.std = self.mean.to(o.device),self.std.to(o.device)
         return self.mean.to(o.dtype),self.std.to(o.dtype)
+    def _check(self, o): # Raise where `o` is no batch for these statistics
+        shape,c = tuple(o.shape),None if self.mean is None else self.mean.numel()
+        if self.mean is None or len(shape)!=self.mean.ndim: raise ValueError(
+            f"Normalize works on batches (pictures, channels, height, width), and this has shape {shape}. It "
+            "belongs among `batch_tfms`, not `item_tfms`.")
+        if not o.is_floating_point(): raise TypeError(
+            f"Normalize needs floats in 0…1, not {o.dtype}: `IntToFloatTensor` must stand before it.")
+        if any(m not in (1,n) for n,m in zip(shape, self.mean.shape)): raise ValueError(
+            f"Normalize has statistics for {c} channels, and the batch of pictures has shape {shape}.")
     def encodes(self, o:TensorImage):
+        self._check(o)
         mean,std = self._stats(o)
         return o.sub(mean).div_(std)
     def decodes(self, o:TensorImage):

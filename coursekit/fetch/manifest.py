@@ -53,7 +53,7 @@ def read_manifest(file): # {relative name: states}, or None if there is no reada
         return None
 
 # %% ../../nbs/library/fetch_manifest.ipynb #c40ab8ca
-_part = 2**15 # Bytes of a manifest that a quick look reads from its beginning, and then from elsewhere
+_part = 2**14 # Bytes of a manifest that a quick look reads from its beginning, and then from elsewhere
 
 def _some_entries(file):
     with open(file, 'rb') as f:
@@ -64,8 +64,8 @@ def _some_entries(file):
         return _parsed(lines + f.read(_part).splitlines()[1:-1])
 
 def _differs(folder, name, states):
-    now = path_state(os.path.join(folder, name))
-    return now not in (states[i:i+2] for i in range(0, len(states), 2))
+    now = path_state(f'{folder}/{name}')
+    return now!=states[:2] and now!=states[2:]
 
 def seems_changed(folder, # A folder
                   file, # Its manifest

@@ -7,7 +7,7 @@ __all__ = ['models', 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152
            'densenet201', 'vgg11_bn', 'vgg13_bn', 'vgg16_bn', 'vgg19_bn', 'alexnet', 'squeezenet1_0', 'squeezenet1_1']
 
 # %% ../../nbs/library/vision_all.ipynb #45a82194
-import importlib, types
+import importlib, inspect, types
 from ..basics import *
 from ..callback.tracker import *
 from ..callback.training import *
@@ -26,13 +26,17 @@ from ..interpret import *
 
 # %% ../../nbs/library/vision_all.ipynb #530c4eb0
 class _Arch:
-    "A constructor of torchvision, fetched when first used; `inspect` and torchvision follow `__wrapped__`"
+    """A constructor of torchvision, fetched when first used; `inspect` and torchvision follow `__wrapped__`.
+    Weights come by `build_pretrained`, so that nothing in their file is run"""
     def __init__(self, name): self.__name__ = self.__qualname__ = name
     @property
-    def __wrapped__(self): return getattr(models, self.__name__)
+    def __wrapped__(self): return getattr(importlib.import_module('torchvision.models'), self.__name__)
     @property
     def __doc__(self): return self.__wrapped__.__doc__
-    def __call__(self, *args, **kwargs): return self.__wrapped__(*args, **kwargs)
+    def __call__(self, weights=None, pretrained=False, **kwargs):
+        if pretrained or weights is True: weights = 'IMAGENET1K_V1'           # the older spellings
+        if not weights: return self.__wrapped__(**kwargs)
+        return build_pretrained(self.__wrapped__, weights, **kwargs)
     def __repr__(self): return f'torchvision.models.{self.__name__}'
     def __reduce__(self): return _Arch,(self.__name__,)
     def __eq__(self, o):
@@ -41,7 +45,9 @@ class _Arch:
     def __hash__(self): return hash(self.__wrapped__)
 
 class _Models(types.ModuleType):
-    def __getattr__(self, nm): return getattr(importlib.import_module('torchvision.models'), nm)
+    def __getattr__(self, nm):
+        o = getattr(importlib.import_module('torchvision.models'), nm)
+        return _Arch(nm) if inspect.isfunction(o) and 'weights' in inspect.signature(o).parameters else o
     def __dir__(self): return dir(importlib.import_module('torchvision.models'))
 
 # %% ../../nbs/library/vision_all.ipynb #6d32540f

@@ -38,8 +38,10 @@ def random_numbers(x, # Batch of pictures
     n = 1 if batch else len(x)
     if draw is None: res = torch.empty(n).uniform_(lo, hi)
     else:
-        res = torch.as_tensor(draw(x) if callable(draw) else draw, dtype=torch.float)
-        res = res.cpu().reshape(-1)[:n].expand(n)
+        res = torch.as_tensor(draw(x) if callable(draw) else draw, dtype=torch.float).cpu().reshape(-1)[:n]
+        if len(res) not in (1,n): raise ValueError(f"draw gives {len(res)} numbers for {n} pictures")
+        if not res.isfinite().all(): raise ValueError(f"draw gives {res.tolist()}, which are not all numbers")
+        res = res.expand(n)
     if p<1: res = torch.where(torch.rand(n)<p, res, torch.tensor(float(neutral)))
     return res.expand(len(x))
 
@@ -185,7 +187,7 @@ class AffineCoordTfm(RandTransform):
     def aspect(self, h, w):
         "Height by width, between the places that are -1 and 1"
         k = int(self.align_corners)
-        return (h-k)/(w-k).clamp(min=1)
+        return (h-k).clamp(min=1)/(w-k).clamp(min=1)
 
     def encodes(self, x:TensorImage): return self._sample(x, (-1,*x.shape[-3:]), self.mode)
     def encodes(self, x:TensorMask):  return self._sample(x, (-1,1,*x.shape[-2:]), 'nearest')
@@ -221,7 +223,7 @@ class Rotate(AffineCoordTfm):
                  p=0.5, draw=None, # Degrees; numbers, or a function of the batch
                  *args, **kwargs): # As for `AffineCoordTfm`, from `size` on
         super().__init__(None, *args, p=p, **kwargs)
-        self.max_deg,self.draw = float(max_deg),draw
+        self.max_deg,self.draw = check_number('max_deg', max_deg),draw
     def matrix(self, x, h, w):
         a = torch.deg2rad(random_numbers(x, -self.max_deg, self.max_deg, self.p, 0, self.draw, self.batch))
         r = self.aspect(h, w)
@@ -234,7 +236,8 @@ class Zoom(AffineCoordTfm):
                  draw_x=None, draw_y=None, # Place of the centre, 0 (left, top) … 1
                  *args, **kwargs): # As for `AffineCoordTfm`, from `size` on
         super().__init__(None, *args, p=p, **kwargs)
-        self.min_zoom,self.max_zoom,self.draw,self.draw_x,self.draw_y = min_zoom,max_zoom,draw,draw_x,draw_y
+        self.min_zoom,self.max_zoom = check_range(('min_zoom','max_zoom'), min_zoom, max_zoom, 1e-3)
+        self.draw,self.draw_x,self.draw_y = draw,draw_x,draw_y
     def matrix(self, x, h, w):
         s = 1/random_numbers(x, self.min_zoom, self.max_zoom, self.p, 1, self.draw, self.batch)
         cx,cy = ((1-s)*(2*random_numbers(x, 0, 1, draw=draw, batch=self.batch)-1)
@@ -259,7 +262,7 @@ class Warp(AffineCoordTfm):
                  draw_x=None, draw_y=None, # Amounts to the side and upwards, in -`magnitude`…`magnitude`
                  *args, **kwargs): # As for `AffineCoordTfm`, from `size` on
         super().__init__(None, *args, p=p, **kwargs)
-        self.magnitude,self.draw_x,self.draw_y = float(magnitude),draw_x,draw_y
+        self.magnitude,self.draw_x,self.draw_y = check_number('magnitude', magnitude, 0, 1),draw_x,draw_y
     def matrix(self, x, h, w):
         k,corners = self.magnitude,torch.tensor([[-1.,-1],[-1,1],[1,-1],[1,1]])
         a,b = (random_numbers(x, -k, k, self.p, 0, draw, self.batch) for draw in (self.draw_x, self.draw_y))
@@ -279,7 +282,8 @@ class RandomResizedCropGPU(AffineCoordTfm):
                  max_scale=1., # Largest share of the area
                  **kwargs): # As for `AffineCoordTfm`
         super().__init__(None, size, mode, **kwargs)
-        self.min_scale,self.max_scale,self.ratio,self.valid_scale = min_scale,max_scale,ratio,valid_scale
+        self.min_scale,self.max_scale = check_range(('min_scale','max_scale'), min_scale, max_scale)
+        self.ratio,self.valid_scale = check_ratio(ratio),check_number('valid_scale', valid_scale, 0, 1)
 
     def compose(self, x, h, w, split_idx):
         n,k = 1 if self.batch or split_idx else len(x),int(self.align_corners)
@@ -388,7 +392,7 @@ class _MaxLighting(LightingTfm): # What the next three share
                  p=0.75, draw=None, # Brightness: 0…1, 0.5 changes nothing; contrast, saturation: factors
                  batch=False): # One draw for the whole batch?
         super().__init__(p=p, draw=draw, batch=batch)
-        self.max_lighting = float(max_lighting)
+        self.max_lighting = check_number('max_lighting', max_lighting, 0, 1)
 
 class Brightness(_MaxLighting):
     "Add to the logits the logit of a number in 0.5±`max_lighting`/2, with probability `p`"
@@ -413,7 +417,7 @@ class Hue(LightingTfm):
     def __init__(self, max_hue=0.1, p=0.75, draw=None, # Share of a turn, 0 changes nothing
                  batch=False): # One draw for the whole batch?
         super().__init__(p=p, draw=draw, batch=batch)
-        self.max_hue = float(max_hue)
+        self.max_hue = check_number('max_hue', max_hue)
     def step(self, x):
         return 'h',random_numbers(x, -self.max_hue, self.max_hue, self.p, 0, self.draw, self.batch)
 
@@ -428,7 +432,9 @@ class RandomErasing(RandTransform):
                  max_count=1, # Most boxes in one picture; they share the area
                  batch=False): # The same boxes for the whole batch?
         super().__init__(p=p)
-        self.sl,self.sh,self.min_aspect,self.max_count,self.batch = sl,sh,min_aspect,max_count,batch
+        self.sl,self.sh = check_range(('sl','sh'), sl, sh, 0, 1)
+        self.min_aspect = check_number('min_aspect', min_aspect, 1e-3, 1e3)
+        self.max_count,self.batch = int(check_number('max_count', max_count, 1)),batch
 
     def before_call(self, b, split_idx): pass                 # each picture draws for itself
 
@@ -495,10 +501,11 @@ def aug_transforms(mult:float=1.0, # Multiplies `max_rotate`, `max_lighting` and
     kw,res = dict(mode=mode, pad_mode=pad_mode, batch=batch, align_corners=align_corners),[]
     crop = [] if min_scale==1. else [RandomResizedCropGPU(size, min_scale, ratio=(1,1), **kw)]
     if not crop: kw['size'] = size
-    max_rotate,max_lighting,max_warp = (o*mult for o in (max_rotate, max_lighting, max_warp))
+    max_rotate,max_lighting,max_warp = (check_number(f'mult·{nm}', o*mult) for nm,o in dict(
+        max_rotate=max_rotate, max_lighting=max_lighting, max_warp=max_warp).items())
     if do_flip: res.append((Dihedral if flip_vert else Flip)(p=0.5, **kw))
     if max_warp: res.append(Warp(magnitude=max_warp, p=p_affine, **kw))
     if max_rotate: res.append(Rotate(max_deg=max_rotate, p=p_affine, **kw))
-    if min_zoom<1 or max_zoom>1: res.append(Zoom(min_zoom=min_zoom, max_zoom=max_zoom, p=p_affine, **kw))
+    if not min_zoom==max_zoom==1: res.append(Zoom(min_zoom=min_zoom, max_zoom=max_zoom, p=p_affine, **kw))
     if max_lighting: res += [f(max_lighting, p_lighting, batch=batch) for f in (Brightness, Contrast)]
     return setup_aug_tfms([*res, *crop, *L(xtra_tfms)])

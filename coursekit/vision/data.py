@@ -54,11 +54,19 @@ class ImageDL(TfmdDL):
 
 # %% ../../nbs/library/vision_data.ipynb #63e21d67
 class AddMaskCodes(Transform):
-    "Gives masks the names of their classes"
+    """Gives masks the names of their classes. Raises `ValueError` for a class without a name, but for 255, by
+    which many mark pixels that do not count"""
+    order = 6                                                 # after `ToTensor`
     def __init__(self, codes=None): # In the order of their numbers
         super().__init__()
         self.codes = self.vocab = codes
         self.c = None if codes is None else len(codes)
+    def encodes(self, o:TensorMask):
+        if self.c is None or o.max()<self.c: return o
+        bad = o[(o>=self.c)&(o!=255)]
+        if len(bad): raise ValueError(
+            f"the mask has class {bad.max().item()}, and there are names for 0…{self.c-1}")
+        return o
     def decodes(self, o:TensorMask):
         if self.codes is not None: o.codes = self.codes
         return o
@@ -128,8 +136,10 @@ def show_results(x:TensorImage, y, samples, outs, # See `show_results` of `data.
     axs = _axes_for(samples, ctxs, max_n, 'show_results', kwargs, nrows=nrows, ncols=ncols, figsize=figsize)
     for s,out,ax in zip(samples, outs, axs):
         s[0].show(ctx=ax, **kwargs)
-        targ,pred = label_text(s[-1]),label_text(out[0])
-        show_title(f'{targ}\n{pred}', ctx=ax, color='#009E73' if targ==pred else '#D55E00')
+        targ,pred = s[-1],label_text(out[0])
+        if targ is None: show_title(pred, ctx=ax)             # without labels
+        else: show_title(f'{label_text(targ)}\n{pred}', ctx=ax,
+                         color='#009E73' if label_text(targ)==pred else '#D55E00')
 
 @typedispatch
 def show_results(x:TensorImage, y:TensorMask|TensorPoint, samples, outs, # See `show_results` of `data.core`

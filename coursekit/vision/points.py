@@ -38,6 +38,8 @@ class PointCreate(Transform):
         if t.numel()%n or t.ndim>1 and t.shape[-1]!=n:
             raise ValueError(f"a tensor of shape {tuple(t.shape)} is no list of {kinds}: expected {n} "
                              f"numbers {numbers} for each, in a shape like ({n},) or (many, {n})")
+        if n==4 and t.isnan().any():
+            raise ValueError("a box has an edge that is no number (nan): leave it out")
         return self.cls(t.float().view(-1, n), img_size=img_size)
     def decodes(self, o:Tensor): return o
 
@@ -101,7 +103,10 @@ def move_points(x, # Points in −1…1 of the source: (n, 2), or (pictures, n, 
     "The places of `x` in the result, by the inverse of `m`; a perspective's third coordinate is divided out"
     t,m = x.as_subclass(Tensor),m.as_subclass(Tensor)
     inv = torch.linalg.inv(m.double()).to(t)                  # what is exact in the matrix stays exact
-    q = torch.cat([t, torch.ones_like(t[...,:1])], -1)@inv.transpose(-1,-2)
+    t,inv = torch.cat([t, torch.ones_like(t[...,:1])], -1),inv.transpose(-1,-2)
+    unknown = t.isnan()                                       # an unknown x leaves y alone where it can
+    q = torch.where(unknown, 0, t)@inv
+    q = torch.where(unknown.to(t)@(inv!=0).to(t)>0, torch.nan, q)
     return q[...,:2]/q[...,2:]
 
 def move_boxes(x, # Boxes (left, top, right, bottom) in −1…1 of the source
@@ -166,7 +171,12 @@ class BBoxLabeler(Transform):
     "On the way back, joins boxes and the numbers of their labels into a `LabeledBBox`"
     def setups(self, dl:DataLoader): self.vocab = dl.vocab
     def _do(self, which, x, **kwargs):
-        boxes = [o for o in x if isinstance(o, TensorBBox)] if which=='decodes' and is_tuple(x) else []
+        boxes = [o for o in x if isinstance(o, TensorBBox)] if is_tuple(x) else []
+        names = [o for o in x if isinstance(o, TensorMultiCategory)] if boxes else []
+        if which!='decodes':
+            if names and len(names[0])!=len(boxes[0]): raise ValueError(
+                f"it has {len(boxes[0])} box(es), but {len(names[0])} label(s): each box needs one")
+            return x
         return tuple(self.named(boxes[0], o) for o in x) if boxes else x
     def named(self, boxes, o): # An element of an item
         "`boxes` with their names if `o` holds their labels, else `o`"
