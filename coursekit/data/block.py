@@ -55,6 +55,9 @@ class DataBlock:
                  get_items=None, # Source → items, e.g. `get_image_files`
                  splitter=None, # Items → positions for training and validation; default `RandomSplitter()`
                  get_y=None, get_x=None): # Item → label, item → input
+        if dl_type is not None and not isinstance(dl_type, type): raise TypeError(
+            f"DataBlock: dl_type={getattr(dl_type, '__name__', dl_type)} is no class of loaders; "
+            "several blocks stand in one tuple, `DataBlock((ImageBlock, CategoryBlock))`.")
         if blocks is None: blocks = TransformBlock,TransformBlock
         self.blocks = L(b if hasattr(b, 'type_tfms') else b() for b in L(blocks))
         n = len(self.blocks)
