@@ -71,22 +71,28 @@ def _chosen_loss(dls, loss_func): # What was passed, or what the data says
     return loss_func
 
 def _check_function(f, name, example): # Can it be called?
-    if not callable(f): raise TypeError(f'`{name}` is a function such as {example}, not {brief(f)}')
+    if callable(f): return
+    hint = ''
+    if isinstance(f, torch.optim.Optimizer):
+        hint = f': pass the class `{type(f).__name__}`, or `OptimWrapper(opt=…)` of what you have'
+    raise TypeError(f'`{name}` is a function such as {example}, not {brief(f, 40)}{hint}')
 
 def check_dls(dls): # What a `Learner` was given
     "Raise `TypeError` if `dls` are no data loaders"
-    items = dls[0] if isinstance(dls, (list,tuple)) and dls else dls
+    items = dls[0] if isinstance(dls, (list,tuple,L)) and len(dls) else dls
     if isinstance(items, (str,Path)) or hasattr(dls, 'iloc'): raise TypeError(
         f'`dls` are `DataLoaders`, not {brief(dls)}: make them first, for example with '
         '`ImageDataLoaders.from_folder(path)`')
-    if hasattr(dls, 'train') or hasattr(dls, 'loaders') or hasattr(dls, '__getitem__'): return
+    is_one = hasattr(dls, 'dataset') and not hasattr(dls, 'loaders')
+    if not is_one and any(hasattr(dls, k) for k in ('train','loaders','__getitem__')): return
     raise TypeError(f'`dls` are `DataLoaders(train, valid)` or a pair of loaders, not {brief(dls)}')
 
 def check_dl(dl): # What was given as one data loader
     "Raise `TypeError` if `dl` is something else"
-    if hasattr(dl, 'loaders') or hasattr(dl, 'train') and not hasattr(dl, 'dataset'): raise TypeError(
-        '`dl` is one data loader, such as `learn.dls.valid`, not all of them')
     first = dl[0] if isinstance(dl, (list,tuple,L)) and len(dl) else dl
+    several = first is not dl and (hasattr(first, 'one_batch') or hasattr(first, 'batch_sampler'))
+    if several or hasattr(dl, 'loaders') or hasattr(dl, 'train') and not hasattr(dl, 'dataset'):
+        raise TypeError('`dl` is one data loader, such as `learn.dls.valid`, not all of them')
     if isinstance(first, (str,Path)) or hasattr(dl, 'iloc') or isinstance(dl, np.ndarray): raise TypeError(
         f'`dl` is a data loader, not {brief(dl)}: `learn.dls.test_dl(items)` makes one')
     is_data = isinstance(dl, (Tensor,torch.utils.data.Dataset)) and not hasattr(dl, 'create_batch')
@@ -184,7 +190,10 @@ def _decodes_hint(f): # If the data cannot read outputs: has the loss `f` not sa
 class _OneItem(list): # A loader of one batch with one item, whose parts are all inputs
     def __init__(self, item):
         parts = item if isinstance(item, tuple) else (item,)
-        super().__init__([tuple(tensor(o)[None] for o in parts)])
+        def batch_of_one(o):
+            if isinstance(o, Mapping): return {k:batch_of_one(v) for k,v in o.items()}
+            return tensor(o)[None]
+        super().__init__([tuple(map(batch_of_one, parts))])
         self.n_inp = len(parts)
 
 # %% ../nbs/08_learner.ipynb #55e8eb03
@@ -522,9 +531,10 @@ class Learner:
             f'A batch is a dict, of {list(self.batch[0])}, which the model gets as its input. If it wants '
             "something else, let the data set, or the loader's `collate_fn`, give `(inputs, targets)`")
         if stage=='batch' and self.pred is not None:
-            if self.loss_grad is None: hint = _loss_hint(self.loss_func, self.pred, self.yb)
+            if self.loss_grad is None and self.yb: hint = _loss_hint(self.loss_func, self.pred, self.yb)
             elif self.training and isinstance(e, RuntimeError): hint = _backward_hint(self.loss_grad)
         shapes = f'inputs: {_shapes(self.xb)}; targets: {_shapes(self.yb) or "none"}'
+        if not isinstance(self.pred, (Tensor,type(None))): shapes += f'; predictions: {_shapes([self.pred])}'
         return f'{hint}\n({where}; {shapes})'.lstrip()
 
     # What the loop needs
@@ -703,10 +713,11 @@ class Learner:
         one_input = not isinstance(inp, tuple) or getattr(dl,'n_inp',None)==1 # which may be a tuple itself
         inps = (inp,) if one_input else inp
         decs = dec if isinstance(dec, tuple) else (dec,)
+        def first(o): return apply(lambda t: t[0], o)
         with explained(_decodes_hint(self.loss_func)):
-            full = tuple(o[0] for o in inps+decs) if plain else self.dls.decode_batch(inps+decs)[0]
+            full = tuple(map(first, inps+decs)) if plain else self.dls.decode_batch(inps+decs)[0]
         n = len(inps)
-        res = detuplify(full[n:]),dec[0],preds[0]
+        res = detuplify(full[n:]),first(dec),first(preds)
         return (detuplify(full[:n]),*res) if with_input else res
 
     @in_turn

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
+from .core import apply
 
 # %% ../nbs/07_losses.ipynb #58be5d26
 #| code-fold: true
@@ -179,15 +180,18 @@ def loss_option(f, k, default=None): # A loss function, the name of one of its o
     "The option `k` of the loss `f`, such as its `weight`, also of a partial function; else `default`"
     return _unwrapped(f)[1](k, default)
 
+def _for_tensors(f): # `f` of a tensor and the axis of its classes; tuples and dicts of them stay as they are
+    return lambda x: f(x, min(1, x.dim()-1)) if isinstance(x, Tensor) else x
+
 def loss_activation(f): # A loss function
     "What turns outputs into probabilities: `f.activation`, or what the loss of torch means"
     own,kind = getattr(f, 'activation', None),_kind_of(f)
-    return own if callable(own) else lambda x: kind.activation(x, min(1, x.dim()-1))
+    return own if callable(own) else _for_tensors(kind.activation)
 
 def loss_decodes(f): # A loss function
     "What turns these into answers: `f.decodes`, or what the loss of torch means"
     own,kind = getattr(f, 'decodes', None),_kind_of(f)
-    return own if callable(own) else lambda x: kind.decodes(x, min(1, x.dim()-1))
+    return own if callable(own) else _for_tensors(kind.decodes)
 
 def has_meaning(f): # A loss function
     "Is it known what outputs mean to the loss `f`?"
@@ -224,19 +228,24 @@ def unreduced(f): # A loss function
     except (TypeError,ValueError): ps = {}
     return partial(f, reduction='none') if 'reduction' in ps else item_by_item(f)
 
+def _n_items(o): # How many items are in tensors, nested at will
+    if isinstance(o, Tensor): return len(o)
+    return _n_items(next(iter(o.values() if isinstance(o, dict) else o)))
+
 def item_by_item(f): # A loss function
     "`f`, called with one item at a time"
-    return lambda p,*ys: torch.stack([f(p[i:i+1], *(y[i:i+1] for y in ys)) for i in range(len(p))])
+    def part(o, i): return apply(lambda t: t[i:i+1], o)
+    return lambda p,*ys: torch.stack([f(part(p, i), *(part(y, i) for y in ys)) for i in range(_n_items(ys))])
 
 def loss_of_items(f, # A loss function
                   loss, # What `unreduced(f)` gave: a loss for each item, or for each number in it
                   pred, *yb): # Of this batch
     "One loss for each item: the mean over what counts in it; 0 for an item where nothing does"
-    y = yb[0]
-    if loss.numel()%len(y): loss = item_by_item(f)(pred, *yb)    # it has a `reduction`, and ignores it
-    if loss.numel()==len(y): return loss.reshape(-1)
-    loss,ignored = loss.reshape(len(y), -1),loss_option(f, 'ignore_index')
-    if ignored is None or loss.numel()!=y.numel(): return loss.mean(1)
+    y,n = yb[0],_n_items(yb)
+    if loss.numel()%n: loss = item_by_item(f)(pred, *yb)         # it has a `reduction`, and ignores it
+    if loss.numel()==n: return loss.reshape(-1)
+    loss,ignored = loss.reshape(n, -1),loss_option(f, 'ignore_index')
+    if ignored is None or not isinstance(y, Tensor) or loss.numel()!=y.numel(): return loss.mean(1)
     return loss.sum(1)/(y!=ignored).reshape(len(y), -1).sum(1).clamp(min=1)
 
 def check_same_shape(f, # A loss function or a metric

@@ -423,7 +423,14 @@ class OptimWrapper(Optimizer):
         super().set_hypers(**kwargs)
         for g,h in zip(self.opt.param_groups, self.hypers):
             if 'betas' in g and kwargs.keys()&{'mom','sqr_mom'}: g['betas'] = (h['mom'],h['sqr_mom'])
+            starts = 'momentum' in g and not g['momentum']
             g.update({theirs:h[ours] for theirs,ours in self.names.items() if ours in kwargs and theirs in g})
+            if starts and g['momentum']: self._add_momenta(g)
+
+    def _add_momenta(self, g): # torch's RMSprop makes them in its first step only
+        for p in g['params']:
+            state = self.opt.state.get(p)
+            if state: state.setdefault('momentum_buffer', torch.zeros_like(p))
 
     def _decay_apart(self, g): # A torch group as one or two: with decay, and without
         wd,by_decay = g.get('weight_decay'),defaultdict(list)

@@ -254,6 +254,19 @@ def test_damaged_own_archive_is_fetched_again_but_yours_is_not_touched(server, h
     with pytest.raises(StorageError, match='by hand'): untar_data(url, force_download=True)
     assert (home/'archive/set.tgz').read_bytes()==b'by hand'
 
+def test_an_archive_that_the_reader_changed_is_kept(server, home, monkeypatch):
+    "Also when the right one is fetched in its place"
+    url,item = server.put('/set.tgz', GOOD)
+    untar_data(url)
+    mine = tgz({'mine':b'mine'}, root='set/')
+    (home/'archive/set.tgz').write_bytes(mine)
+    untar_data(url, force_download=True)
+    assert (home/'archive/set.tgz').read_bytes()==GOOD and (home/'archive/set.tgz.old1').read_bytes()==mine
+    shutil.rmtree(home/'data')
+    (home/'archive/set.tgz').write_bytes(b'rotten')
+    with pytest.raises(ArchiveError, match='downloads it again'): untar_data(url)
+    assert is_good(untar_data(url)) and (home/'archive/set.tgz.old2').read_bytes()==b'rotten'
+
 def test_two_addresses_one_name(server):
     url,_ = server.put('/a/set.tgz', GOOD)
     other,_ = server.put('/b/set.tgz', tgz({'x':b'other'}, root='set/'))

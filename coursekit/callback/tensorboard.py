@@ -7,10 +7,11 @@ __all__ = ['TensorBoardBaseCallback', 'TensorBoardCallback', 'TensorBoardProject
 
 # %% ../../nbs/library/callback_tensorboard.ipynb #e6d12094
 import warnings
+from contextlib import contextmanager, suppress
 from ..core import *
 from ..errors import explained
 from ..losses import loss_activation, loss_decodes
-from ..state import keep_modes, keep_rng
+from ..state import keep_modes, keep_rng, undo_if_fails
 from .core import *
 from .hook import hook_output, sample_batch
 
@@ -38,12 +39,23 @@ class TensorBoardBaseCallback(Callback):
 
     def open_writer(self):
         "Begin to write"
-        self.writer = self.Writer(log_dir=self.log_dir)
+        self.not_written = []
+        with self.writing('the folder of the log'): self.writer = self.Writer(log_dir=self.log_dir)
+    @contextmanager
+    def writing(self, what): # What will be missing if that fails
+        "Where writing may fail: then there is a warning, no more is written, and training goes on"
+        with training_goes_on(self, what):
+            with undo_if_fails(self._forget_writer): yield
+    def _forget_writer(self):
+        writer,self.writer = self.writer,None
+        with suppress(Exception): writer.close()
     def after_fit(self):
         "Stop listening and close the writer"
         self._stop_listening()
-        if self.writer is not None: self.writer.close()
+        if self.writer is not None:
+            with self.writing('the end of the log'): self.writer.close()
         self.writer = None
+        tell_not_written(self)
     def _stop_listening(self):
         if self.feature_hook is not None: self.feature_hook.remove()
         self.feature_hook = None
@@ -64,7 +76,10 @@ class TensorBoardBaseCallback(Callback):
         "Write the features that validation has gathered"
         if self.feature_hook is None: return
         self._stop_listening()
-        if not self.features: return
+        if not self.features or self.writer is None: return
+        with self.writing('the features of a layer'): self._write_features()
+        self.features = []
+    def _write_features(self):
         features,inputs,targets = zip(*self.features)
         vocab,kw = getattr(self.dls,'vocab',None),{}
         if targets[0] is not None and targets[0].dim()==1:
@@ -93,7 +108,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
         if not self.run: return
         self.pending = []
         self.open_writer()
-        if self.trace_model: self._write_graph()
+        if self.trace_model and self.writer is not None: self._write_graph()
     def before_validate(self):
         if self.projector: self.collect_features()
     def after_batch(self):
@@ -102,9 +117,14 @@ class TensorBoardCallback(TensorBoardBaseCallback):
                   if isinstance(v, (int,float))}
         self.pending.append((self.train_iter, self.recorder.smooth_loss.count, hypers))
         if len(self.pending)>=self.every: self._write_batches()
-    def after_train(self): self._write_batches()
+    def after_train(self):
+        if self.pending: self._write_batches()
     def after_epoch(self):
         "Log the metrics, and predictions if the data can show them"
+        if self.writer is None: return
+        with self.writing(f'the metrics of epoch {self.epoch} and all that follows'): self._write_epoch()
+
+    def _write_epoch(self):
         row = list(zip(self.recorder.metric_names, self.recorder.log))
         for name,v in row[2:]:
             if isinstance(v, (int,float,np.number)): self.writer.add_scalar(name, v, self.train_iter)
@@ -112,12 +132,15 @@ class TensorBoardCallback(TensorBoardBaseCallback):
 
     def _write_batches(self):
         losses,pending,self.pending = self.recorder.losses,self.pending,[]
-        for step,n,hypers in pending:
-            if n: self.writer.add_scalar('train_loss', losses[n-1], step)
-            for k,v in hypers.items(): self.writer.add_scalar(k, v, step)
+        if self.writer is None: return
+        with self.writing(f'the losses from batch {pending[0][0]} on'):
+            for step,n,hypers in pending:
+                if n: self.writer.add_scalar('train_loss', losses[n-1], step)
+                for k,v in hypers.items(): self.writer.add_scalar(k, v, step)
     def _write_graph(self):
         try:
-            with keep_modes(self.model), torch.no_grad(), keep_rng(), warnings.catch_warnings():
+            with (self.writing('the graph of the model'), keep_modes(self.model), torch.no_grad(), keep_rng(),
+                  warnings.catch_warnings()):
                 warnings.simplefilter('ignore')
                 self.writer.add_graph(self.model.eval(), sample_batch(self.learn)[1])
         except RuntimeError as e:

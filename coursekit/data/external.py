@@ -181,7 +181,8 @@ def _from_web(url, file, force, timeout, tmp): # An archive that cannot be unpac
             return file_extract(file, tmp)
         except ArchiveError as e:
             if read_stamp(file):
-                file.unlink()
+                if is_as_stamped(file): file.unlink()
+                else: move_aside(file)
                 drop_stamp(file)
                 explain(e, f'The archive from {public_address(url)} was removed; the next call downloads it '
                            'again.')

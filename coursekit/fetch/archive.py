@@ -66,14 +66,20 @@ class _Writer:
 
     def path(self, parts, name):
         "Where the member `name` goes. Its parents are made; one that is no true folder is refused"
+        self.count()
+        parents = [tuple(parts[:i]) for i in range(1, len(parts))]
+        for o in parents if parents and parents[-1] not in self.made else ():
+            if o in self.made: continue
+            self.count()
+            self.folder(self.dest.joinpath(*o), name)
+            self.made.add(o)
+        return self.dest.joinpath(*parts)
+
+    def count(self):
         self.left_files -= 1
         if self.left_files<0:
             raise UnsafeArchiveError(f'it has more than {self.max_files:,} members, far too many members for '
                                      'its size')
-        if (parents := tuple(parts[:-1])) not in self.made:
-            for i in range(len(parents)): self.folder(self.dest.joinpath(*parents[:i+1]), name)
-            self.made.add(parents)
-        return self.dest.joinpath(*parts)
 
     def new_path(self, parts, name):
         "`path`, where no file is: a later member of the same name wins"
@@ -260,7 +266,7 @@ def _untar(f, kind, w, show): # One stream, read to its very end
         elif what==b'2': w.symlink(name, target)
         elif what==b'1': w.hardlink(name, target)
         elif what==b'S': raise ArchiveError(_sparse)
-        else: raise _no_file(name)
+        elif what!=b'V': raise _no_file(name)
         show(f.tell())
     while rest := stream.read(2**20):
         if kind=='tar' and rest.strip(b'\0'):
@@ -322,6 +328,8 @@ def file_extract(fname, # The archive: .tar, .tgz, .tar.bz2, .tar.xz or .zip, to
                                  'by hand.') from e
     except ArchiveError as e:
         raise ArchiveError(f'{fname} cannot be unpacked: {e}.') from e
+    except NotImplementedError as e:
+        raise ArchiveError(f'{fname} cannot be unpacked here: {e}. Unpack it by hand.') from e
     except Exception as e:
         # What the readers of formats raise when they meet nonsense has many kinds
         if getattr(e, 'errno', None) not in _damage: raise

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DataError', 'StorageError', 'storage_errors', 'progress_to', 'read_stamp', 'write_stamp', 'drop_stamp',
-           'results_path', 'saved_file', 'keep_folder']
+           'results_path', 'saved_file', 'move_aside', 'keep_folder']
 
 # %% ../../nbs/library/fetch_cache.ipynb #46bee4f0
 import errno, json, os, re, secrets, shutil, sys, time, warnings
@@ -49,10 +49,11 @@ def storage_errors(path, # The file or folder that is being written
         elif e.errno in _no_lock: why = 'its file system knows no file locks. Take a folder on a local disk'
         elif e.errno in _vanished and f'.{Path(path).name}.' in str(e.filename):
             why = 'it was deleted while it was being prepared. Let it be'
+        elif e.errno in _vanished and Path(str(e.filename)) in Path(path).parents:
+            why = f'it cannot be made ({_named(e, path)}). Make its folder'
         else: raise
         raise StorageError(e.errno, f'Could not use {path}: {why}, or set the environment variable '
-                           'COURSEKIT_HOME to a folder on another disk, and call again: '
-                           'nothing was left half done.') from e
+                           'COURSEKIT_HOME to a folder on another disk, and call again.') from e
 
 # %% ../../nbs/library/fetch_cache.ipynb #ef48a224
 def _has_viewer(): # Is somebody looking: a notebook or a terminal?
@@ -149,10 +150,14 @@ def _few(names): # The first names, and how many more
     more = f' and {len(names)-3:,} more' if len(names)>3 else ''
     return ', '.join(names[:3]) + more
 
-def _move_aside(folder, dest): # Keep `folder` under a name beside `dest` that is free, and say so
+def move_aside(path, # A file or folder
+               dest=None, # Where it has been, if not there
+              ):
+    "Keep `path` under a free name beside the place where it has been, and say so"
+    dest = Path(dest or path)
     names = (dest.with_name(f'{dest.name}.old{i}') for i in count(1))
-    aside = folder.rename(next(o for o in names if not os.path.lexists(o)))
-    print(f'Kept the folder that was at {dest} as {aside.name}.', file=sys.stderr)
+    aside = Path(path).rename(next(o for o in names if not os.path.lexists(o)))
+    print(f'Kept what was at {dest} as {aside.name}.', file=sys.stderr)
 
 def _tmp_folders(home): # Temporary folders for `home`, and for no other
     tail = re.compile(re.escape(f'.{home.name}.tmp-') + r'([0-9a-f]{12}|[a-z0-9_]{8})')
@@ -160,7 +165,7 @@ def _tmp_folders(home): # Temporary folders for `home`, and for no other
 
 def _sweep(home): # What killed processes left: who has the lock knows that nobody uses it
     for o in _tmp_folders(home):
-        for old in o.glob('replaced*'): _move_aside(old, home)
+        for old in o.glob('replaced*'): move_aside(old, home)
         shutil.rmtree(o, ignore_errors=True)
 
 def _adopt(dest, home): # Make the manifest of a folder that an older version made
@@ -174,7 +179,7 @@ def _begin(dest, home, tmp, new, stamp): # Note down that `new` is going to repl
     new.rename(tmp/'ready')
     old,kept = read_stamp(dest),_results_folder(dest)
     if not old and home.exists():
-        if any(home.iterdir()): _move_aside(home, home)
+        if any(home.iterdir()): move_aside(home)
         else: home.rmdir()
     if old and home.exists() and read_manifest(_manifest_file(dest)) is None: _adopt(dest, home)
     kept = next(o for i in count(1) if not os.path.lexists(o := kept/f'kept-{i}'))
@@ -194,7 +199,7 @@ def _bring_over(dest, home, tmp, kept): # What is the reader's in the folders th
     for old in sorted(tmp.glob('replaced*')):
         for _ in range(2): # the second time for what was saved meanwhile by a process that works in there
             if old.exists(): bring_over(old, home, ours, kept)
-        if old.exists(): _move_aside(old, home)
+        if old.exists(): move_aside(old, home)
     if kept.exists():
         names = [k for k in folder_entries(kept) if k and k[-1]!='/']
         print(f'{dest} was made anew. What you had changed, or put where the new data has something else, is '

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['MAX_SIZE', 'PAUSE', 'DownloadError', 'NoNetworkError', 'WrongFileError', 'public_address', 'file_check', 'wrong_with',
-           'download_url']
+           'is_as_stamped', 'download_url']
 
 # %% ../../nbs/library/fetch_download.ipynb #617032ea
 import base64, errno, gzip, hashlib, http.client, os, re, shutil, socket, ssl, sys, threading, time, zlib
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, Request, build_opener, getproxies, proxy_bypass
 from ..errors import explain
 from .cache import *
+from .manifest import path_state
 from ..files import file_lock
 from .archive import archive_kind
 
@@ -281,8 +282,16 @@ def _fetch(part, timeout, retries, show):
         _pause(k, err)
         k += 1
     tries = f' ({k+1} tries)' if k else ''
+    url = urlsplit(part.shown)
+    proxy = f' Its proxy is in the environment variable {url.scheme}_proxy.'
+    if proxy_bypass(url.hostname) or url.scheme not in getproxies(): proxy = ''
     failure = NoNetworkError if kind=='offline' else DownloadError
-    raise failure(f'Could not download {part.shown}: {why}{tries}.') from err
+    raise failure(f'Could not download {part.shown}: {why}{tries}.{proxy}') from err
+
+def is_as_stamped(file): # A file that `download_url` wrote
+    "Has nobody changed `file` since?"
+    state = list(path_state(file))
+    return read_stamp(file).get('state', state)==state
 
 def download_url(url:str, # http:// or https://
                  dest, # The file to write
@@ -304,7 +313,8 @@ def download_url(url:str, # http:// or https://
             if isinstance(e, WrongFileError) or not part.can_go_on: part.forget()
             else: explain(e, f'The {part.n:,} bytes that came are kept: the next call goes on from there.')
             raise
+        if dest.exists() and not is_as_stamped(dest): move_aside(dest)
         os.replace(part.path, dest)
         drop_stamp(part.path)
-        write_stamp(dest, url=part.shown)
+        write_stamp(dest, url=part.shown, state=path_state(dest))
     return dest
