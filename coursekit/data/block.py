@@ -59,6 +59,9 @@ class DataBlock:
             f"DataBlock: dl_type={getattr(dl_type, '__name__', dl_type)} is no class of loaders; "
             "several blocks stand in one tuple, `DataBlock((ImageBlock, CategoryBlock))`.")
         if blocks is None: blocks = TransformBlock,TransformBlock
+        if callable(dl_type) and not isinstance(dl_type, type): raise TypeError(
+            "DataBlock takes its blocks as one tuple, with brackets of its own: "
+            f"DataBlock(({getattr(blocks, '__name__', '…')}, {getattr(dl_type, '__name__', '…')}), …).")
         self.blocks = L(b if hasattr(b, 'type_tfms') else b() for b in L(blocks))
         n = len(self.blocks)
         self.n_inp = max(1, n-1) if n_inp is None else n_inp
