@@ -15,6 +15,7 @@ from fastcore.foundation import L
 from .core import *
 from .data.core import *
 from .errors import check_names
+from .losses import n_counted
 from .torch_core import *
 from .transform import *
 from .vision.data import label_text
@@ -109,8 +110,13 @@ class Interpretation:
             "These items have no labels, so nothing is known about mistakes. "
             "For a test set with labels: `learn.dls.test_dl(items, with_labels=True)`")
 
+    def _mean_loss(self): # As the recorder has it, where class weights or ignored labels count
+        n = None
+        if isinstance(self.targs, Tensor) and self.targs.shape==self.losses.shape:
+            n = n_counted(getattr(self.learn, 'loss_func', None), self.preds, self.targs)
+        return self.losses.mean() if not n else self.losses.sum()/n
     def __repr__(self):
-        says = 'no labels' if self.targs is None else f'mean loss {self.losses.mean():.4f}'
+        says = 'no labels' if self.targs is None else f'mean loss {self._mean_loss():.4f}'
         if self.vocab and self.targs is not None: says += f', {len(self.vocab)} classes'
         return f'{type(self).__name__}: {len(self.preds)} items, {says}'
 

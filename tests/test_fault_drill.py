@@ -4,7 +4,7 @@
 ten seconds, if the row says nothing else), that nothing is written outside the cache and the current folder,
 that no code in a file runs, that no process stays behind, and that a learner keeps its callbacks and loss.
 Ctrl-C at any line stands in `test_interrupts.py`, killed processes in the files of what they were doing."""
-import errno, gzip, io, os, shutil, signal, subprocess, sys, tarfile, threading, time
+import errno, gzip, io, os, re, shutil, signal, subprocess, sys, tarfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import matplotlib
@@ -672,6 +672,14 @@ def test_the_table_is_whole():
     assert len(set(ids))==len(ids)>=120 and all(o.promises for o in ROWS)
     groups = 'download','archive','cache','training','loading','content','growth'
     assert tuple(dict.fromkeys(o.group for o in ROWS))==groups
+
+def test_security_md_names_what_exists(root):
+    "Each promise in SECURITY.md is held by a row or a file of tests"
+    table = (root/'SECURITY.md').read_text(encoding='utf-8').split('## Not trusted')[1].split('## Known')[0]
+    cells = [l.split('|')[-2] for l in table.strip().splitlines()[2:]]
+    names = [re.findall('`(.+?)`', o) for o in cells]
+    known = {o.id for o in ROWS} | {o.name for o in (root/'tests').glob('test_*.py')}
+    assert all(names) and not {o for ns in names for o in ns}-known
 
 if __name__=='__main__':
     for o in ROWS: print(f'{o.id:60} {"; ".join(p.text for p in o.promises)}')
