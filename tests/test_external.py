@@ -337,6 +337,11 @@ def test_redirects(server, home):
         with pytest.raises(DownloadError, match=why): untar_data(bad)
         assert len(item.requests)<=11
 
+@pytest.mark.parametrize('to', ['http://[bad/x.tgz', f"http://{'a'*70}.de/x.tgz", 'data:text/plain,x', ''])
+def test_redirects_to_nowhere(to, server):
+    url,item = server.put('/set.tgz', GOOD, f'goto:{to}')
+    with pytest.raises(DownloadError, match='sends us on|302'): untar_data(url)
+
 def test_addresses_that_need_quoting(server, home):
     for path,name in [('/größe 1.tgz','größe 1'), ('/a%20b.tgz','a b'), ('/' + 'n'*300 + '.tgz',None)]:
         url,item = server.put(urllib.parse.quote(path, '/%'), GOOD)

@@ -148,7 +148,7 @@ def _true_place(dest): return Path(os.path.realpath(dest)) # of a link: where th
 
 def _few(names): # The first names, and how many more
     more = f' and {len(names)-3:,} more' if len(names)>3 else ''
-    return ', '.join(names[:3]) + more
+    return ', '.join(o if o.isprintable() else ascii(o) for o in names[:3]) + more
 
 def move_aside(path, # A file or folder
                dest=None, # Where it has been, if not there

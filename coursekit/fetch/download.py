@@ -234,12 +234,14 @@ _codes = {400:'it does not understand the question', 401:'it wants a name and a 
           403:'access is refused', 404:'there is no such file', 407:'the proxy wants a name and a password',
           410:'the file is gone', 429:'too many requests', 451:'access is refused for legal reasons'}
 
+def _printable(text): # On one line, shortened
+    return ''.join(o if o.isprintable() else ' ' for o in str(text))[:150].strip()
+
 def _judge(e, # What went wrong
           ): # ('again', 'slow', 'offline' or 'final'; why)
     "Is another try worth it?"
     if isinstance(e, HTTPError):
-        said = re.sub(r'\s+', ' ', str(e.reason))[:100]
-        if e.code//100==3 and 'infinite loop' in said: said = 'it sends us on and on'
+        said = 'it sends us on and on' if 'infinite loop' in str(e.reason) else _printable(e.reason)
         why = f'the server answered {e.code} ({_codes.get(e.code, said)})'
         return 'again' if e.code in _busy else 'final',why
     if isinstance(e, URLError) and isinstance(e.reason, BaseException): e = e.reason
@@ -251,12 +253,14 @@ def _judge(e, # What went wrong
         return 'offline','there is no way to it'
     if isinstance(e, TimeoutError): return 'again','it went silent'
     if isinstance(e, _Slow): return 'slow',str(e)
+    if isinstance(e, ValueError): return 'final',f'it sends us on to an address that is not valid ({e})'
     if isinstance(e, http.client.InvalidURL):
         return 'final',f'its address, or that of a proxy, is invalid ({e})'
-    return 'again',str(e) or type(e).__name__
+    if isinstance(e, http.client.BadStatusLine): return 'again',f'it answered nonsense ({_printable(e)})'
+    return 'again',_printable(e) or type(e).__name__
 
 _network = (URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException, _Broken,
-            _Slow, EOFError, gzip.BadGzipFile, zlib.error)
+            _Slow, ValueError, EOFError, gzip.BadGzipFile, zlib.error)
 
 # %% ../../nbs/library/fetch_download.ipynb #95ab5a74
 PAUSE = 1.   # Seconds before the second try; doubled each time
