@@ -229,6 +229,7 @@ class Learner:
         self.model_dir,self.wd,self.wd_bn_bias,self.train_bn,self.moms = model_dir,wd,wd_bn_bias,train_bn,moms
         self.metrics,self.logger,self.stopped_by = metrics,print,None
         self.n_epoch,self.start_epoch,self.epoch,self.iter,self.n_iter = 1,0,0,0,None
+        self.n_inp = self._device = None # of the last loader; of the model
         self._set_cbs(L())
         self._end_cleanup()
         with undo_if_fails(lambda: self.remove_cbs(self.cbs)):
@@ -403,7 +404,8 @@ class Learner:
         self._n_begun,self._stage,self.n_iter = 0,'data',n_batches(self.dl)
         self.n_inp = getattr(self.dl,'n_inp',None) or getattr(self.dls,'n_inp',None)
         p = one_param(self.model)
-        self._device = self.device if p is None else p.device
+        device = self.device if p is None else p.device
+        if self._device!=device: self._device = device
         for i,b in enumerate(self.dl): self.one_batch(i, b)
         n,self._stage = self._n_begun,None
         if not n:
