@@ -9,7 +9,7 @@ __all__ = ['check_lr', 'n_batches', 'as_plain_tensor', 'check_dls', 'check_dl', 
 
 # %% ../nbs/08_learner.ipynb #e5d806a5
 #| code-fold: true
-import warnings
+import copy, warnings
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -58,6 +58,7 @@ def as_plain_tensor(x): # A tensor, or tensors nested at will
     return x if type(x) is Tensor else apply(lambda t: t.as_subclass(Tensor), x)
 
 def _chosen_loss(dls, loss_func): # What was passed, or what the data says
+    given = loss_func # if not, it is the data's, which other learners may have as well
     for o in (dls, getattr(dls,'train_ds',None)):
         if loss_func is None: loss_func = getattr(o,'loss_func',None)
     if loss_func is None:
@@ -68,7 +69,7 @@ def _chosen_loss(dls, loss_func): # What was passed, or what the data says
         name = loss_func.__name__
         raise TypeError(f'`loss_func={name}` makes a loss: it needs brackets, `{name}()`')
     _check_function(loss_func, 'loss_func', '`F.cross_entropy` or `CrossEntropyLossFlat()`')
-    return loss_func
+    return copy.copy(loss_func) if given is None and isinstance(loss_func, BaseLoss) else loss_func
 
 def _check_function(f, name, example): # Can it be called?
     if callable(f): return
@@ -540,6 +541,9 @@ class Learner:
         if stage=='batch' and self.pred is not None:
             if self.loss_grad is None and self.yb: hint = _loss_hint(self.loss_func, self.pred, self.yb)
             elif self.training and isinstance(e, RuntimeError): hint = _backward_hint(self.loss_grad)
+        if 'more than 1 value per channel' in str(e): hint = (
+            'Batch normalization cannot learn from a batch of one item: pass a larger `bs`, or, where it is '
+            'the last batch that has one, `drop_last=True`')
         shapes = f'inputs: {_shapes(self.xb)}; targets: {_shapes(self.yb) or "none"}'
         if not isinstance(self.pred, (Tensor,type(None))): shapes += f'; predictions: {_shapes([self.pred])}'
         return f'{hint}\n({where}; {shapes})'.lstrip()

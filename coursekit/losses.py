@@ -22,6 +22,7 @@ from .core import apply
 def same_items(p, t, # Shapes of predictions and targets
                exact=False): # Must all axes agree, too?
     "Do they hold equally many things, in the same order (one may be flat; axes of length 1 do not count)?"
+    if p==t: return True
     p,t = ([n for n in shape if n!=1] for shape in (p,t))
     return p==t or math.prod(p)==math.prod(t) and (min(len(p), len(t))<2 or not exact and p[0]==t[0])
 
@@ -44,6 +45,11 @@ class BaseLoss:
         self.flatten,self.floatify,self.is_2d = flatten,floatify,is_2d
         self.weights = [k for k in ('weight','pos_weight') if getattr(self.func, k, None) is not None]
 
+    def __copy__(self): # With a loss of torch of its own
+        new = object.__new__(type(self))
+        vars(new).update(vars(self), func=copy.copy(self.func))
+        return new
+
     @property
     def reduction(self):
         "Of the losses of a batch: 'mean', 'sum' or 'none'"
@@ -52,14 +58,15 @@ class BaseLoss:
     def reduction(self, v): self.func.reduction = v
 
     def __call__(self, inp, targ, **kwargs):
-        shapes = f'predictions of shape {list(inp.shape)} and targets of shape {list(targ.shape)}'
-        inp,targ = self._classes_last(inp),self._classes_last(targ)
+        given,inp,targ = (inp,targ),self._classes_last(inp),self._classes_last(targ)
         if self.floatify: targ = targ.to(inp.dtype)
-        elif not targ.is_floating_point(): targ = targ.long()
+        elif targ.dtype!=torch.int64 and not targ.is_floating_point(): targ = targ.long()
         if self.weights: self._suit_weights(inp)
         if not self.flatten: return self.func(inp, targ, **kwargs)
         if not same_items(inp.shape[:-1] if self.is_2d else inp.shape, targ.shape, exact=self.is_2d):
-            raise ValueError(f'{self.__name__} got {shapes}, which do not belong together item by item'
+            pred,y = (list(o.shape) for o in given)
+            raise ValueError(f'{self.__name__} got predictions of shape {pred} and targets of shape {y}, '
+                             'which do not belong together item by item'
                              + f' (classes are expected along axis {self.axis})'*self.is_2d)
         labels = self.is_2d or self.weights and inp.dim()>1      # one weight for each class or label
         inp = inp.reshape(-1, inp.shape[-1]) if labels else inp.reshape(-1)
@@ -139,10 +146,12 @@ class _Kind: # What a loss of torch takes outputs for, and what its mean is over
 
 def _n_labels(opt, pred, targ): # Class numbers that count, or the sum of their weights
     if targ.is_floating_point(): return pred.numel()/pred.shape[1]         # probabilities: all of them count
-    counts,w = targ!=opt('ignore_index', -100),opt('weight', None)
+    ignored,w,here = opt('ignore_index', -100),opt('weight', None),targ.device.type=='cpu'
+    if w is None and here and ignored<0 and targ.numel() and targ.min().item()>=0: return targ.numel()
+    counts = targ!=ignored
     if w is not None: w = w.to(targ.device).float()[targ.long().masked_fill(~counts, 0)]*counts
     n = (counts if w is None else w).sum()
-    return n.item() if n.device.type=='cpu' else n
+    return n.item() if here else n
 def _n_numbers(opt, pred, targ): return len(pred) if opt('reduction', '')=='batchmean' else pred.numel()
 
 def _softmax(x, axis): return x.softmax(axis)
@@ -203,21 +212,19 @@ def n_counted(f, # A loss function or a metric
               pred, *yb): # Predictions and targets of a batch
     """Over how many the mean that `f` gives of a batch is: a number, or a tensor on the targets' device;
     None if nobody knows (then the items count). A function's attribute `n_counted` says it"""
-    fs,kw = [f],{}
-    while isinstance(fs[-1], partial):
-        kw = {**fs[-1].keywords, **kw}
-        fs.append(fs[-1].func)
-    own = next((o.n_counted for o in fs if hasattr(o, 'n_counted')), None)
+    own,inner,kw = getattr(f, 'n_counted', None),f,{}
+    while own is None and isinstance(inner, partial):
+        kw,inner = {**inner.keywords, **kw},inner.func
+        own = getattr(inner, 'n_counted', None)
     if own is not None: return own(pred, *yb, **kw)
     counts = _kind_of(f, own_forward=False).counts
-    if counts is None or not all(isinstance(o, Tensor) for o in (pred,*yb)): return
+    if counts is None or not (isinstance(pred, Tensor) and isinstance(yb[0], Tensor)): return
     return counts(_unwrapped(f)[1], pred, yb[0])
 
 def unreduced(f): # A loss function
     "`f`, but with a loss for each item (or each number in it); `f` itself stays as it is"
     if hasattr(f, 'reduction') and not inspect.isfunction(f):
         old,new = f.reduction,copy.copy(f)
-        if isinstance(getattr(f, 'func', None), nn.Module): new.func = copy.copy(f.func)
         new.reduction = 'none'
         if f.reduction==old: return new
         f.reduction,new = old,copy.deepcopy(f)                   # they share the part that reduces

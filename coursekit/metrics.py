@@ -84,7 +84,7 @@ class _ItemMean(Metric): # Over all items; `add` takes in the mean over `n` of t
 # %% ../nbs/library/metrics.ipynb #4daa0175
 def _of_halves(f, pred, y): # The mean of `f` over all items of a batch, from those over its two halves
     n = len(y)
-    parts = [(f(pred[s], y[s]), len(y[s])) for s in (slice(0, n//2), slice(n//2, n))]
+    parts = [(f(pred[s].clone(), y[s].clone()), len(y[s])) for s in (slice(0, n//2), slice(n//2, n))]
     return sum(float(v)*k for v,k in parts)/n
 
 class AvgMetric(_ItemMean):
@@ -98,7 +98,8 @@ class AvgMetric(_ItemMean):
         pred,yb = learn.pred,learn.yb
         v,n = self.func(pred, *yb),self._n_counted(pred, yb)
         if v is None: return
-        if not isinstance(v, (Tensor,int,float,np.number,np.ndarray)):
+        if isinstance(v, np.ndarray): v = torch.as_tensor(v)
+        if not isinstance(v, (Tensor,int,float,np.number)):
             raise TypeError(f'A metric gives a number for a batch, `{self.name}` gave a {type(v).__name__}')
         if not self.checked: self._check(v, n, pred, yb)
         self.by_items = n is None

@@ -143,7 +143,7 @@ def test_digits_without_end_are_read_quickly(unpack):
 
 BAD_TARS = dict(
     long_name   = (before(bytes(10**7), b'L'), 'bytes'),
-    long_target = (before(bytes(2**20), b'K'), 'bytes'),
+    long_target = (before(bytes(2**20+1), b'K'), 'bytes'),
     too_long    = (before(b'a'*5000, b'L') + block(), 'path of more than'),
     too_deep    = (before(b'a/'*200, b'L') + block(), 'path of more than'),
     huge        = (block(size=octal(8**11-1)), 'unpacks to more than'),

@@ -5,6 +5,8 @@ import numpy as np, pytest, torch
 import matplotlib.pyplot as plt
 from PIL import Image
 from torch import nn
+from coursekit.core import readable
+from coursekit.errors import full_message
 from coursekit.vision.all import (CategoryBlock, ClassificationInterpretation, CrossEntropyLossFlat,
     DataBlock, DataLoaders, ImageBlock, Interpretation, Learner, MaskBlock, MultiCategoryBlock, PointBlock,
     RandomSplitter, RegressionBlock, Resize, get_image_files, parent_label)
@@ -116,11 +118,35 @@ def test_no_validation_data(root):
     with pytest.raises(ValueError, match='no data loader number 1.*pass `dl`'):
         Interpretation.from_learner(learn)
 
-@pytest.mark.parametrize('name', ['<img src=x onerror=alert(1)>', r'$\frac{', 'a_b^c', '$x$', '%', '\\'])
+@pytest.mark.parametrize('name', ['<img src=x onerror=alert(1)>', r'$\frac{', 'a_b^c $x$', 'tab\t', 'x'*300])
 def test_names_of_classes_are_shown_as_they_are(name):
     interp = ClassificationInterpretation.from_learner(torch_learner([0,1]*4))
     interp.dl.dataset.classes = [name,'other']
     ax = interp.plot_confusion_matrix()
     ax.figure.canvas.draw()
-    assert ax.get_xticklabels()[0].get_text()==name
+    assert ax.get_xticklabels()[0].get_text()==readable(name, 30)
     interp.print_classification_report()
+
+@pytest.mark.parametrize('sampler', [[4,2,2,0], 'subset', 'batches'])
+def test_torch_loaders_that_choose_items(sampler):
+    tud,ds = torch.utils.data,torch_learner([0,1]*5).dls.train.dataset
+    if sampler=='subset':    dl = tud.DataLoader(ds, 2, sampler=tud.SubsetRandomSampler([4,2,0]))
+    elif sampler=='batches': dl = tud.DataLoader(ds, batch_sampler=[[4,2],[0]])
+    else:                    dl = tud.DataLoader(ds, 2, sampler=sampler)
+    learn = Learner(DataLoaders(dl, dl), small(2), loss_func=nn.CrossEntropyLoss())
+    interp = Interpretation.from_learner(learn)
+    losses,idxs,items = interp.top_losses(3, items=True)
+    assert len(interp.losses)==3
+    for l,(x,y) in zip(losses, items):
+        with torch.no_grad(): assert abs(nn.functional.cross_entropy(learn.model(x[None]), y[None])-l)<1e-4
+
+def test_slips_with_blocks():
+    with pytest.raises(TypeError, match=r'one tuple.*DataBlock\(\(ImageBlock, CategoryBlock\)'):
+        DataBlock(ImageBlock, CategoryBlock, get_y=parent_label)
+
+def test_batchnorm_and_a_batch_of_one(root):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3), nn.Linear(3,2))
+    learn = learner(root, model=model)
+    learn.dls.train.bs = 1
+    with pytest.raises(ValueError) as e, learn.no_bar(): learn.fit(1)
+    assert 'larger `bs`' in full_message(e.value)

@@ -2,6 +2,7 @@
 depend on how the data was cut into batches"""
 import math, warnings
 from functools import partial
+from types import SimpleNamespace
 import numpy as np, pytest, torch, torch.nn.functional as F
 from fastcore.test import test_close as close, test_eq as eq
 from torch import nn
@@ -161,3 +162,28 @@ def test_two_metrics_of_one_name_have_two_columns():
     learn = learner(x, y, 7, F.cross_entropy, [top_k_accuracy, partial(top_k_accuracy, k=2)])
     quiet(learn, 1)
     eq(list(learn.recorder.metric_names)[3:-1], ['top_k_accuracy','top_k_accuracy_2'])
+
+def test_the_mean_of_interpretation_is_that_of_validation():
+    from coursekit.interpret import Interpretation
+    for f in (nn.CrossEntropyLoss(w), CrossEntropyLossFlat(w), nn.CrossEntropyLoss()):
+        learn = learner(x, holes, 4, f)
+        interp = Interpretation.from_learner(learn)
+        assert f'mean loss {learn.validate()[0]:.4f}' in repr(interp)
+
+def test_every_kind_of_target_brings_a_loss_that_knows_what_outputs_mean():
+    from coursekit.vision.data import (BBoxBlock, CategoryBlock, MaskBlock, MultiCategoryBlock, PointBlock,
+                                       RegressionBlock)
+    encoded = MultiCategoryBlock(encoded=True, vocab=list('abc'))
+    kinds = {'softmax': [CategoryBlock(), MaskBlock(), MaskBlock(list('abc'))],
+             'sigmoid': [MultiCategoryBlock(), encoded],
+             'view_as': [RegressionBlock(), RegressionBlock(2), PointBlock(), BBoxBlock()]}
+    for kind,blocks in kinds.items():
+        for block in blocks:
+            f, = (t.loss_func for t in block.type_tfms if hasattr(t, 'loss_func'))
+            args = {'softmax': (getattr(f,'axis',0),), 'sigmoid': (), 'view_as': (x,)}[kind]
+            assert isinstance(f, BaseLoss) and f.flatten
+            eq(f.activation(x), getattr(x, kind)(*args))
+            dls = SimpleNamespace(train=dl(x, y, 4), valid=[], loss_func=f)
+            learn = Learner(dls, nn.Linear(5,3))
+            learn.loss_func.reduction = 'sum'               # of this learner alone
+            eq((type(learn.loss_func), f.reduction), (type(f), 'mean'))

@@ -104,6 +104,17 @@ def test_older_versions_could_be_killed_between_two_renames(tmp_path, capsys):
     assert texts(d)==NEW and texts(tmp_path/'data/pets.old1')=={**OURS, **MINE}
     assert 'pets.old1' in capsys.readouterr().err
 
+@pytest.mark.skipif(sys.platform!='linux', reason='other systems refuse such names')
+def test_names_that_cannot_be_printed(dest, capsys):
+    "Bytes that are no text, and line ends: kept as they are, and told in a readable way"
+    names = [os.fsdecode(b'photos/a/\xff\xfe'), 'two\nlines', ' ']
+    fill(dest, dict.fromkeys(names, 'mine'))
+    keep_folder(dest, maker({**NEW, names[0]:'theirs'}), url='u', version='2')
+    assert texts(dest)['two\nlines']==texts(dest)[' ']=='mine'
+    assert texts(results_path(dest))[f'kept-1/{names[0]}']=='mine'
+    assert r'\udcff' in capsys.readouterr().err
+    assert keep_folder(dest, maker(NEW), url='u', version='2')==dest
+
 def test_sweeping_leaves_other_folders_alone(tmp_path):
     "Names with wildcards, and names that begin like another's temporary folder"
     others = {'.pets.tmp-1', '.pets.tmp-x.tmp-0123456789ab', '.pets.tmp-notes.json', '.pet1.tmp-0123456789ab'}

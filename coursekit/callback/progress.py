@@ -6,7 +6,7 @@
 __all__ = ['in_notebook', 'ProgressCallback', 'ShowGraphCallback', 'CSVLogger']
 
 # %% ../../nbs/library/callback_progress.ipynb #4d163405
-import csv, html, io, itertools, shutil, sys, time, warnings
+import csv, errno, html, io, itertools, shutil, sys, time, warnings
 from contextlib import contextmanager
 from ..core import *
 from ..errors import explained
@@ -48,7 +48,7 @@ class _Table:
         def td(v, tag): return f'<{tag} style="text-align:right">{html.escape(_cell_text(v))}</{tag}>'
         def tr(vs, tag): return f'<tr>{"".join(td(v, tag) for v in vs)}</tr>'
         head,body = tr(self.names, 'th'),''.join(tr(r, 'td') for r in self.rows)
-        note = f'<p>{self.note}</p>' if self.note else ''
+        note = f'<p>{html.escape(self.note)}</p>' if self.note else ''
         return f'<table class="dataframe"><thead>{head}</thead><tbody>{body}</tbody></table>{note}{self.bar}'
 
 # %% ../../nbs/library/callback_progress.ipynb #273855de
@@ -68,8 +68,11 @@ class ProgressCallback(Callback):
         self.table.rows.append(list(row))
         self._say(row)
     def _say(self, row):
-        if self.shown: self._show()
-        else: print(self.table.line(row), flush=True)
+        if self.shown: return self._show()
+        try:
+            print(self.table.line(row), flush=True)
+        except OSError as e:                                  # such as a closed pipe
+            warnings.warn(f'A row of the table could not be printed, training goes on: {e}', RuntimeWarning)
 
     def before_train(self):    self._start('training')
     def before_validate(self): self._start('validation')
@@ -220,14 +223,17 @@ class CSVLogger(Callback):
         header,_ = self._look()
         if header and header!=self.names: self._move_away(f'has other columns ({", ".join(header)[:80]})')
         text = io.StringIO(newline='')
-        with open(self.log_path, 'a+b') as f:
+        with open(self.log_path, 'a+b', buffering=0) as f:
             f.seek(0)
             old = f.read()
             rows = self.waiting if old else [self.names, *self.waiting]
             if old and not old.endswith(b'\n'):               # someone was killed in the middle of a row
                 text.write('"'*(old.count(b'"')%2) + '\r\n')
             csv.writer(text).writerows(rows)
-            f.write(text.getvalue().encode())
+            new = text.getvalue().encode()
+            if f.write(new)<len(new):                         # the disk is full: no half row
+                f.truncate(len(old))
+                raise OSError(errno.ENOSPC, 'No space left', str(self.log_path))
         self.waiting = []
     def read_log(self):
         "The file as a data frame. Raises `FileNotFoundError` before any training"

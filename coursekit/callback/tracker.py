@@ -65,6 +65,9 @@ class TrackerCallback(Callback):
         row = self.recorder.values[-1]
         complete = len(row)==len(self.cols)                   # the row of a cancelled epoch is not
         val = row[self.cols.index(self.monitor)] if complete else None
+        if not isinstance(val, (int,float,np.number,type(None))):
+            raise TypeError(f'`{type(self).__name__}` watches {self.monitor!r}, whose value {val!r} is '
+                            'not a number')
         self.new_best = val is not None and bool(self.comp(val-self.min_delta, self.best))
         if self.new_best: self.best = float(val)
         self.wait = 0 if self.new_best else self.wait+1

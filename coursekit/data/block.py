@@ -56,6 +56,9 @@ class DataBlock:
                  splitter=None, # Items → positions for training and validation; default `RandomSplitter()`
                  get_y=None, get_x=None): # Item → label, item → input
         if blocks is None: blocks = TransformBlock,TransformBlock
+        if callable(dl_type) and not isinstance(dl_type, type): raise TypeError(
+            "DataBlock takes its blocks as one tuple, with brackets of its own: "
+            f"DataBlock(({getattr(blocks, '__name__', '…')}, {getattr(dl_type, '__name__', '…')}), …).")
         self.blocks = L(b if hasattr(b, 'type_tfms') else b() for b in L(blocks))
         n = len(self.blocks)
         self.n_inp = max(1, n-1) if n_inp is None else n_inp

@@ -131,11 +131,11 @@ class _Writer:
         self.folder(self.path(parts, name), name)
 
     def symlink(self, name, target):
+        if len(target)>_max_name or _unprintable.search(target):
+            raise UnsafeArchiveError(f'the link {name!r} points to a path that is very long, or unprintable')
         if not target or re.match(r'/|[A-Za-z]:', target) or '\\' in target:
             raise UnsafeArchiveError(f'the link {name!r} points to an absolute or impossible path, '
                                      f'{target!r}')
-        if len(target)>_max_name or _unprintable.search(target):
-            raise UnsafeArchiveError(f'the link {name!r} points to a path that is very long, or unprintable')
         self.links[tuple(safe_parts(name))] = target
 
     def follow(self, parts, root):
@@ -195,7 +195,7 @@ class _Content:
         while self.read(2**20): pass
         self.f.read(self.padding)
 
-_max_header = 2**16 # Bytes of a long name, or of what else is said about a member
+_max_header = 2**20 # Bytes of a long name, or of what else is said about a member
 _sparse = 'it holds a file with holes: it was packed with `--sparse`, and has to be without'
 
 def _number(field, what): # A number in a header: octal digits, or binary
@@ -260,6 +260,7 @@ def _no_file(name): return UnsafeArchiveError(f'the member {name!r} is a device 
 def _untar(f, kind, w, show): # One stream, read to its very end
     stream = _Counted(_open[kind](f), _Writer(w.dest, w.budget+2**26, 0).spend)
     for name,what,size,mode,target,content in _tar_members(stream):
+        safe_parts(name)
         is_file = what in _files
         if   what==b'5' or is_file and name.endswith('/'): w.dir(name)
         elif is_file: w.file(name, content, size, mode)
@@ -285,6 +286,7 @@ def _unzip(f, w, show): # `zipfile` checks each member's checksum
         _check_zip(z.infolist(), w)
         for o in z.infolist():
             name,mode = o.orig_filename.replace('\\','/'),o.external_attr>>16
+            safe_parts(name)
             kind = stat.S_IFMT(mode)
             if kind not in (0,stat.S_IFREG,stat.S_IFDIR,stat.S_IFLNK): raise _no_file(name)
             if o.flag_bits & 1: raise ArchiveError(f'the member {name!r} is encrypted; unpack it by hand')

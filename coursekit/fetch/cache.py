@@ -148,7 +148,7 @@ def _true_place(dest): return Path(os.path.realpath(dest)) # of a link: where th
 
 def _few(names): # The first names, and how many more
     more = f' and {len(names)-3:,} more' if len(names)>3 else ''
-    return ', '.join(names[:3]) + more
+    return ', '.join(o if o.isprintable() else ascii(o) for o in names[:3]) + more
 
 def move_aside(path, # A file or folder
                dest=None, # Where it has been, if not there
@@ -200,8 +200,8 @@ def _bring_over(dest, home, tmp, kept): # What is the reader's in the folders th
         for _ in range(2): # the second time for what was saved meanwhile by a process that works in there
             if old.exists(): bring_over(old, home, ours, kept)
         if old.exists(): move_aside(old, home)
-    if kept.exists():
-        names = [k for k in folder_entries(kept) if k and k[-1]!='/']
+    names = [k for k in folder_entries(kept) if k and k[-1]!='/'] if kept.exists() else []
+    if names:
         print(f'{dest} was made anew. What you had changed, or put where the new data has something else, is '
               f'kept in {kept}: {_few(names)}.', file=sys.stderr)
 
@@ -231,17 +231,16 @@ def _tell_changes(dest, url): # Warn, once, of files of ours that are gone or ha
     with ExitStack() as lock:
         try:
             lock.enter_context(file_lock(home, wait=False))
+            if read_manifest(file) is None: return _adopt(dest, home)
         except Timeout:
             return                  # another process is at it
         except OSError: pass        # a folder that we may only read
-        if read_manifest(file) is None:
-            with suppress(OSError): _adopt(dest, home)
-            return
         gone,changed = find_changes(home, file)
     what = [f'{verb}: {_few(o)}.' for o,verb in ((gone,'Gone'), (changed,'Changed')) if o]
     if not what: return
     warnings.warn(f"{dest} is not as it was made. {' '.join(what)} If that is not what you want: "
-                  f'untar_data({url!r}, force_download=True) makes it anew, and keeps what is yours.')
+                  f'untar_data({url!r}, force_download=True) makes it anew, and keeps what is yours.',
+                  stacklevel=4)
 
 def _is_ready(dest, stamp, same): # Is `dest` there, and is it what `stamp` asks for?
     if dest.exists() and not dest.is_dir():
@@ -283,5 +282,9 @@ def keep_folder(dest, # The folder wanted
             except BaseException:
                 shutil.rmtree(tmp, ignore_errors=True)
                 raise
-            _finish(dest, home)
+            try:
+                _finish(dest, home)
+            except KeyboardInterrupt:       # now it is quicker to go on than to go back
+                if 'unfinished' in read_stamp(dest): _finish(dest, home)
+                raise
     return dest

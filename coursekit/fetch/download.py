@@ -31,6 +31,9 @@ class WrongFileError(DownloadError):
 class _Broken(Exception):
     "The answer ended early: worth another try"
 
+class _Slow(Exception):
+    "The answer hardly moves: worth one more try"
+
 # %% ../../nbs/library/fetch_download.ipynb #24f44b4c
 def _split_address(url): # As `urlsplit`. Raises `ValueError` for what is no address
     try:
@@ -153,7 +156,7 @@ class _Redirects(HTTPRedirectHandler):
             raise HTTPError(req.full_url, code, why, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
-def _within(seconds, f): # What `f()` returns or raises, or a `TimeoutError`
+def _within(seconds, f): # What `f()` returns or raises; `_Slow` if that takes longer
     res,is_late = [],threading.Event()
     def run():
         try:
@@ -165,11 +168,11 @@ def _within(seconds, f): # What `f()` returns or raises, or a `TimeoutError`
     thread.join(seconds)
     if not res:
         is_late.set()
-        raise TimeoutError
+        raise _Slow(f'its answer had not begun after {seconds:.0f} s')
     if res[0][1] is not None: raise res[0][1]
     return res[0][0]
 
-_patience = 6      # A whole answer's head may take so many times the `timeout`
+_patience = 3      # The head of an answer may take so many times the `timeout`
 _slowest = 100     # Bytes a second, over so long a time
 
 def _ask(part, timeout): # The answer of the server
@@ -220,7 +223,7 @@ def _attempt(part, timeout, show): # Fetch what is missing, or raise
                 show(n, total)
                 if (seconds := time.monotonic()-since)>_patience*timeout:
                     if n-n_then<_slowest*seconds:
-                        raise _Broken(f'only {n-n_then:,} bytes came in {seconds:.0f} s')
+                        raise _Slow(f'only {n-n_then:,} bytes came in {seconds:.0f} s')
                     since,n_then = time.monotonic(),n
     if not part.n: raise _Broken('the server sent nothing')
     if total and part.n<total: raise _Broken(f'the connection was closed after {part.n:,} of {total:,} bytes')
@@ -231,12 +234,14 @@ _codes = {400:'it does not understand the question', 401:'it wants a name and a 
           403:'access is refused', 404:'there is no such file', 407:'the proxy wants a name and a password',
           410:'the file is gone', 429:'too many requests', 451:'access is refused for legal reasons'}
 
+def _printable(text): # On one line, shortened
+    return ''.join(o if o.isprintable() else ' ' for o in str(text))[:150].strip()
+
 def _judge(e, # What went wrong
-          ): # ('again', 'offline' or 'final'; why)
+          ): # ('again', 'slow', 'offline' or 'final'; why)
     "Is another try worth it?"
     if isinstance(e, HTTPError):
-        said = re.sub(r'\s+', ' ', str(e.reason))[:100]
-        if e.code//100==3 and 'infinite loop' in said: said = 'it sends us on and on'
+        said = 'it sends us on and on' if 'infinite loop' in str(e.reason) else _printable(e.reason)
         why = f'the server answered {e.code} ({_codes.get(e.code, said)})'
         return 'again' if e.code in _busy else 'final',why
     if isinstance(e, URLError) and isinstance(e.reason, BaseException): e = e.reason
@@ -247,12 +252,15 @@ def _judge(e, # What went wrong
     if getattr(e, 'errno', None) in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
         return 'offline','there is no way to it'
     if isinstance(e, TimeoutError): return 'again','it went silent'
+    if isinstance(e, _Slow): return 'slow',str(e)
+    if isinstance(e, ValueError): return 'final',f'it sends us on to an address that is not valid ({e})'
     if isinstance(e, http.client.InvalidURL):
         return 'final',f'its address, or that of a proxy, is invalid ({e})'
-    return 'again',str(e) or type(e).__name__
+    if isinstance(e, http.client.BadStatusLine): return 'again',f'it answered nonsense ({_printable(e)})'
+    return 'again',_printable(e) or type(e).__name__
 
 _network = (URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException, _Broken,
-            EOFError, gzip.BadGzipFile, zlib.error)
+            _Slow, ValueError, EOFError, gzip.BadGzipFile, zlib.error)
 
 # %% ../../nbs/library/fetch_download.ipynb #95ab5a74
 PAUSE = 1.   # Seconds before the second try; doubled each time
@@ -277,7 +285,8 @@ def _fetch(part, timeout, retries, show):
         except _network as e:
             err,(kind,why) = e,_judge(e)
         if part.n>=best+2**16: best,k = part.n,0
-        if kind=='final' or k>=(min(1,retries) if kind=='offline' and not best else retries): break
+        is_hopeless = kind=='slow' or kind=='offline' and not best
+        if kind=='final' or k>=(min(1,retries) if is_hopeless else retries): break
         print(f'{urlsplit(part.url).hostname}: {why}; trying again ({k+1} of {retries}) …', file=sys.stderr)
         _pause(k, err)
         k += 1
