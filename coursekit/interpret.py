@@ -181,7 +181,7 @@ class ClassificationInterpretation(Interpretation):
         fig,ax = plt.subplots(figsize=figsize or (side,side), **kwargs)
         ax.imshow(shown, interpolation='nearest', cmap=cmap)
         ax.set(title=title, xlabel='Predicted', ylabel='Actual', xticks=at, yticks=at)
-        names = [readable(o, 30) for o in names]
+        names = [one_line(o, 30) for o in names]
         ax.set_yticklabels(names, parse_math=False)
         ax.set_xticklabels(names, rotation=90, parse_math=False)
         for i,j in zip(*np.nonzero(cm)) if plot_txt else ():
@@ -203,7 +203,7 @@ class ClassificationInterpretation(Interpretation):
         from sklearn.metrics import classification_report
         (targs,preds),names = self._classes(),self._names()
         print(classification_report(targs, preds, labels=range(len(names)), zero_division=0,
-                                    target_names=list(map(readable, names))))
+                                    target_names=list(map(one_line, names))))
 
     def _names(self): # Of the classes, or their numbers where the data or the model knows more
         targs,preds = self._classes()

@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 import matplotlib.pyplot as plt
 from PIL import Image
 from torch import nn
-from coursekit.core import readable
+from coursekit.core import one_line
 from coursekit.errors import full_message
 from coursekit.vision.all import (CategoryBlock, ClassificationInterpretation, CrossEntropyLossFlat,
     DataBlock, DataLoaders, ImageBlock, Interpretation, Learner, MaskBlock, MultiCategoryBlock, PointBlock,
@@ -124,7 +124,7 @@ def test_names_of_classes_are_shown_as_they_are(name):
     interp.dl.dataset.classes = [name,'other']
     ax = interp.plot_confusion_matrix()
     ax.figure.canvas.draw()
-    assert ax.get_xticklabels()[0].get_text()==readable(name, 30)
+    assert ax.get_xticklabels()[0].get_text()==one_line(name, 30)
     interp.print_classification_report()
 
 @pytest.mark.parametrize('sampler', [[4,2,2,0], 'subset', 'batches'])

@@ -308,12 +308,12 @@ def _data_root(w): # The one folder that holds all the rest, else the whole
 def file_extract(fname, # The archive: .tar, .tgz, .tar.bz2, .tar.xz or .zip, told by its content
                  dest, # An existing, empty folder
                  max_ratio:float=100., # Write at most so many times the archive's size (or 256 MiB, if more)
-                 max_files:int=None, # Write at most so many entries; None: 100,000, and one for 16 bytes
+                 max_files:int=None, # Write at most so many entries; None: 10,000, and one for 16 bytes
                 ): # The folder of the data: the archive's one top folder, or `dest`
     """Unpack `fname` into `dest`, all of it or with an error. Raises `UnsafeArchiveError` or `ArchiveError`,
     naming the member"""
     size = os.path.getsize(fname)
-    if max_files is None: max_files = 100_000+size//16
+    if max_files is None: max_files = 10_000+size//16
     w = _Writer(Path(dest), max(2**28, int(max_ratio*size)), max_files)
     try:
         with open(fname, 'rb') as f, progress_to(f'Unpacking {Path(fname).name}', size) as show:

@@ -225,7 +225,7 @@ def _finish(dest, home): # Do what the note in the stamp says, or what is left o
     shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../../nbs/library/fetch_cache.ipynb #7bde2308
-def _tell_changes(dest, url): # Warn, once, of files of ours that are gone or have changed
+def _tell_changes(dest): # Warn, once, of files of ours that are gone or have changed
     home,file = _true_place(dest),_manifest_file(dest)
     if not seems_changed(home, file): return
     with ExitStack() as lock:
@@ -238,8 +238,8 @@ def _tell_changes(dest, url): # Warn, once, of files of ours that are gone or ha
         gone,changed = find_changes(home, file)
     what = [f'{verb}: {_few(o)}.' for o,verb in ((gone,'Gone'), (changed,'Changed')) if o]
     if not what: return
-    warnings.warn(f"{dest} is not as it was made. {' '.join(what)} If that is not what you want: "
-                  f'untar_data({url!r}, force_download=True) makes it anew, and keeps what is yours.',
+    warnings.warn(f"{dest} is not as it was made. {' '.join(what)} If that is not what you want: the same "
+                  'call of untar_data, with force_download=True, makes it anew and keeps what is yours.',
                   stacklevel=4)
 
 def _is_ready(dest, stamp, same): # Is `dest` there, and is it what `stamp` asks for?
@@ -268,7 +268,7 @@ def keep_folder(dest, # The folder wanted
     dest,stamp = Path(dest),dict(url=url, version=version)
     with storage_errors(dest):
         if not force and _is_ready(dest, stamp, same):
-            _tell_changes(dest, url)
+            _tell_changes(dest)
             return dest
         home = _true_place(dest)
         with file_lock(home):
