@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['defaults', 'tensor', 'default_device', 'apply', 'to_detach', 'to_cpu', 'to_np', 'to_device', 'image2tensor',
-           'readable', 'write_title', 'show_image', 'subplots', 'show_images', 'show_titled_image', 'as_items',
+           'one_line', 'write_title', 'show_image', 'subplots', 'show_images', 'show_titled_image', 'as_items',
            'as_positions', 'plot_function', 'set_seed', 'np', 'torch', 'nn', 'F', 'plt', 'Image', 'Tensor', 'L', 'Path',
            'patch', 'noop', 'listify', 'is_listy', 'store_attr']
 
@@ -135,7 +135,7 @@ def _as_drawable(im): # `im` as an array that matplotlib draws: HW, or HWC with 
     if a.shape[2]==1: return a[...,0]
     return a.clip(0,1) if a.dtype.kind=='f' else a.clip(0,255).astype(np.uint8)
 
-def readable(o, # A label, a file name or anything else with a text
+def one_line(o, # A label, a file name or anything else with a text
              n=60): # At most so many letters
     "The text of `o` as one short line; tabs, line breaks and what cannot be printed appear as `\\t`, `\\n` …"
     text = str(o)
@@ -147,7 +147,7 @@ def write_title(ax, # matplotlib axis
                 o, # What to write; may have several lines
                 **kwargs): # Passed to `Axes.set_title`
     "Write the text of `o` over `ax` as it stands: lines are shortened, and `$` begins no mathematics."
-    text = '\n'.join(map(readable, str(o).split('\n')))
+    text = '\n'.join(map(one_line, str(o).split('\n')))
     ax.set_title(text, parse_math=False, **kwargs)
 
 def show_image(im, # PIL image, array (HW, HWC) or tensor (HW, 1HW, 3HW); colour floats lie in 0…1

@@ -123,8 +123,8 @@ class TensorBBox(TensorPoint):
         ax = ctx or plt.gca()
         for l,t,r,b in self.as_subclass(Tensor).view(-1, 4).tolist():
             ax.add_patch(plt.Rectangle((l,t), r-l, b-t, fill=False, ec=color, lw=2))
-            if text is None: continue
-            ax.text(l, t, readable(text), va='bottom', color=color, weight='bold', parse_math=False)
+            if text is not None:
+                ax.text(l, t, one_line(text), va='bottom', color=color, weight='bold', parse_math=False)
         return ax
 
 class LabeledBBox(L):

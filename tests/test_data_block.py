@@ -404,3 +404,78 @@ def test_summary_about_a_vocab_that_lacks_a_label(folder, capsys):
     with pytest.raises(KeyError): block(blocks=(ImageBlock,CategoryBlock(vocab=['dog']))).summary(folder)
     out = capsys.readouterr().out
     assert '✗' in out and 'add the label to `vocab`' in out, out
+
+# ---- what is shared, and what stays as it was
+
+def test_each_loader_has_transforms_of_its_own(folder, tmp_path_factory):
+    dark = tmp_path_factory.mktemp('dark')
+    for f in get_image_files(folder): Image.new('RGB', (20,20)).save(dark/f.name)
+    b = block(batch_tfms=Normalize())
+    bright,black = (b.dataloaders(o, bs=4, num_workers=0) for o in (folder,dark))
+    assert bright.after_batch.normalize.mean.min()>0.1 and black.after_batch.normalize.mean.max()==0
+    assert bright.valid.after_batch.normalize is bright.train.after_batch.normalize
+
+class FailsSecond(Transform):
+    "Can be set up for one loader only"
+    seen = 0
+    def setups(self, dl):
+        FailsSecond.seen += 1
+        if FailsSecond.seen==2: raise ValueError('not again')
+
+def test_transforms_that_cannot_be_added_leave_the_loaders_alone(folder):
+    dls = small_loaders(folder)
+    before = [list(dl.after_batch.fs) for dl in dls]
+    with pytest.raises(ValueError, match='not again'):
+        dls.add_tfms([Normalize(),FailsSecond()], 'after_batch')
+    assert [list(dl.after_batch.fs) for dl in dls]==before
+    b = block()
+    with pytest.raises(TypeError, match='neither a transform nor a function'): b.new(FlipItem(), [3])
+    assert not any(isinstance(f, FlipItem) for f in b.item_tfms)
+    p = Pipeline([noop, FailsSecond(), FailsSecond()])
+    FailsSecond.seen = 0
+    with pytest.raises(ValueError, match='not again'): p.setup([1])
+    assert len(p)==3
+
+def test_lists_of_the_caller_stay(folder):
+    blocks,items,batches,getters = [ImageBlock,CategoryBlock],[Resize(16)],[Normalize()],[noop,REGEX]
+    DataBlock(blocks, getters=getters, get_items=get_image_files, get_y=REGEX, item_tfms=items,
+              batch_tfms=batches).dataloaders(folder, bs=4, num_workers=0)
+    assert (len(blocks),len(items),len(batches)) == (2,1,1) and getters==[noop,REGEX]
+    assert batches[0].mean is None
+
+def test_blocks_without_brackets():
+    assert 'several blocks stand in one tuple' in error_text(DataBlock, ImageBlock, CategoryBlock)
+
+# ---- splitters
+
+def test_validation_sets_that_are_empty(folder, table):
+    for splitter in RandomSplitter(.01),EndSplitter(.01),FuncSplitter(lambda o: False):
+        with pytest.warns(UserWarning, match='no validation set|no item is for validation'):
+            assert len(small_loaders(folder, splitter=splitter).valid)==0
+    with pytest.warns(UserWarning, match="column 'none' is true in no row"):
+        ColSplitter('none')(table.assign(none=False))
+    with pytest.raises(ValueError, match="no row has on='valdi'"): ColSplitter('size', on='valdi')(table)
+    with pytest.raises(ValueError, match='training set is empty'):
+        small_loaders(folder, splitter=RandomSplitter(1))
+
+def test_seeds():
+    files = range(20)
+    assert RandomSplitter(seed=np.int64(3))(files)==RandomSplitter(seed=3)(files)
+    before = torch.get_rng_state()
+    RandomSplitter(seed=-1)(files)
+    assert torch.equal(before, torch.get_rng_state())
+    for seed in 1.5,'a':
+        with pytest.raises(TypeError, match='whole number'): RandomSplitter(seed=seed)(files)
+
+def test_a_list_of_names(folder, tmp_path):
+    names,files = tmp_path/'valid.txt',get_image_files(folder)
+    names.write_text('\ufeffcat_0.jpg\r\ndog_1.jpg \nnope.jpg\n', encoding='utf-8')
+    with pytest.warns(UserWarning, match='1 of the 3 names'): valid = FileSplitter(names)(files)[1]
+    assert files[valid].attrgot('name')==['cat_0.jpg','dog_1.jpg']
+    names.write_text('nope.jpg')
+    with pytest.raises(ValueError, match="are no item's.*an item is called"): FileSplitter(names)(files)
+
+def test_masks():
+    assert MaskSplitter(pd.Series([True,False], index=[3,4]))('ab')==([1],[0])
+    for mask in [True,None],['False','True'],[float('nan'),1]:
+        with pytest.raises(ValueError, match='neither true nor false'): MaskSplitter(mask)

@@ -1,9 +1,11 @@
 "Loaders where cells cannot test them: workers that die or hang, spawned processes, leaks, many kinds of data"
 import gc, multiprocessing as mp, os, pickle, random, signal, subprocess, sys, time
-import numpy as np, pytest, torch
-from coursekit.core import set_seed
+import numpy as np, pandas as pd, pytest, torch, torch.utils.data as tud
+from torch.utils.data import WeightedRandomSampler
 from coursekit.data import workers
-from coursekit.data.load import DataLoader, TensorDataset
+from coursekit.data.all import *
+from coursekit.learner import Learner
+for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n]   # pytest would collect them
 
 def setup_module(): torch.set_num_threads(1)
 
@@ -400,3 +402,122 @@ def test_the_order_can_be_asked_for_before_the_first_epoch():
     assert sorted(int(i) for i in dl.get_idxs())==list(range(9)) and len(dl.get_idxs())==9
     dl = TfmdDL(TfmdLists(range(9), None), bs=3, shuffle=True, num_workers=0)
     assert sorted(dl.get_idxs())==list(range(9))
+
+# ---- what people hand to a loader
+
+@pytest.mark.parametrize('bs', [None, 0, -1, 4., 'a', True, np.float32(2)])
+def test_a_batch_size_is_a_whole_number(bs):
+    for make in (lambda: DataLoader([1,2], bs=bs), lambda: TfmdLists([1,2], noop).dataloaders(bs=bs),
+                 lambda: DataLoaders.from_dsets([1,2], bs=bs),
+                 lambda: TfmdLists([1,2], noop, splits=[[0],[1]]).dataloaders(batch_size=bs)):
+        assert f'bs must be a whole number of at least 1, got {bs!r}' in error_text(make)
+def test_other_numbers():
+    assert len(DataLoader([1,2], bs=np.int64(1)))==2
+    for nm,v in dict(num_workers=-1, n=0).items():
+        assert f'{nm} must be a whole number' in error_text(TfmdDL, [1,2], **{nm:v})
+    dls = TfmdLists([1]*9, noop, splits=[range(5),range(5,9)]).dataloaders(batch_size=3, num_workers=0)
+    assert [dl.bs for dl in dls]==[3,3], 'both names mean the same'
+    assert 'got 0' in error_text(TfmdLists([1,2], noop, splits=[[0],[1]]).dataloaders, val_bs=0)
+
+SAMPLERS = dict(list=[3,0], array=np.array([3,0]), column=pd.Series([3,0], index=[7,8]), negative=[-1,0],
+                tensor=torch.tensor([3,0]), mask=np.array([True,False,False,True]))
+@pytest.mark.parametrize('kind', SAMPLERS)
+def test_samplers_of_any_kind(kind):
+    want = [0,3] if kind=='mask' else [3,0]
+    for data in list(range(4)), torch.arange(4):
+        dl = DataLoader(data, bs=2, sampler=SAMPLERS[kind])
+        for _ in range(2): assert joined(dl)==want
+@pytest.mark.parametrize('sampler,said', [
+    ([4], 'no item 4'), ([.5], 'no position'), ([True], '1 truth values for 4 items'),
+    (iter([1]), 'used up after one epoch'), ([], 'the sampler gives no index')])
+def test_samplers_that_are_none(sampler, said):
+    assert said in error_text(lambda: list(DataLoader(range(4), sampler=sampler)))
+
+def test_without_shuffling_all_items_come_in_their_order():
+    drawn = WeightedRandomSampler([1.]*10, 50)
+    for changes in (dict(sampler=drawn), dict(sampler=range(9,-1,-1)), dict(get_idxs=lambda: [3,3]),
+                    dict(shuffle=True)):
+        dl = DataLoader(range(10), bs=4, **changes)
+        assert not dl.in_order and joined(dl.new(shuffle=False))==[*range(10)]
+        assert dl.new(bs=2).sampler is dl.sampler and dl.new(range(3), shuffle=False).in_order
+    assert DataLoader(range(10)).in_order and not DataLoader(range(10), drop_last=True).in_order
+    assert joined(TfmdDL(list(range(10)), sampler=[1,2], num_workers=0).new([7,8], bs=2))==[7,8]
+
+@pytest.mark.parametrize('items,said', [
+    ([torch.ones(2),torch.ones(3)], 'item 0 has shape (2,), item 1 has shape (3,)'),
+    ([1,None], 'item 0 has kind number, item 1 has kind None'),
+    ([None,torch.ones(1)], 'item 1 has kind tensor'), (['a',1], 'item 1 has kind number'),
+    ([{'a':1},{'a':1,'b':2}], "item 0 has keys {'a'}, item 1 has keys"),
+    ([{'a':1},{'a':'x'}], "part 'a' of item 1 has kind text"), ([2**70,1], 'no tensor holds the numbers')])
+def test_items_that_do_not_fit_together(items, said):
+    assert said in error_text(lambda: list(DataLoader(items)))
+def test_items_that_do():
+    assert next(iter(DataLoader([{'x':1,'y':'a'},{'y':'b','x':2}])))['y']==['a','b']
+    assert next(iter(DataLoader([(1,None),(2,None)])))[1]==[None,None]
+    assert next(iter(DataLoader([1,2.5,np.int64(3)]))).tolist()==[1,2.5,3]
+
+class Shrinking(Items):
+    def __getitem__(self, i):
+        if i>=6: raise IndexError('gone')
+        return i
+@pytest.mark.parametrize('data,said', [
+    (pd.DataFrame({'a':[1]}), 'a table is no data set'), ({'a':1}, 'has no item number 0'),
+    (None, 'None is no data set'), (Shrinking(9), 'IndexError in item 6'), ([], 'the data set is empty')])
+def test_what_is_no_data_set(data, said):
+    assert said in error_text(lambda: list(DataLoader(data, bs=3)))
+def test_a_column_is_a_data_set():
+    assert joined(DataLoader(pd.Series([5,6], index=[3,4])))==[5,6]
+
+# ---- loaders of torch
+
+X,Y = torch.arange(10.)[:,None],torch.arange(10)%2
+class Stream(tud.IterableDataset):
+    def __iter__(self): return iter(zip(X, Y))
+FOURS = tud.BatchSampler(range(10), 4, False)
+THEIRS = dict(shuffled=lambda: tud.DataLoader(TensorDataset(X, Y), 4, shuffle=True),
+              stream=lambda: tud.DataLoader(Stream(), 4),
+              batches=lambda: tud.DataLoader(TensorDataset(X, Y), batch_sampler=FOURS))
+@pytest.mark.parametrize('kind', THEIRS)
+def test_loaders_of_torch_say_what_they_lack(kind):
+    dls = DataLoaders(THEIRS[kind](), THEIRS[kind](), device='cpu')
+    assert len(dls.one_batch()[0])==4 and dls.device==torch.device('cpu') and 'DataLoaders(train' in repr(dls)
+    for nm in 'vocab','c':
+        assert not hasattr(dls, nm)
+        assert f"has no '{nm}'. Set it, `dls.{nm} = …`" in error_text(getattr, dls, nm)
+    for nm in 'show_batch','decode','show_results':
+        assert 'A `TfmdDL` has it' in error_text(getattr, dls, nm)
+    for f in dls.new_empty,lambda: dls.test_dl([1]): assert 'cannot be made anew' in error_text(f)
+    dls.vocab = ['a','b']
+    assert dls.vocab==['a','b']
+def test_fewer_loaders_than_asked_for():
+    assert 'There are 1 loaders' in error_text(lambda: DataLoaders(DataLoader([1])).valid)
+    assert 'There is no loader' in error_text(lambda: DataLoaders().vocab)
+def test_batches_that_are_dicts(capsys):
+    items = [dict(x=x, y=y) for x,y in zip(X, Y)]
+    TfmdDL(items, bs=2, num_workers=0).show_batch()
+    assert len(capsys.readouterr().out.splitlines())==2
+    dls = DataLoaders(DataLoader(items))
+    learn = Learner(dls, torch.nn.Linear(1,2), loss_func=torch.nn.CrossEntropyLoss())
+    assert "A batch is a dict, of ['x', 'y']" in error_text(learn.fit, 1)
+
+# ---- nothing stays behind
+
+def test_loaders_and_transforms_are_freed():
+    items = [(torch.ones(3,8,8),'ab'[i%2]) for i in range(8)]
+    kinds,getters = (TransformBlock,CategoryBlock),[ItemGetter(0),ItemGetter(1)]
+    def made():
+        block = DataBlock(kinds, getters=getters, item_tfms=lambda o: o, batch_tfms=[noop],
+                          splitter=IndexSplitter([0,1]))
+        dls = block.dataloaders(items, bs=2, num_workers=0)
+        Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192,2))).get_preds()
+        dls.test_dl(items).one_batch()
+        dls.train.new().one_batch()
+        Transform(lambda x: x)(1)
+        TypeDispatch(lambda x: x)(1)
+    def objects():
+        gc.collect()
+        return len(gc.get_objects())
+    made()
+    before = objects()
+    for _ in range(5): made()
+    assert objects()-before<10

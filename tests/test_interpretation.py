@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 import matplotlib.pyplot as plt
 from PIL import Image
 from torch import nn
-from coursekit.core import readable
+from coursekit.core import one_line
 from coursekit.errors import full_message
 from coursekit.vision.all import (CategoryBlock, ClassificationInterpretation, CrossEntropyLossFlat,
     DataBlock, DataLoaders, ImageBlock, Interpretation, Learner, MaskBlock, MultiCategoryBlock, PointBlock,
@@ -124,7 +124,7 @@ def test_names_of_classes_are_shown_as_they_are(name):
     interp.dl.dataset.classes = [name,'other']
     ax = interp.plot_confusion_matrix()
     ax.figure.canvas.draw()
-    assert ax.get_xticklabels()[0].get_text()==readable(name, 30)
+    assert ax.get_xticklabels()[0].get_text()==one_line(name, 30)
     interp.print_classification_report()
 
 @pytest.mark.parametrize('sampler', [[4,2,2,0], 'subset', 'batches'])
@@ -150,3 +150,10 @@ def test_batchnorm_and_a_batch_of_one(root):
     learn.dls.train.bs = 1
     with pytest.raises(ValueError) as e, learn.no_bar(): learn.fit(1)
     assert 'larger `bs`' in full_message(e.value)
+
+def test_a_loss_without_decodes_is_named(root):
+    learn = learner(root, loss_func=lambda p,t: nn.functional.cross_entropy(p, t))
+    interp = ClassificationInterpretation.from_learner(learn)
+    for f in (lambda: interp.plot_top_losses(2), interp.confusion_matrix):
+        with pytest.raises((ValueError,TypeError)) as e: f()
+        assert 'Has the loss function no `decodes`?' in full_message(e.value)

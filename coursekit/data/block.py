@@ -55,6 +55,9 @@ class DataBlock:
                  get_items=None, # Source → items, e.g. `get_image_files`
                  splitter=None, # Items → positions for training and validation; default `RandomSplitter()`
                  get_y=None, get_x=None): # Item → label, item → input
+        if dl_type is not None and not isinstance(dl_type, type): raise TypeError(
+            f"DataBlock: dl_type={getattr(dl_type, '__name__', dl_type)} is no class of loaders; "
+            "several blocks stand in one tuple, `DataBlock((ImageBlock, CategoryBlock))`.")
         if blocks is None: blocks = TransformBlock,TransformBlock
         if callable(dl_type) and not isinstance(dl_type, type): raise TypeError(
             "DataBlock takes its blocks as one tuple, with brackets of its own: "
@@ -79,8 +82,9 @@ class DataBlock:
 
     def new(self, item_tfms=None, batch_tfms=None):
         "The same recipe with other transforms, after those of the blocks (changes this one and returns it)"
-        self.item_tfms  = merge_tfms(*self.blocks.attrgot('item_tfms'), item_tfms, nm='item_tfms')
-        self.batch_tfms = merge_tfms(*self.blocks.attrgot('batch_tfms'), batch_tfms, nm='batch_tfms')
+        own = dict(item_tfms=item_tfms, batch_tfms=batch_tfms)
+        merged = {nm: merge_tfms(*self.blocks.attrgot(nm), fs, nm=nm) for nm,fs in own.items()}
+        self.item_tfms,self.batch_tfms = merged.values()
         return self
 
     def find_items(self, source):
@@ -121,7 +125,7 @@ class DataBlock:
             if seen.setdefault(k, i)!=i: twice.append((seen[k],i,k))
         (i,j,k),both = twice[0],sum((i in train)!=(j in train) for i,j,_ in twice)
         memory = f'; {both} of them are in training and in validation, which then measures memory'
-        warnings.warn(f"{len(twice)} items stand there twice, for example {readable(k)} as number {i} and "
+        warnings.warn(f"{len(twice)} items stand there twice, for example '{k}' as number {i} and "
                       f"{j}{memory*(both>0)}.")
 
     def element_tfms(self, i):

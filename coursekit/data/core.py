@@ -220,8 +220,10 @@ class Datasets(FilteredBase):
         self.unlabelled = L()                             # pipelines of targets that these items lack
         if dl_type: self._dl_type = dl_type
         for tl in self.tls if do_setup and splits else ():
-            if not hasattr(tl.tfms, 'vocab'): continue    # else: does it lack a label of the other subsets?
-            for s in range(1, tl.n_subsets): tl.subset(s).check_items('validation ')
+            vocab = getattr(tl.tfms, 'vocab', None)       # does it lack a label of the subsets?
+            first = 0 if getattr(vocab, 'strict', False) else 1
+            for s in range(first, tl.n_subsets if vocab is not None else 0):
+                tl.subset(s).check_items('validation ' if s else 'training ')
 
     @property
     def loss_func(self):
@@ -397,7 +399,7 @@ class DataLoaders:
     def from_dsets(cls, *ds, # Data sets: training, validation, …
                    path='.', bs=64, device=None, dl_type=None, **kwargs): # As in `Datasets.dataloaders`
         "One loader for each dataset, the first shuffled"
-        make = dl_type or TfmdDL
+        make,bs = dl_type or TfmdDL,check_count(bs, 'bs')
         loaders = [make(d, bs=bs, shuffle=i==0, drop_last=i==0 and len(d)>=bs, **kwargs)
                    for i,d in enumerate(ds)]
         return cls(*loaders, path=path, device=device)
@@ -439,8 +441,8 @@ class DataLoaders:
         try:
             return getattr(self.loaders[0], k)
         except (AttributeError,IndexError) as e:
-            if k in ('c','vocab'): hint = f'Set it, `dls.{k} = …`, where something asks for it'
-            elif isinstance(e, IndexError): hint = 'There is no loader'
+            if isinstance(e, IndexError): hint = 'There is no loader'
+            elif k in ('c','vocab'): hint = f'Set it, `dls.{k} = …`, where something asks for it'
             elif hasattr(TfmdDL, k): hint = 'A `TfmdDL` has it, as `DataBlock.dataloaders` makes them'
             else: raise
             kind = type(self.loaders[0]) if self.loaders else type(self)
@@ -462,7 +464,8 @@ class DataLoaders:
     def cuda(self): return self.to('cuda')
     def new_empty(self):
         "The same pipelines without the data: what is needed to use a model elsewhere"
-        loaders = [_loader_like(dl, dl.dataset.new_empty()) for dl in self.loaders]
+        def empty(ds): return ds.new_empty() if hasattr(ds, 'new_empty') else []
+        loaders = [_loader_like(dl, empty(dl.dataset)) for dl in self.loaders]
         return type(self)(*loaders, path=self.path, device=self.device)
     def test_dl(self, test_items, # New items, of the kind the data was made from, or further along
                 rm_type_tfms=None, # How many steps at the front they are past; `None`: by their type
@@ -473,7 +476,7 @@ class DataLoaders:
         dl = self[min(1, len(self)-1)]
         if isinstance(dl.dataset, FilteredBase):
             test_items = test_set(dl.dataset, test_items, rm_type_tfms, with_labels)
-        own = dict(shuffle=False, drop_last=False, bs=dl.bs if bs is None else bs)
+        own = dict(shuffle=False, drop_last=False) | ({} if bs is None else {'bs':bs})
         return _loader_like(dl, test_items, **own | kwargs).to(self.device)
     def add_tfms(self, tfms, # A transform, or a list
                  event, # 'after_item', 'before_batch' or 'after_batch'
@@ -513,7 +516,7 @@ def classes_in_words(vocab, # Names of classes
     "For example '2 classes: cat, dog'"
     plural = '' if len(vocab)==1 else 'es'
     more = ', …' if len(vocab)>n else ''
-    return f"{len(vocab)} class{plural}: {', '.join(map(readable, vocab[:n]))}{more}"
+    return f"{len(vocab)} class{plural}: {', '.join(map(one_line, vocab[:n]))}{more}"
 
 # %% ../../nbs/library/data_core.ipynb #f4793dad
 def get_grid(n, # How many pictures
@@ -537,7 +540,7 @@ def get_grid(n, # How many pictures
 
 # %% ../../nbs/library/data_core.ipynb #964b4f01
 _grid_args = names_of(get_grid)                       # of no use for text, but none of them is a mistake
-def _in_a_line(parts): return ' | '.join(readable(o) for o in parts if o is not None)
+def _in_a_line(parts): return ' | '.join(one_line(o) for o in parts if o is not None)
 
 @typedispatch
 def show_batch(x, # Inputs of a batch, decoded (several: a tuple); their type decides who shows it

@@ -94,7 +94,7 @@ def warn_of_look_alikes(names, # Different names
         if first is not o: pairs.append((first,o))
     padded = [o for o in names if isinstance(o, str) and o!=o.strip()]
     def shown(*os):
-        plain = [readable(repr(o)) for o in os]
+        plain = [one_line(repr(o)) for o in os]
         texts = {unicodedata.normalize('NFC', o) for o in plain}
         return ' and '.join(plain if len(texts)==len(os) else map(ascii, os))
     if pairs: warnings.warn(f"{len(pairs)} of the {len(names)} {what} look like another one, for example "
@@ -287,7 +287,10 @@ def GrandparentSplitter(train_name='train', # Name(s) of the folder with trainin
 
 def FuncSplitter(func): # `func(item)` says whether the item is for validation
     "Validate on the items for which `func(item)` is true"
-    def _inner(o): return MaskSplitter([bool(func(i)) for i in o])(o)
+    def _inner(o):
+        mask = [bool(func(i)) for i in o]
+        if mask and not any(mask): warnings.warn("FuncSplitter: no item is for validation.")
+        return MaskSplitter(mask)(o)
     return _inner
 
 def FileSplitter(fname): # Text file
@@ -437,11 +440,11 @@ class Category(str, ShowTitle):
     "A class name"
     _show_args = {'label':'category'}
     def show(self, ctx=None, **kwargs):
-        return show_title(readable(self), ctx=ctx, **{**self._show_args, **kwargs})
+        return show_title(one_line(self), ctx=ctx, **{**self._show_args, **kwargs})
 
 class MultiCategory(L):
     "Several class names"
-    def show(self, ctx=None, sep=';', **kwargs): return show_title(sep.join(map(readable, self)), ctx=ctx)
+    def show(self, ctx=None, sep=';', **kwargs): return show_title(sep.join(map(one_line, self)), ctx=ctx)
 
 class UnknownLabelError(KeyError):
     "A label that is not in the vocab"
@@ -457,7 +460,7 @@ def no_label(o, # What stands in place of a label
 
 def several_labels(o): # A list, set or array of labels, of which one was expected
     "The error for an item with several labels"
-    return TypeError(f"The label is a {type(o).__name__}, {readable(o)}, and not one class. For several "
+    return TypeError(f"The label is a {type(o).__name__}, {one_line(o)}, and not one class. For several "
                      "classes use `MultiCategoryBlock`, for numbers to predict `RegressionBlock`.")
 
 def is_several(o):
@@ -481,9 +484,9 @@ def unknown_label(o, # A label
     alike = next((v for v in vocab if as_seen(v).casefold()==as_seen(o).casefold()), None)
     if alike is not None: remedy = (
         f"It looks like {ascii(alike)}, but is written in another way ({ascii(o)}): write both in the same.")
-    near = ', '.join(readable(repr(v)) for v in vocab[:8]) + (' …' if len(vocab)>8 else '')
+    near = ', '.join(one_line(repr(v)) for v in vocab[:8]) + (' …' if len(vocab)>8 else '')
     return UnknownLabelError(
-        f"The label {readable(repr(o))} is not among the {len(vocab)} classes of {where} ({near}). {remedy}")
+        f"The label {one_line(repr(o))} is not among the {len(vocab)} classes of {where} ({near}). {remedy}")
 
 def check_labels(items, # Labels of the training items
                  add_na=False): # Is there a class for items without a label?
@@ -526,8 +529,9 @@ class Categorize(DisplayedTransform):
         if len(vocab)==1: warnings.warn(
             f"All items have one and the same label, {vocab[0]!r}: there is nothing to tell apart. "
             "Is the labelling function right?")
-        if is_measured(vocab[-1]) and 2*len(vocab)>len(labels): warnings.warn(
-            f"The labels are numbers such as {vocab[-1]!r}, and each of the {len(vocab)} different ones "
+        measured = next((o for o in vocab if is_measured(o)), None)
+        if measured and 2*len(vocab)>len(labels): warnings.warn(
+            f"The labels are numbers such as {measured!r}, and each of the {len(vocab)} different ones "
             "becomes a class. To predict a number use `RegressionBlock` (`y_block=RegressionBlock`).")
         return vocab
     def encodes(self, o):
@@ -572,7 +576,7 @@ class MultiCategorize(_TupleIsOneTarget, Categorize):
         if missing(o): raise no_label(o)
         if not hasattr(o, '__iter__') or isinstance(o, (str,bytes,dict)): raise TypeError(
             f"MultiCategoryBlock needs a list of labels for each item, not the {type(o).__name__} "
-            f"{readable(repr(o))}: pass `label_delim`, or `[{readable(repr(o))}]` for one label alone.")
+            f"{one_line(repr(o))}: pass `label_delim`, or `[{one_line(repr(o))}]` for one label alone.")
         names = [plain_label(x) for x in o]
         if any(is_blank(x) for x in names): raise no_label('')
         return names
@@ -746,6 +750,7 @@ def needs_call(f): # Anything
 def _as_given(f, nm): # Transform `f`, which came in argument `nm`; of a class, an instance
     given = f"{nm}={getattr(f, '__name__', '')}"
     if needs_call(f): raise TypeError(f"{given} is a function that makes transforms: call it, {given}().")
+    if not callable(f): raise TypeError(f"{nm} holds {f!r}, which is neither a transform nor a function.")
     if not isinstance(f, type): return f
     try:
         return f()

@@ -126,7 +126,7 @@ def show_batch(x:TensorImage, y, samples, # See `show_batch` of `data.core`
 # %% ../../nbs/library/vision_data.ipynb #b88291c0
 def label_text(o): # A label, or several
     "`o` as text"
-    return '; '.join(map(readable, o)) if isinstance(o, (list,tuple,L)) else readable(o)
+    return '; '.join(map(one_line, o)) if isinstance(o, (list,tuple,L)) else one_line(o)
 
 @typedispatch
 def show_results(x:TensorImage, y, samples, outs, # See `show_results` of `data.core`
