@@ -96,7 +96,7 @@ def test_folder_of_an_older_version(tmp_path, capsys):
     os.utime(d/'history.csv', (1,1))                                    # brought here from elsewhere
     keep_folder(d, maker(NEW), url='u', version='2')
     assert texts(d)=={**NEW, **MINE} and (d/'empty').is_dir()
-    assert {*texts(results_path(d)/'kept-1')}=={'labels.csv', 'photos/c/1.jpg',       # as always, and in doubt:
+    assert {*texts(results_path(d)/'kept-1')}=={'labels.csv', 'photos/c/1.jpg',     # as always, and in doubt:
                                                 'photos/old.jpg', 'photos/a/2.jpg'}
 
 def test_lost_list(dest):
