@@ -14,7 +14,7 @@ from fastcore.basics import store_attr
 from fastcore.foundation import L
 from .core import *
 from .data.core import *
-from .errors import check_names
+from .errors import check_names, explained
 from .losses import n_counted
 from .torch_core import *
 from .transform import *
@@ -22,6 +22,9 @@ from .vision.data import label_text
 
 # %% ../nbs/15_interpretation.ipynb #098ea714
 #| code-fold: true
+_decodes_hint = ("Has the loss function no `decodes`? Give it one, such as `lambda preds: preds.argmax(1)`, "
+                 "or use a loss that has it, such as `CrossEntropyLossFlat()`")
+
 _whole = [getattr(torch.utils.data, f'{o}Sampler') for o in ('Sequential','Random','WeightedRandom')]
 
 def fixed_order(dl): # A loader, also torch's
@@ -45,7 +48,7 @@ class Interpretation:
                      dl=None, # Another loader
                      act=None): # Another activation than the loss's own
         "Run the model over the data once, in its order. Raises `TypeError` for what is no learner"
-        if not hasattr(learn, 'get_preds'): raise TypeError(
+        if not hasattr(learn, 'get_preds') or isinstance(learn, type): raise TypeError(
             f"{cls.__name__}.from_learner takes a trained `Learner`, not a {type(learn).__name__}.")
         if dl is None: dl = learn.get_dl(ds_idx)
         if dl is None:
@@ -102,7 +105,8 @@ class Interpretation:
         preds = self.decoded[idxs]
         if isinstance(b[-1], TensorBase): preds = preds.as_subclass(type(b[-1]))
         with_preds = *b[:dl.n_inp], to_device(preds, b[0].device)
-        samples,outs = (dl.decode_batch(o, max_n=len(idxs)) for o in (b,with_preds))
+        samples = dl.decode_batch(b, max_n=len(idxs))
+        with explained(_decodes_hint): outs = dl.decode_batch(with_preds, max_n=len(idxs))
         return b[0],b[-1],samples,outs.itemgot(-1)
 
     def _check_labels(self):
@@ -228,5 +232,4 @@ class ClassificationInterpretation(Interpretation):
             "`sklearn.metrics.multilabel_confusion_matrix(interp.targs, interp.decoded)`")
         if self.decoded.shape!=self.targs.shape: raise TypeError(
             "A confusion matrix needs a class for each item, but the decoded predictions have shape "
-            f"{list(self.decoded.shape)}. Has the loss function no `decodes`? Give it one, such as "
-            "`lambda preds: preds.argmax(1)`, or use a loss that has it, such as `CrossEntropyLossFlat()`")
+            f"{list(self.decoded.shape)}. {_decodes_hint}")

@@ -14,7 +14,7 @@ __all__ = ['F1Score', 'Precision', 'Recall', 'Jaccard', 'F1ScoreMulti', 'Precisi
            'LossMetrics', 'mk_metric']
 
 # %% ../nbs/library/metrics.ipynb #576fa910
-import importlib, inspect, math, warnings
+import copy, importlib, inspect, math, warnings
 from functools import partial
 import torch
 import torch.nn.functional as F
@@ -96,6 +96,7 @@ class AvgMetric(_ItemMean):
         self.checked,self.warned,self.by_items = False,False,False
     def accumulate(self, learn):
         pred,yb = learn.pred,learn.yb
+        if not find_bs(yb): return
         v,n = self.func(pred, *yb),self._n_counted(pred, yb)
         if v is None: return
         if isinstance(v, np.ndarray): v = torch.as_tensor(v)
@@ -322,9 +323,10 @@ class AccumMetric(Metric):
         return self.func(preds, targs, **self.kwargs)
     def __call__(self, preds, targs): # All of them
         "The value for these predictions and targets"
-        self.reset()
-        self.accum_values(preds, targs)
-        return self.value
+        other = copy.copy(self)                               # what it has gathered in a training stays
+        other.reset()
+        other.accum_values(preds, targs)
+        return other.value
     @property
     def name(self): return self._name or func_name(self.func)
 

@@ -150,3 +150,10 @@ def test_batchnorm_and_a_batch_of_one(root):
     learn.dls.train.bs = 1
     with pytest.raises(ValueError) as e, learn.no_bar(): learn.fit(1)
     assert 'larger `bs`' in full_message(e.value)
+
+def test_a_loss_without_decodes_is_named(root):
+    learn = learner(root, loss_func=lambda p,t: nn.functional.cross_entropy(p, t))
+    interp = ClassificationInterpretation.from_learner(learn)
+    for f in (lambda: interp.plot_top_losses(2), interp.confusion_matrix):
+        with pytest.raises((ValueError,TypeError)) as e: f()
+        assert 'Has the loss function no `decodes`?' in full_message(e.value)

@@ -187,3 +187,15 @@ def test_every_kind_of_target_brings_a_loss_that_knows_what_outputs_mean():
             learn = Learner(dls, nn.Linear(5,3))
             learn.loss_func.reduction = 'sum'               # of this learner alone
             eq((type(learn.loss_func), f.reduction), (type(f), 'mean'))
+
+def test_an_empty_batch():
+    "It counts nothing, also for losses and metrics of which nothing is known"
+    def own(p, t): return ((p-t)**2).mean()
+    for f in (own, nn.MSELoss()):
+        learn = learner(x, several, 8, f, [own, mae])
+        want = learn.validate()
+        empty = x[:0],several[:0]
+        learn.dls = ([empty, (x,several)], [(x[:9],several[:9]), empty, (x[9:],several[9:])])
+        close(list(learn.validate()), list(want), 1e-5)
+        eq(quiet(learn, 2), [])
+        eq((len(learn.recorder.losses), all(map(math.isfinite, learn.recorder.losses))), (2,True))

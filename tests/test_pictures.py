@@ -4,9 +4,13 @@ import numpy as np, pytest
 from PIL import Image, ImageOps
 from coursekit.core import defaults
 from coursekit.errors import error_text
+from coursekit.data.block import DataBlock
 from coursekit.state import replaced
+from coursekit.torch_core import TensorPoint
 from coursekit.vision.core import (ImageError, LargeImageError, PILImage, PILImageBW, PILMask, Resize,
     ToTensor, _room, verify_image, verify_images)
+from coursekit.vision.data import BBoxBlock, BBoxLblBlock, ImageBlock, MaskBlock
+from coursekit.vision.points import PointScaler
 
 EPS = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n'
 
@@ -118,3 +122,36 @@ def test_a_broken_note_is_no_broken_picture():
     odd = Image.Exif()
     odd[0x0112] = 99
     assert PILImage.create(saved(im, 'JPEG', exif=odd)).size==(8,4)
+
+# --- what belongs to a picture
+
+def test_a_mask_with_a_class_that_has_no_name(tmp_path):
+    files = [tmp_path/f'{i}.png' for i in range(5)]
+    for f in files: Image.new('RGB', (16,16)).save(f)
+    def loaders(value):
+        def get_y(f): return np.full((16,16), value if f.name=='2.png' else 1, np.uint8)
+        block = DataBlock((ImageBlock, MaskBlock(['sky','sea'])), get_items=lambda o: files, get_y=get_y,
+                          item_tfms=Resize(8))
+        return block.dataloaders(tmp_path, bs=4, num_workers=0)
+    for value in (1,255):                                          # 255: does not count
+        assert sum(len(b[0]) for dl in loaders(value) for b in dl)==5
+    said = error_text(lambda: [list(dl) for dl in loaders(7)])
+    assert 'class 7, and there are names for 0…1' in said and '2.png' in said
+
+def test_an_unknown_coordinate_leaves_the_other_alone():
+    im = PILImage.create(np.zeros((40,80,3), np.uint8))
+    p = TensorPoint([[float('nan'),10.],[20,10]])
+    _,scaled = PointScaler()((im,p))
+    _,moved = Resize((20,40), method='squish')((im,scaled))
+    assert moved[0,0].isnan() and moved[0,1]==scaled[0,1] and not moved[1].isnan().any()
+
+def test_boxes_and_labels_must_be_as_many(tmp_path):
+    files = [tmp_path/f'{i}.png' for i in range(5)]
+    for f in files: Image.new('RGB', (16,16)).save(f)
+    def loaders(boxes):
+        block = DataBlock((ImageBlock, BBoxBlock, BBoxLblBlock), get_items=lambda o: files, n_inp=1,
+                          get_y=[lambda f: boxes if f.name=='2.png' else [[1,1,9,9]], lambda f: ['cat']])
+        return [list(dl) for dl in block.dataloaders(tmp_path, bs=4, num_workers=0)]
+    for boxes,why in (([[1,1,9,9]]*2,'2 box'), ([[1,1,float('nan'),9]],'leave it out')):
+        said = error_text(loaders, boxes)
+        assert why in said and '2.png' in said

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 import numpy as np, pytest, torch, torchvision
 from PIL import Image
 from coursekit.vision.all import (DataBlock, ImageBlock, CategoryBlock, PILImage, PILImageBW, Normalize,
-    Resize, RandomSplitter, get_image_files, models, parent_label, resnet18, vision_learner)
+    Resize, RandomSplitter, get_image_files, models, parent_label, resnet18, squeezenet1_1, vision_learner)
 from coursekit.vision.learner import load_arch
 import coursekit.vision.models as M
 
@@ -85,7 +85,7 @@ def offline(monkeypatch):
     "ImageNet's weights, without a download"
     from torchvision.models import _api
     monkeypatch.setattr(_api, 'load_state_dict_from_url',
-                        lambda *a, **k: torchvision.models.resnet18().state_dict())
+                        lambda *a, **k: torchvision.models.squeezenet1_1().state_dict())
 
 def loaders(path, cls=PILImage, bs=4, **kw):
     rng = np.random.default_rng(0)
@@ -105,36 +105,36 @@ class RGBA(PILImage): _mode_ = 'RGBA'
 def test_other_numbers_of_channels_are_not_normalized_with_three_means(tmp_path, offline, cls, n_in):
     dls = loaders(tmp_path, cls)
     before = dls.one_batch()[0].shape
-    learn = vision_learner(dls, resnet18, n_in=n_in)
+    learn = vision_learner(dls, squeezenet1_1, n_in=n_in)
     assert dls.one_batch()[0].shape==before and not normalizers(dls)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
 
 def test_wrong_channels_are_named_and_leave_the_loaders(tmp_path, offline):
     dls = loaders(tmp_path, PILImageBW)
-    with pytest.raises(ValueError, match='pass `n_in=1`'): vision_learner(dls, resnet18)
+    with pytest.raises(ValueError, match='pass `n_in=1`'): vision_learner(dls, squeezenet1_1)
     assert not normalizers(dls)
-    vision_learner(dls, resnet18, n_in=1)
+    vision_learner(dls, squeezenet1_1, n_in=1)
     grey_to_colour = loaders(tmp_path, PILImageBW, batch_tfms=lambda x: x.repeat(1,3,1,1) if x.ndim==4 else x)
-    vision_learner(grey_to_colour, resnet18)
+    vision_learner(grey_to_colour, squeezenet1_1)
     assert len(normalizers(grey_to_colour))==2
 
-@pytest.mark.parametrize('slip', [dict(n_out=0), dict(n_out='2'), dict(cut=99), dict(n_in=0), dict(n_in=4),
+@pytest.mark.parametrize('slip', [dict(n_out=0), dict(n_out='2'), dict(cut=0), dict(n_in=0), dict(n_in=4),
                                   dict(weights='none'), dict(splitter=lambda m: 1/0)])
 def test_a_learner_that_could_not_be_made_leaves_the_loaders_as_they_were(tmp_path, offline, slip):
     dls = loaders(tmp_path)
     with pytest.raises((ValueError,TypeError,KeyError,ZeroDivisionError)):
-        vision_learner(dls, resnet18, **slip)
+        vision_learner(dls, squeezenet1_1, **slip)
     assert not normalizers(dls)
 
 def test_normalized_once(tmp_path, offline):
     dls = loaders(tmp_path)
-    for _ in range(3): vision_learner(dls, resnet18)
+    for _ in range(3): vision_learner(dls, squeezenet1_1)
     assert len(normalizers(dls))==2                                   # training and validation
     dls = loaders(tmp_path)
-    vision_learner(dls, resnet18, pretrained=False)
+    vision_learner(dls, squeezenet1_1, pretrained=False)
     assert not normalizers(dls)
 
 def test_what_are_no_loaders(tmp_path):
     for o,what in ((tmp_path,'the folder'), (str(tmp_path),'the folder'), (None,'NoneType'), ([1],'list')):
         with pytest.raises(TypeError, match=f'dls is .*{what}.*ImageDataLoaders.from_folder'):
-            vision_learner(o, resnet18, pretrained=False)
+            vision_learner(o, squeezenet1_1, pretrained=False)

@@ -17,7 +17,7 @@ from fastcore.basics import class2attr, detuplify
 from ..core import *
 from ..errors import brief, explain, explained
 from ..losses import loss_of_items, n_counted
-from ..metrics import AvgLoss, AvgSmoothLoss, mean_loss
+from ..metrics import AvgLoss, AvgSmoothLoss, find_bs, mean_loss
 
 # %% ../../nbs/library/callback_core.ipynb #47c462b7
 event = types.SimpleNamespace(**{o:o for o in ( # All events, as attributes: `event.after_loss`
@@ -243,12 +243,12 @@ def _distinct(names): # The first of equal names stays, the others are numbered
 def nothing_counts(learn): # A `Learner` that has just computed a loss
     "Does nothing count in this batch, so that its loss, 0/0, is no number?"
     n = n_counted(learn.loss_func, learn.pred, *learn.yb)
-    return n is not None and not n
+    return not (find_bs(learn.yb) if n is None else n)
 
 # %% ../../nbs/library/callback_core.ipynb #8ab96e90
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
-    order,_seen = 50,None # the batch whose loss it has seen
+    order,_seen,_n_read = 50,None,0 # the batch whose loss it has seen; so many losses were looked at
     def __init__(self, add_time=True, # Is the time of each epoch a column?
                  train_metrics=False, # Compute the metrics over the training data, too?
                  valid_metrics=True, # Compute loss and metrics over the validation data?
