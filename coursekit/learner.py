@@ -230,6 +230,7 @@ class Learner:
         self.model_dir,self.wd,self.wd_bn_bias,self.train_bn,self.moms = model_dir,wd,wd_bn_bias,train_bn,moms
         self.metrics,self.logger,self.stopped_by = metrics,print,None
         self.n_epoch,self.start_epoch,self.epoch,self.iter,self.n_iter = 1,0,0,0,None
+        self._device = None # of the model
         self._set_cbs(L())
         self._end_cleanup()
         with undo_if_fails(lambda: self.remove_cbs(self.cbs)):
@@ -268,13 +269,18 @@ class Learner:
     def remove_cb(self, cb): # A callback, or a class: all callbacks of that class
         "Detach a callback; another one of the same name, if there is one, is known by it again"
         if isinstance(cb, type): return self.remove_cbs(self.cbs.filter(lambda o: isinstance(o, cb)))
-        others = self.cbs.filter(lambda o: o is not cb)
-        if getattr(self, cb.name, None) is cb:
-            namesakes = others.filter(lambda o: o.name==cb.name)
-            if namesakes: setattr(self, cb.name, namesakes[-1])
-            else: delattr(self, cb.name)
-        cb.learn = None
-        self._set_cbs(others)
+        name,before,known = cb.name,self.cbs,getattr(self, cb.name, None) is cb
+        others = before.filter(lambda o: o is not cb)
+        def undo():
+            if known: setattr(self, name, cb)
+            if cb in before: cb.learn = self
+            self._set_cbs(before)
+        with undo_if_fails(undo):
+            namesakes = others.filter(lambda o: o.name==name)
+            if known and namesakes: setattr(self, name, namesakes[-1])
+            elif known: delattr(self, name)
+            if cb.learn is self: cb.learn = None
+            self._set_cbs(others)
         return self
 
     def add_cbs(self, cbs): # Callbacks, or classes of them
@@ -293,7 +299,7 @@ class Learner:
     def added_cbs(self, cbs): # Callbacks, or classes of them
         "Callbacks for the time of a `with`"
         cbs,before = L(o() if isinstance(o, type) else o for o in L(cbs)),self.cbs
-        def remove(): self.remove_cbs([o for o in cbs if o in self.cbs and o not in before])
+        def remove(): self.remove_cbs([o for o in cbs if isinstance(o, Callback) and o not in before])
         with always_undo(remove):
             self.add_cbs(cbs)
             yield self
@@ -404,7 +410,8 @@ class Learner:
         self._n_begun,self._stage,self.n_iter = 0,'data',n_batches(self.dl)
         self.n_inp = getattr(self.dl,'n_inp',None) or getattr(self.dls,'n_inp',None)
         p = one_param(self.model)
-        self._device = self.device if p is None else p.device
+        device = self.device if p is None else p.device
+        if self._device!=device: self._device = device
         for i,b in enumerate(self.dl): self.one_batch(i, b)
         n,self._stage = self._n_begun,None
         if not n:
@@ -502,7 +509,7 @@ class Learner:
     def _end_cleanup(self):
         for cb in self.cbs: cb.run = True
         self.batch,self.xb,self.yb = (),(None,),(None,)
-        self.dl = self.pred = self.loss = self.loss_grad = None
+        self.dl = self.pred = self.loss = self.loss_grad = self.n_inp = None
         self.training = self.only_validate = self._busy = False
         self._stage,self._n_begun = None,0 # for errors: 'data', 'batch', or in a batch 'callback'
 

@@ -91,16 +91,17 @@ def _unshared(tensors): # Contiguous ones that share no memory; and for other na
 def _is_channels_last(t): # Only when it is not contiguous in the usual sense, too
     return t.dim()==4 and not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)
 
-def _check_sum(header, data): # Of the table of contents and the bytes of all tensors
+def _check_sum(head, data): # Of the table of contents and the bytes of all tensors
     words = np.frombuffer(data, '<u8', len(data)//8)
     n = len(words)//4096
     sums = words[:n*4096].reshape(n, 4096).sum(1)                 # reads 13 GB/s, where crc32 reads 2
-    text = json.dumps(header, sort_keys=True).encode()
-    return f'{zlib.crc32(text+sums.tobytes()+bytes(data[n*2**15:])):08x}'
+    return b'%08x' % zlib.crc32(b''.join([head, sums.tobytes(), data[n*2**15:]]))
 
-def _header_and_data(content): # The table of contents of a safetensors file, and the bytes of its tensors
+def _head_and_data(content): # The table of contents of a safetensors file, JSON, and the bytes of its tensors
     size = int.from_bytes(content[:8], 'little')
-    return json.loads(content[8:8+size]),memoryview(content)[8+size:]
+    return content[8:8+size].strip(),memoryview(content)[8+size:]
+
+_texts = b'{"__metadata__":{'                                     # with it begins the table
 
 def _to_safetensors(weights, opt_state): # The content of a file, in two pieces of bytes
     tensors = {k:v for k,v in weights.items() if isinstance(v, Tensor)}
@@ -109,18 +110,17 @@ def _to_safetensors(weights, opt_state): # The content of a file, in two pieces 
             'channels_last':[k for k,t in tensors.items() if _is_channels_last(t)]}
     tensors,other_names = _unshared(tensors)
     content = safetensors.torch.save(tensors, {**other_names, 'format':'pt', 'coursekit':json.dumps(note)})
-    header,data = _header_and_data(content)
-    header['__metadata__']['check_sum'] = _check_sum(header, data)
-    text = json.dumps(header).encode()
-    text += b' ' * (-len(text)%8)
-    return len(text).to_bytes(8, 'little')+text,data
+    head,data = _head_and_data(content)
+    head = _texts + b'"check_sum":"%s",' % _check_sum(head, data) + head.removeprefix(_texts)
+    head += b' ' * (-len(head)%8)
+    return len(head).to_bytes(8, 'little')+head,data
 
 def _from_safetensors(content): # The weights, and the optimizer's state or None
-    header,data = _header_and_data(content)
-    texts = header.get('__metadata__', {})
-    check_sum = texts.pop('check_sum', None) if 'coursekit' in texts else None
-    if check_sum is not None and check_sum!=_check_sum(header, data):
+    head,data = _head_and_data(content)
+    m = re.match(_texts + b'"check_sum":"(.{8})",', head)
+    if m and m[1]!=_check_sum(_texts+head[m.end():], data):
         raise ValueError('its content has changed since it was saved')
+    texts = json.loads(head).get('__metadata__', {})
     tensors = safetensors.torch.load(content)
     tensors.update({k:tensors[other] for k,other in texts.items() if k!='format' and other in tensors})
     if 'coursekit' not in texts: return tensors,None

@@ -1,6 +1,6 @@
 """Callbacks of training under faults that a notebook cell cannot test: errors and Ctrl-C at any event,
 a full disk, the packages of others"""
-import os, subprocess, sys
+import copy, io, os, pickle, subprocess, sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +62,28 @@ def test_stop_anywhere_with_all_callbacks(ev, ex, order, tmp_path, capsys):
     learn.fit(3)
     assert len(learn.recorder.values)==3 and learn.validate()[1]==max(o[2] for o in learn.recorder.values)>0.6
     assert len(learn.csv_logger.read_log())==3 and n_hooks(learn)==0
+
+def test_pickles_and_copies_after_training_with_all_callbacks(tmp_path, capsys):
+    learn = learner(everything(), tmp_path)
+    learn.fit(2)
+    preds = learn.get_preds()[0]
+    torch.save(learn, io.BytesIO())
+    for other in (pickle.loads(pickle.dumps(learn)), copy.deepcopy(learn)):
+        assert torch.equal(other.get_preds()[0], preds) and all(o.learn is other for o in other.cbs)
+        other.fit(1)
+    assert torch.equal(learn.get_preds()[0], preds)
+
+def test_names_of_two_callbacks_of_one_kind(tmp_path):
+    "One for a training only leaves the other as it was; the same one is not added twice"
+    mine = SaveModelCallback(fname='mine')
+    learn = learner(mine, tmp_path)
+    with learn.no_logging(): learn.fit(1, cbs=SaveModelCallback(fname='other'))
+    assert learn.save_model is mine and mine.learn is learn
+    with learn.no_logging(): learn.fit(1, cbs=mine)
+    assert [o for o in learn.cbs if o is mine]==[mine] and learn.save_model is mine
+    order = list(learn.cbs)
+    with learn.no_bar(): pass
+    assert list(learn.cbs)==order
 
 full = '''
 import signal, sys, torch, warnings

@@ -8,7 +8,7 @@ __all__ = ['as_plain', 'training_state', 'load_training_state', 'CheckpointCallb
 # %% ../../nbs/library/callback_resume.ipynb #c493e45d
 import warnings
 from ..core import *
-from ..errors import brief
+from ..errors import brief, explained
 from ..fetch.cache import saved_file
 from ..saving import check_weights, read_file, read_torch, save_atomic
 from ..state import all_rngs, get_rng_state, set_rng_state, undo_if_fails, undo_of_all
@@ -46,7 +46,8 @@ def load_training_state(learn, # A `Learner` made as the one that was saved
     """Put everything back. Raises `RuntimeError` if it is of another model, or what a callback raises: then
     nothing has changed"""
     check_weights(learn.model, state['model'], where)
-    with undo_if_fails(undo_of_all(learn)): _load_all(learn, state, where)
+    with explained(f'({where} does not fit this learner, which is unchanged)'):
+        with undo_if_fails(undo_of_all(learn)): _load_all(learn, state, where)
 
 def _load_all(learn, state, where):
     learn.opt.load_state_dict(state['opt'])
@@ -70,13 +71,15 @@ def _load_all(learn, state, where):
     for g,s in zip(rngs, state['rng']): set_rng_state(g, s)
 
 # %% ../../nbs/library/callback_resume.ipynb #eed2fb63
-_parts = 'epoch n_epoch train_iter model grads opt frozen rng cbs fit rows'.split()
+_parts = dict(epoch=int, n_epoch=int, train_iter=int, model=dict, grads=list, opt=dict, frozen=int, rng=list,
+              cbs=list, fit=int, rows=list)
 
 def _as_checkpoint(content): # Bytes of a file
     state = read_torch(content)
     if not isinstance(state, dict) or 'format' not in state: raise ValueError(f'it is {brief(state)}')
     if state['format']!=2: raise ValueError(f"its format is {state['format']}, not 2")
-    if missing := [k for k in _parts if k not in state]: raise ValueError(f'it has no {", ".join(missing)}')
+    for k,kind in _parts.items():
+        if not isinstance(state.get(k), kind): raise ValueError(f'it has no {k}, or of another kind')
     return state
 
 class CheckpointCallback(Callback):

@@ -139,12 +139,15 @@ class SaveModelCallback(TrackerCallback):
         "Load the best model, unless training ended with an error, or the best could not be saved"
         if self.stopped_by is None:
             if self.at_end: self._save(self.fname)
-            elif self._best_is_lost: warnings.warn(
-                'The best model could not be saved, so the learner keeps the weights of the last epoch')
-            elif self.last_saved_path and not self.every_epoch:
-                self.learn.load(self.fname, with_opt=self.with_opt)
+            elif not self.every_epoch: self._load_best()
         tell_not_written(self)
 
+    def _load_best(self):
+        why = 'could not be saved' if self._best_is_lost else None
+        try:
+            if self.last_saved_path and not why: self.learn.load(self.fname, with_opt=self.with_opt)
+        except (OSError,RuntimeError) as e: why = f'cannot be loaded ({e})'
+        if why: warnings.warn(f'The best model {why}, so the learner keeps the weights of the last epoch')
     def _save(self, name):
         self._best_is_lost = True
         with training_goes_on(self, f'`{name}` of epoch {self.epoch}'):
