@@ -407,6 +407,39 @@ def csv_fails(w):
     return w.learn
 row('the history, disk full',     csv_fails, trained, told('No space left'))
 
+def fit_args(**kw): return with_learner(lambda w,l: l.fit(**(dict(n_epoch=1) | kw)))
+for k,v in dict(text='2', negative=-1, fraction=1.5).items():
+    row(f'a number of epochs: {k}', fit_args(n_epoch=v), says('n_epoch'), as_before, usable)
+for cb in SaveModelCallback, EarlyStoppingCallback, ReduceLROnPlateau:
+    row(f'{cb.__name__} of an unknown metric',
+        with_learner(lambda w,l, cb=cb: l.fit(1, cbs=cb(monitor='nowhere'))),
+        says('nowhere', 'valid_loss'), as_before, usable)
+def metric(p, t): raise ValueError('no such score')
+row('a metric that fails',        lambda w: w.new_learner(metrics=metric).fit(1),
+    says('no such score', 'metric'))
+def bad_loss(value): return lambda w: w.new_learner(loss_func=lambda p,t: value(p)).fit(1)
+row('a loss of several numbers',  bad_loss(lambda p: p.sum(1)), says('shape', 'mean'))
+row('a loss of text',             bad_loss(lambda p: 'x'), one_of('loss', 'str'))
+class Silent(nn.Linear):
+    def forward(self, x): return None
+row('a model that gives None',    lambda w: Learner(w.loaders(), Silent(1,1), path=w.work).fit(1),
+    says('None'))
+row('an optimizer of text',       lambda w: w.new_learner(opt_func='adam').fit(1), says('opt_func', 'adam'))
+row('a splitter of text',         lambda w: w.new_learner(splitter='x').fit(1), says('splitter'))
+row('a folder of pictures for the loaders', lambda w: Learner(w.pictures, w.net()), says('dls'))
+row('an architecture for the model', lambda w: Learner(w.loaders(), resnet18), says('resnet18()'))
+def history_is_a_folder(w, l):
+    (w.work/'history.csv').mkdir()
+    return l.fit(1, cbs=CSVLogger())
+row('the history is a folder',    with_learner(history_is_a_folder), says('history.csv', 'fname'),
+    as_before, usable)
+def history_without_header(w, l):
+    (w.work/'history.csv').write_text('1,2,3')
+    return l.fit(1, cbs=CSVLogger(append=True))
+row('the history has no header',  with_learner(history_without_header),
+    always(lambda w: any('epoch' in o.read_text() for o in w.work.glob('*.csv')), 'a header is there'),
+    stays('history.csv'), usable)
+
 # 192 questions from four threads
 def four_threads(w):
     learn,fs = w.learn,list(w.files)
@@ -552,6 +585,38 @@ TYPES = dict(list=list, tuple=tuple, array=np.array, Series=lambda o: o, Index=p
 for k,f in TYPES.items():
     row(f'names and labels as {k}', as_type(f), gives(lambda r: r==(12,['cat','dog']), 'are lists'))
 
+def shows(dls):
+    dls.show_batch()
+    plt.gcf().canvas.draw()
+    return ' '.join(t.get_text() for ax in plt.gcf().axes for t in [ax.title, *ax.texts])
+def labelled(*names):
+    def kind(f): return names[int(f.stem.split('_')[1])%len(names)]
+    return lambda w: shows(w.loaders(get_y=kind, bs=8))
+row('labels that a figure could read as formulas', labelled('$x^$', 'a_b$'),
+    gives(lambda t: '$' in t.replace('\\$','$'), 'are shown as they are'))
+row('labels of 2,000 letters',    labelled('x'*2000, 'y'*2000), gives(bool, 'are shown'))
+row('labels beyond ASCII',        labelled('H\u00fchnchen', '\u4e2d\u6587'), gives(bool, 'are shown'))
+def csv(text, enc='utf-8'):
+    def fault(w):
+        names = [f.name for f in w.files]
+        (w.work/'t.csv').write_bytes(text(names).encode(enc))
+        dls = ImageDataLoaders.from_csv(w.work, 't.csv', folder='pets', item_tfms=Resize(32),
+                                        num_workers=0, bs=4)
+        [*dls.train, *dls.valid]
+        return list(dls.vocab)
+    return fault
+def lines(head='name,label', kind='dog{}', sep=','):
+    return lambda names: '\n'.join([head, *(f'{n}{sep}{kind.format(i%2)}' for i,n in enumerate(names))])
+row('csv: fine',                  csv(lines()), gives(lambda v: v==['dog0','dog1'], 'gives its labels'))
+row('csv: with a byte order mark', csv(lambda n: '\ufeff'+lines()(n)),
+    gives(lambda v: v==['dog0','dog1'], 'gives its labels'))
+row('csv: in Latin-1',            csv(lines(kind='H\u00fchner{}'), 'latin-1'), one_of('encoding', 'utf-8'))
+row('csv: semicolons',            csv(lines('name;label', sep=';')), one_of('column', ';', 'delim', 'sep'))
+row('csv: empty',                 csv(lambda n: ''), says('t.csv'))
+row('csv: only a header',         csv(lambda n: 'name,label'), one_of('no items', 'empty', 'nothing'))
+row('csv: not there',             lambda w: ImageDataLoaders.from_csv(w.work, 'nowhere.csv'),
+    says('nowhere.csv'))
+row('csv: padded labels',         csv(lines(kind=' dog{} ')), kept('dog'))
 def table(change, **kw): # A table of pictures and labels, changed
     def fault(w):
         df = pd.DataFrame(dict(name=[str(f) for f in w.files], kind=[f.name[:3] for f in w.files]))
@@ -594,6 +659,26 @@ def summary(w):
     try: w.block(item_tfms=None).summary(w.pictures)
     except Exception: pass
 row('a summary of unequal pictures', summary, told('unequal shapes'))
+for k,v in dict(two=2, negative=-.1, text='0.2', nan=float('nan')).items():
+    row(f'a share for validation: {k}',
+        lambda w, v=v: ImageDataLoaders.from_path_func(w.pictures, w.files, label, valid_pct=v),
+        says('valid_pct'))
+for k,v in dict(zero=0, negative=-5, text='x', fraction=1.5, three=(1,2,3)).items():
+    row(f'a side for Resize: {k}', lambda w, v=v: w.loaders(item_tfms=Resize(v)).one_batch(), says('size='))
+row('a side of a million for Resize', lambda w: w.loaders(item_tfms=Resize(10**6)).one_batch(), says('pixel'))
+row('a split beyond the end',     lambda w: w.loaders(splitter=IndexSplitter([99])), says('99'))
+row('a split that is no pair',    lambda w: w.loaders(splitter=lambda o: [0,1,2]), one_of('split'))
+row('a labeller that fails',      lambda w: w.loaders(get_y=lambda f: 1/0), says('division', '.jpg'))
+row('a labeller that gives None', lambda w: w.loaders(get_y=lambda f: None), one_of('None'))
+row('a labeller that gives a list', lambda w: w.loaders(get_y=lambda f: ['a','b']),
+    says('MultiCategoryBlock'))
+row('a transform that is a class', lambda w: w.loaders(item_tfms=Resize).one_batch(), says('Resize'))
+row('statistics of four channels',
+    lambda w: w.loaders(batch_tfms=Normalize.from_stats([.5]*4,[.5]*4)).one_batch(),
+    says('Normalize', '4', '3'))
+row('a deviation of zero',
+    lambda w: w.loaders(batch_tfms=Normalize.from_stats([.5]*3,[.5,0,.5])).one_batch(),
+    says('std'))
 row('a misspelt argument',    lambda w: ImageDataLoaders.from_folder(w.pictures, valid_pc=.2),
     says('valid_pc', 'valid_pct'))
 row('pictures of unequal size', lambda w: w.loaders(item_tfms=None).one_batch(), says('unequal', 'Resize'))
@@ -625,12 +710,13 @@ row('errors',                 again(failing), grows_by(1))
 row('test loaders',           again(lambda w: w.learn.dls.test_dl(w.files)), grows_by(1))
 row('saves',                  again(lambda w: w.learn.save('a')), grows_by(1),
     always(lambda w: {o.stem for o in (w.work/'models').iterdir()}=={'a'}, 'no other file is left'))
-row('data that is there',     lambda w: (dots(w, good_dots), growth(lambda: untar_data(f'sketch://{DOTS}')))[1],
+row('data that is there',
+    lambda w: (dots(w, good_dots), growth(lambda: untar_data(f'sketch://{DOTS}')))[1],
     grows_by(1))
 
 SAVES = """
 import sys
-from coursekit.learner import save_atomic
+from coursekit.saving import save_atomic
 for i in range(int(sys.argv[2])): save_atomic({'x':i}, f'models/{sys.argv[1]}_{i}.pth')
 """
 def four_processes(n):
@@ -645,8 +731,6 @@ def four_processes(n):
         want = {f'{i}_{k}.pth' for i in range(4) for k in range(n)}
         return want=={o.name for o in (w.work/'models').iterdir()}
     return fault
-row('4 processes × 20 saves into one folder', four_processes(20),
-    gives(bool, 'all arrive, and nothing else'), seconds=60, slow=True)
 row('4 processes × 300 saves into one folder', four_processes(300),
     gives(bool, 'all arrive, and nothing else'), seconds=120, slow=True)
 

@@ -40,7 +40,7 @@ def check(d):
                                            {'labels.csv':'corrected', 'photos/c/1.jpg':'mine'}.items()}
     names = {o.name for o in d.parent.iterdir()}
     assert {o for o in names if not o.endswith('.lock')}=={'pets', '.pets.json', '.pets.files'}
-    assert read_stamp(d)==dict(url='u', version='2')
+    assert read_stamp(d)==dict(url='u', version='2', listed=True)
 
 def test_refresh(dest, capsys):
     keep_folder(dest, maker(NEW), url='u', version='2')
@@ -88,14 +88,25 @@ def test_folder_of_an_older_version(tmp_path, capsys):
     "It has a stamp, but no list of our files"
     d = tmp_path/'data/pets'
     fill(d, OURS)
-    (d/'photos/old.jpg').write_text('ours, and no more in the new data')
+    (d/'photos/old.jpg').write_text('ours, or was it there before the stamp?')
     time.sleep(0.01)                                                    # the clock of files ticks slowly
     write_stamp(d, url='u', version='1')
     time.sleep(0.01)
     use(d)
     os.utime(d/'history.csv', (1,1))                                    # brought here from elsewhere
     keep_folder(d, maker(NEW), url='u', version='2')
-    check(d)
+    assert texts(d)=={**NEW, **MINE} and (d/'empty').is_dir()
+    assert {*texts(results_path(d)/'kept-1')}=={'labels.csv', 'photos/c/1.jpg',     # as always, and in doubt:
+                                                'photos/old.jpg', 'photos/a/2.jpg'}
+
+def test_lost_list(dest):
+    "Nobody knows any more whose is what: all is kept, but for what is the same in the new data"
+    keep_folder(dest, maker(NEW), url='u', version='2')
+    (dest.parent/'.pets.files').unlink()
+    keep_folder(dest, maker({**OURS, 'photos/b/1.jpg':'b1 new'}), url='u', version='3')
+    assert texts(dest)=={**OURS, 'photos/b/1.jpg':'b1 new', **MINE, 'photos/c/1.jpg':'c1'}
+    kept = {'kept-1/labels.csv':'corrected', 'kept-1/photos/c/1.jpg':'mine', 'kept-2/labels.csv':'l2'}
+    assert texts(results_path(dest))==kept
 
 def test_older_versions_could_be_killed_between_two_renames(tmp_path, capsys):
     "What they left under a hidden name is rescued, not swept"

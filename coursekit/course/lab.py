@@ -7,6 +7,7 @@ __all__ = ['KEPT', 'QUIET', 'LessonFiles', 'open_lab']
 
 # %% ../../nbs/library/course_lab.ipynb #7b915b52
 import json, os, subprocess, sys, tempfile
+from contextlib import suppress
 from pathlib import Path
 from ipykernel.ipkernel import IPythonKernel
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, NoSuchKernel
@@ -54,4 +55,7 @@ def open_lab(nbs, # Folder of the lessons
         settings.parent.mkdir(parents=True)
         settings.write_text(json.dumps(QUIET))
         env = kernel_env(nbs.parent, scratch) | dict(JUPYTER_CONFIG_PATH=str(settings.parents[1]))
-        return subprocess.call(cmd, env=env)
+        with subprocess.Popen(cmd, env=env) as p:
+            while p.poll() is None:
+                with suppress(KeyboardInterrupt): p.wait() # Ctrl-C is for JupyterLab, which asks back
+            return p.returncode

@@ -13,6 +13,7 @@ import argparse, os, re, shutil, signal, subprocess, sys, tempfile, threading, t
 from configparser import ConfigParser
 from pathlib import Path
 from fastcore.script import Param, anno_parser
+from ..files import atomic_write
 from .glossary import *
 from .notebooks import *
 from .run import *
@@ -164,13 +165,14 @@ def execute(names:Names,
     "Run notebooks and keep their outputs"
     nbs,nbf,failures = find_nbs(nbs),need('nbformat'),0
     for p in chosen(nbs, names):
+        read_nb(p)                                     # says which one is damaged
         nb,t = nbf.read(p, as_version=4),time.time()
         failed = run_nb(nb, p.parent, nbs.parent, timeout)
         result = f'FAILED in {failed}' if failed else f'{time.time()-t:.0f} s {headline(nb)}'
         print(f'{p.stem}: {result}', flush=True)
         failures += bool(failed)
         if failed: continue
-        nbf.write(stamp(nb), p)
+        with atomic_write(p) as f: f.write(nbf.writes(stamp(nb)).encode())
         nbdev('clean', nbs.parent, '--fname', p)
     return int(failures>0)
 

@@ -10,6 +10,7 @@ __all__ = ['WIDGET', 'NO_PICTURE', 'need', 'find_nbs', 'lessons', 'notebooks', '
 # %% ../../nbs/library/course_notebooks.ipynb #f78cb455
 import hashlib, importlib, json, re
 from pathlib import Path
+from ..files import atomic_write
 
 # %% ../../nbs/library/course_notebooks.ipynb #f06ce7c4
 def need(name:str): # The module
@@ -53,11 +54,19 @@ def make_nb(*cells): # Sources of code cells; or pairs of a source and what it p
     pairs = [(c,) if isinstance(c, str) else c for c in cells]
     return dict(cells=[cell(i, *p) for i,p in enumerate(pairs)], metadata={}, nbformat=4, nbformat_minor=5)
 
-def read_nb(path): return json.loads(Path(path).read_text(encoding='utf-8'))
+def read_nb(path): # A dict
+    "Read a notebook. Raises `SystemExit` if the file is none"
+    try:
+        nb = json.loads(Path(path).read_text(encoding='utf-8'))
+        if isinstance(nb, dict) and isinstance(nb.get('cells'), list): return nb
+        why = 'it has no cells'
+    except ValueError as e: why = e
+    raise SystemExit(f'{path} cannot be read as a notebook: {why}. Was it saved only in part, or does a '
+                     'merge wait to be finished? Mend it by hand, or look for an earlier version in git.')
 
 def write_nb(nb, path):
     text = json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True)
-    Path(path).write_text(text+'\n', encoding='utf-8')
+    with atomic_write(path) as f: f.write((text+'\n').encode())
 
 def source(cell): return ''.join(cell['source'])
 def code_cells(nb): return [c for c in nb['cells'] if c['cell_type']=='code' and source(c).strip()]

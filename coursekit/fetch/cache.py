@@ -169,7 +169,9 @@ def _sweep(home): # What killed processes left: who has the lock knows that nobo
         shutil.rmtree(o, ignore_errors=True)
 
 def _adopt(dest, home): # Make the manifest of a folder that an older version made
-    write_manifest(_manifest_file(dest), older_entries(home, _stamp_file(dest).stat().st_mtime_ns))
+    had_one = read_stamp(dest).get('listed')     # and it was lost: then all may be the reader's
+    entries = {} if had_one else older_entries(home, _stamp_file(dest).stat().st_mtime_ns)
+    write_manifest(_manifest_file(dest), entries)
 
 def _begin(dest, home, tmp, new, stamp): # Note down that `new` is going to replace `dest`
     entries = folder_entries(new)
@@ -195,10 +197,10 @@ def _exchange(home, tmp): # Move `home` away, and the new folder in
             if not home.exists(): raise     # else: a training has just made the folder again, to save in it
 
 def _bring_over(dest, home, tmp, kept): # What is the reader's in the folders that were replaced
-    ours = read_manifest(_manifest_file(dest)) or {}
+    ours,is_sure = read_manifest(_manifest_file(dest)) or {}, read_stamp(dest).get('listed', False)
     for old in sorted(tmp.glob('replaced*')):
         for _ in range(2): # the second time for what was saved meanwhile by a process that works in there
-            if old.exists(): bring_over(old, home, ours, kept)
+            if old.exists(): bring_over(old, home, ours, kept, is_sure)
         if old.exists(): move_aside(old, home)
     names = [k for k in folder_entries(kept) if k and k[-1]!='/'] if kept.exists() else []
     if names:
@@ -265,7 +267,7 @@ def keep_folder(dest, # The folder wanted
                ): # `dest`, as a `Path`
     """Return `dest`, made by `make` unless it is there. Raises `StorageError`, and what `make` raises; then
     nothing has changed"""
-    dest,stamp = Path(dest),dict(url=url, version=version)
+    dest,stamp = Path(dest),dict(url=url, version=version, listed=True)
     with storage_errors(dest):
         if not force and _is_ready(dest, stamp, same):
             _tell_changes(dest)

@@ -145,6 +145,7 @@ def bring_over(old, # The folder that was replaced
                new, # The folder that replaced it
                ours, # The manifest of `old`
                kept, # A folder for what cannot be at its place in `new`; made if it is needed
+               is_sure=True, # If not (see `older_entries`), ours is kept, too, unless `new` has it
               ):
     "Empty `old`: what is the reader's goes to its place in `new`, else into `kept`, and ours is deleted"
     old,new,kept = Path(old),Path(new),Path(kept)
@@ -157,7 +158,8 @@ def bring_over(old, # The folder that was replaced
                 with suppress(OSError):
                     visit(f'{name}/', has_place and (_is_true_folder(dst) or not os.path.lexists(dst)))
                     src.rmdir()
-            elif ours.get(name, ())[:2]==path_state(src): src.unlink()
+            elif ours.get(name, ())[:2]==path_state(src) and (is_sure or os.path.lexists(dst)):
+                src.unlink()
             elif has_place and name not in ours and _is_moved(src, dst): pass
             elif _same_content(src, dst): src.unlink()
             else: _is_moved(src, kept/name)

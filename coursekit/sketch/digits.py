@@ -9,6 +9,7 @@ __all__ = ['SKELETONS', 'STYLES', 'HABITS', 'CHUNK', 'EACH', 'MNIST_COUNTS', 'St
 # %% ../../nbs/library/sketch_digits.ipynb #9054b9fe
 import numpy as np
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from PIL import Image
 from .workers import *
@@ -207,6 +208,7 @@ def sketch_digits(labels,      # How many digits to draw (of any label), or thei
                   seed:int=42, # Same seed, same pictures
                  ): # (pictures (n,28,28) uint8, labels (n,) int64)
     "Draw digits in memory. Raises `ValueError` if a label is not a digit"
+    seed = whole_number('seed',seed,0,2**63)
     if np.ndim(labels)==0:
         labels = np.random.default_rng(seed).integers(0,10,whole_number('labels',labels,0,1_000_000))
     labels = np.asarray(labels)
@@ -239,7 +241,8 @@ def _save(seed, job):
     return len(names)
 
 def _draw(dest, folders, digits, workers, progress, frac, seed): # `dest` is empty
-    if not 0<frac<=1: raise ValueError(f'`frac` must lie above 0 and be at most 1; it is {frac}')
+    if not isinstance(frac,Real) or not 0<frac<=1:
+        raise ValueError(f'`frac` is a number above 0 and at most 1, not {frac!r}')
     workers = 1 if workers is None else whole_number('workers',workers,0,10_000) or 1
     jobs = list(_jobs(dest,folders,digits,frac,whole_number('seed',seed,0,2**63)))
     total,done = sum(len(j[-1]) for j in jobs),0

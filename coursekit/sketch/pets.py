@@ -7,6 +7,7 @@ __all__ = ['arrange', 'draw_pet', 'pet_points', 'save_pet', 'write_lists', 'draw
 
 # %% ../../nbs/library/sketch_pets.ipynb #50bd9a72
 import zlib, numpy as np
+from numbers import Real
 from pathlib import Path
 from types import SimpleNamespace
 from PIL import Image, ImageDraw, ImageFilter
@@ -366,6 +367,13 @@ def pick_size(rng, size=None):
     long = int(size or long)
     return (long,int(long/asp)) if asp>=1 else (int(long*asp),long)
 
+def checked_size(size):
+    "`size` as in `draw_pet`. Raises `TypeError` or `ValueError`"
+    if size is None: return None
+    if not isinstance(size,(tuple,list)): return whole_number('size',size,8,4096)
+    if len(size)!=2: raise ValueError(f'`size` is one number or (width, height), not {size!r}')
+    return tuple(whole_number('size',o,8,4096) for o in size)
+
 def ground_shadow(img, parts, s, ox, oy, light):
     "A soft dark patch on the floor under everything that stands low."
     H,W = img.shape[:2]
@@ -384,7 +392,9 @@ def ground_shadow(img, parts, s, ox, oy, light):
 def arrange(breed, n, size=None, view=None): # As in `draw_pet`
     """All decisions about where things are: random numbers that follow, the animal, its view, its parts and
     the centre of its head, the picture's size, the camera."""
-    if breed not in BREEDS: raise ValueError(f'unknown breed {breed!r}: choose one of {", ".join(BREEDS)}')
+    if not isinstance(breed,str) or breed not in BREEDS:
+        raise ValueError(f'unknown breed {breed!r}: choose one of {", ".join(BREEDS)}')
+    n,size = whole_number('n',n,0,2**63),checked_size(size)
     rng = np.random.default_rng([zlib.crc32(breed.encode()),n])
     t = individual(breed,rng)
     t.seed = int(rng.integers(512))
@@ -393,6 +403,9 @@ def arrange(breed, n, size=None, view=None): # As in `draw_pet`
     view = view or {}
     if bad := set(view)-set(g):
         raise ValueError(f'unknown view {sorted(bad)[0]!r}: choose from {", ".join(g)}')
+    for k in view.keys()-{'shot','pose','place'}:
+        if not isinstance(view[k],Real) or not np.isfinite(view[k]):
+            raise ValueError(f'{k}={view[k]!r}: a number was expected')
     g = SimpleNamespace(**g|view)
     g.Rb,g.Rh = rot(0,g.cam)@rot(g.body),rot(g.yaw,g.pitch,g.roll)
     body,hd = body_parts(t,g.pose,rng)
@@ -402,13 +415,13 @@ def arrange(breed, n, size=None, view=None): # As in `draw_pet`
 
 def draw_pet(breed:str, # A key of `BREEDS`
              n:int,     # Which picture, ≥ 0: the same number gives the same picture
-             size=None, # Long side in pixels, or (width, height); by default it varies as in a photo album
+             size=None, # Long side in pixels, 8…4096, or (width, height); by default as in a photo album
              **view,    # What not to leave to chance, see below
             ): # (the picture, its trimap): PIL images of one size
     """Draw picture `n` of a breed, the same on any machine with the same numpy and pillow; in its trimap
     1 = pet, 2 = background, 3 = border. `view` may fix shot ('head', 'bust', 'full'), pose and place; body,
     cam, yaw, pitch and roll in degrees; gape and perk.
-    Raises `ValueError` for an unknown breed, pose, shot or place"""
+    Raises `ValueError` or `TypeError` for an unknown breed, pose, shot or place, and for odd numbers"""
     rng,t,g,parts,hc,(W,H),(s,ox,oy) = arrange(breed,n,size,view)
     full = g.shot=='full'
     floor = oy-s*min(p.c[1]-.1 for p in parts if p.kind in (PAW,TORSO))
