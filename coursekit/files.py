@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 # %% ../nbs/library/files.ipynb #bd5cc6d7
 def _lock_file(path): # A hidden file beside `path`
     name = path.name
-    if len(name.encode(errors='surrogateescape'))>240: name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    if len(name)>60 and len(os.fsencode(name))>240: name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return path.with_name(f'.{name}.lock')
 
 @contextmanager
@@ -25,7 +25,8 @@ def file_lock(path, # The file or folder to guard, a `Path` or its name
     "Hold the only right to work on `path`. Raises `OSError` where the file system knows no locks"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_lock_file(path))
+    file = _lock_file(path)
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=2 if wait else 0, poll_interval=poll)
     except Timeout:
@@ -36,7 +37,7 @@ def file_lock(path, # The file or folder to guard, a `Path` or its name
         yield
     finally:
         with suppress(OSError): # while it is ours, and really a lock; on Windows `release` does it
-            if not _lock_file(path).stat().st_size: _lock_file(path).unlink()
+            if not os.stat(file).st_size: os.unlink(file)
         lock.release()
 
 # %% ../nbs/library/files.ipynb #15682252
