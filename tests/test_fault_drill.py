@@ -509,6 +509,17 @@ def late_bit(w): return changed('.safetensors', lambda b: flipped(b, len(b)-6))(
 row('a flipped bit in a weight', weights(late_bit, 'x.safetensors'), says('x.safetensors'), as_before)
 def nan(d): d['2.bias'][0] = float('nan')
 row('NaN in a weight',        weights(state_dict(nan)), told('nan'))
+for k,f in {'on no device':lambda v: v.to('meta'), 'sparse':Tensor.to_sparse}.items():
+    row(f'weights {k}',       weights(state_dict(lambda d, f=f: d.update({'2.bias':f(d['2.bias'])}))),
+        says('x.pth', 'without numbers, or sparse: 2.bias'), is_a(RuntimeError), as_before, usable)
+row('complex weights',        weights(state_dict(lambda d: d.update({'2.bias':d['2.bias']+1j}))),
+    says('x.pth', 'other kinds of numbers: 2.bias'), as_before, usable)
+row('a .pth that unpacks to 100 MB', weights(lambda w: zipped(('x/data.pkl',b'\x80\x02}.'), ('x/version','3'),
+    ('x/data/0',bytes(10**8)))), says('x.pth', 'unpack to'), as_before, seconds=4)
+def file_for_folder(w, l):
+    (w.work/'models').write_text('mine')
+    return l.save('x')
+row('a file where the folder goes', with_learner(file_for_folder), says("models'"), silent_on("models/x.saf"))
 def folder_for_weights(w, l):
     (w.work/'models'/'x.pth').mkdir(parents=True)
     return l.load('x')
