@@ -324,8 +324,8 @@ def asked(f, *promises, what, **kw): row(what, with_learner(f), *promises, **kw)
 asked(lambda w,l: l.fit(1, lr='x'),            says('lr', "'x'"), as_before, usable, what='a rate of text')
 asked(lambda w,l: l.fit(1, lr=-1.),            says('lr', '-1'), as_before, usable, what='a negative rate')
 asked(lambda w,l: l.fit(1, lr=float('nan')),   says('lr', 'nan'), as_before, usable, what='a rate of NaN')
-asked(lambda w,l: l.fit(1, wd='x'),            says('wd', "'x'"), as_before, usable, what='weight decay of text')
-asked(lambda w,l: l.fit(1, wd=-1.),            says('wd', '-1'), as_before, usable, what='negative weight decay')
+asked(lambda w,l: l.fit(1, wd='x'), says('wd', "'x'"), as_before, usable, what='weight decay of text')
+asked(lambda w,l: l.fit(1, wd=-1.), says('wd', '-1'), as_before, usable, what='negative weight decay')
 asked(lambda w,l: l.fit(1, cbs='csv'),         says('callback', 'csv'),
     as_before, usable, what='a text for a callback')
 asked(lambda w,l: l.fit(1, cbs=[Raise('before_fit', KeyError('a')), CSVLogger()]),
