@@ -213,6 +213,8 @@ class _PictureFile:
         except LargeImageError: raise
         except MemoryError as e: raise explain(e, f"(while the picture {self.name} was decoded)")
         except Exception as e:
+            if isinstance(e, Image.DecompressionBombError): raise LargeImageError(
+                f"The picture {self.name} has more pixels than PIL opens in this format: {e}.") from None
             if 'MAX_TEXT' in str(e): raise LargeImageError(
                 f"The picture {self.name} has more text, or a larger colour profile, than PIL reads: {e}. "
                 "`PIL.PngImagePlugin` has that limit.") from None
@@ -318,7 +320,9 @@ class PILBase(Image.Image):
         mode = mode or cls._mode_
         if isinstance(fn, (Tensor, np.ndarray)): fn = cls._of_array(fn)
         if type(fn) is cls and fn.mode==mode: return fn
-        if isinstance(fn, Image.Image): return cls(fn, mode)
+        if isinstance(fn, Image.Image):
+            if 0 in fn.size: raise ImageError(f'The picture has no pixels: its size is {fn.size}.')
+            return cls(fn, mode)
         file = _PictureFile(fn, mode, cls._convert)
         return cls._waiting(file, file.size)
 
