@@ -650,3 +650,22 @@ def test_a_good_archive_is_kept_when_the_machine_is_in_trouble(error, server, ho
         with pytest.raises((MemoryError,StorageError)): untar_data(url)
     untar_data(url)
     assert len(item.requests)==1
+
+@pytest.mark.parametrize('where', ['write_stamp', 'os.replace', 'drop_stamp'])
+@pytest.mark.parametrize('after', [False, True])
+def test_interrupted_just_before_the_end_of_a_download(where, after, server, home, monkeypatch):
+    "The archive stays ours: it is not taken for one that was put there by hand"
+    url,_ = server.put('/set.tgz', GOOD)
+    owner = os if where=='os.replace' else download
+    real = getattr(owner, where.split('.')[-1])
+    def interrupted(path, *args, **kw):
+        is_end = where=='os.replace' and str(args[0]).endswith('set.tgz') or str(path).endswith('set.tgz')
+        is_end = is_end or where=='drop_stamp' and (home/'archive'/'set.tgz').exists()
+        if not is_end: return real(path, *args, **kw)
+        if after: real(path, *args, **kw)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(owner, where.split('.')[-1], interrupted)
+        with pytest.raises(KeyboardInterrupt): untar_data(url)
+    assert is_good(untar_data(url)) and is_good(untar_data(url, force_download=True))
+    assert names(home/'archive')==['.set.tgz.json', 'set.tgz']
