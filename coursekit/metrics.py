@@ -21,15 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import class2attr
 from .core import *
-from .errors import check_names, names_of
+from .errors import brief, check_names, explained, names_of
 from .losses import check_same_shape, loss_option, n_counted, same_items
 from .state import keep_rng
 
 # %% ../nbs/library/metrics.ipynb #53da1256
-def find_bs(b): # A batch: a tensor, or tensors nested at will
-    "The number of items in a batch"
-    while not isinstance(b, Tensor): b = next(iter(b.values())) if isinstance(b, dict) else b[0]
-    return b.shape[0] if b.dim() else 1
+def find_bs(b): # A batch: a tensor, or tensors nested at will; or a list of texts
+    "The number of items in a batch. Raises `TypeError` for what is no batch"
+    t,o = first_tensor(b),b
+    if t is not None: return t.shape[0] if t.dim() else 1
+    while isinstance(o, (tuple,dict)) and o: o = next(iter(o.values() if isinstance(o, dict) else o))
+    if isinstance(o, list) and o: return len(o)
+    raise TypeError(f'A batch holds tensors, and this is none: {brief(b)}')
 
 # %% ../nbs/library/metrics.ipynb #0bd49543
 def _as_floats(vals): # Numbers and tensors, wherever they are → floats, waiting for the device once
@@ -198,7 +201,9 @@ def _check_outputs(inp, targ, axis): # Is there an output for each of several cl
 
 def _answers_and_targets(inp, targ, axis, ignore_index=None): # Class numbers, flat
     _check_outputs(inp, targ, axis)
-    pred,targ = flatten_check(inp.argmax(dim=axis), targ)
+    where = f'axis={axis} was taken for that of the classes'
+    if inp.dim()>2 and axis!=1: where += '; in masks it is 1, for example `partial(accuracy, axis=1)`'
+    with explained(where): pred,targ = flatten_check(inp.argmax(dim=axis), targ)
     if ignore_index is None: return pred,targ
     counts = targ!=ignore_index
     return pred[counts],targ[counts]
