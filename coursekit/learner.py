@@ -18,6 +18,7 @@ from .core import *
 from .errors import brief, explain, explained
 from .fetch.cache import results_path
 from .state import Turns, always_undo, in_turn, keep_attrs, keep_modes, replaced, undo_if_fails
+from .state import undo_of_modes
 from .torch_core import trainable_params, norm_bias_params, one_param
 from .optimizer import Adam, Optimizer, OptimWrapper
 from .losses import (BaseLoss, check_same_shape, has_meaning, loss_activation, loss_decodes,
@@ -36,9 +37,10 @@ if not hasattr(defaults, 'lr'): defaults.lr = 1e-3
 def check_lr(lr, # A number, a `slice` of two, a list with one number for each parameter group, or None
              name='lr', # The argument with which it was given
              one=False): # Must it be one number, for all groups?
-    "Raise `TypeError` or `ValueError` if `lr` is no learning rate"
+    "Raise `TypeError` or `ValueError` if `lr` is no learning rate (or weight decay, for the name 'wd')"
     if lr is None: return
-    lrs,wanted = [],f'`{name}`, the learning rate, is a number from 0 on, such as 1e-3'
+    what,usual = ('weight decay','1e-2') if name=='wd' else ('learning rate','1e-3')
+    lrs,wanted = [],f'`{name}`, the {what}, is a number from 0 on, such as {usual}'
     if not one:
         wanted += ', a `slice` of two, or a list with one for each parameter group'
         if isinstance(lr, slice): lrs = [o for o in (lr.start,lr.stop) if o is not None]
@@ -228,6 +230,7 @@ class Learner:
             raise TypeError(f'`model` is an `nn.Module`, not {model!r}. '
                             'An architecture such as `resnet18` has to be called: `resnet18()`')
         check_lr(lr)
+        check_lr(wd, 'wd')
         if not isinstance(opt_func, OptimWrapper): _check_function(opt_func, 'opt_func', '`Adam`')
         _check_function(splitter, 'splitter', '`trainable_params`')
         self.dls,self.model,self.opt,self.opt_func,self.splitter = dls,model,None,opt_func,splitter
@@ -454,6 +457,7 @@ class Learner:
         if not isinstance(n_epoch, (int,np.integer)) or n_epoch<0:
             raise ValueError(f'`n_epoch`, the number of epochs, is a whole number from 0 on, not {n_epoch!r}')
         check_lr(lr)
+        check_lr(wd, 'wd')
         with self.added_cbs(cbs):
             if reset_opt or self.opt is None: self.create_opt()
             if wd is None: wd = self.wd
@@ -466,7 +470,7 @@ class Learner:
     def _run(self, f, only_validate=False):
         "Do `f` as a fit: explain its error, let who opened something close it, and leave everything in order"
         grad,logger,opened,ended,errors = torch.is_grad_enabled(),self.logger,[],[],[]
-        left,begun = None,[]
+        left,begun,restore_modes = None,[],undo_of_modes(self.model)
         def close(): # Announce `after_fit`; called again, it goes on where Ctrl-C has interrupted it
             nonlocal left
             if left is None: left = list(self._calls['after_fit'])
@@ -484,6 +488,7 @@ class Learner:
         def clean_up():
             torch.set_grad_enabled(grad) # Ctrl-C may have come while gradients were off
             self.logger = logger
+            if errors or not ended: restore_modes()
             if errors and self.opt is not None: self.opt.zero_grad()
             self._end_cleanup()
         with always_undo(clean_up):

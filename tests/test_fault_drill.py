@@ -324,6 +324,8 @@ def asked(f, *promises, what, **kw): row(what, with_learner(f), *promises, **kw)
 asked(lambda w,l: l.fit(1, lr='x'),            says('lr', "'x'"), as_before, usable, what='a rate of text')
 asked(lambda w,l: l.fit(1, lr=-1.),            says('lr', '-1'), as_before, usable, what='a negative rate')
 asked(lambda w,l: l.fit(1, lr=float('nan')),   says('lr', 'nan'), as_before, usable, what='a rate of NaN')
+asked(lambda w,l: l.fit(1, wd='x'),            says('wd', "'x'"), as_before, usable, what='weight decay of text')
+asked(lambda w,l: l.fit(1, wd=-1.),            says('wd', '-1'), as_before, usable, what='negative weight decay')
 asked(lambda w,l: l.fit(1, cbs='csv'),         says('callback', 'csv'),
     as_before, usable, what='a text for a callback')
 asked(lambda w,l: l.fit(1, cbs=[Raise('before_fit', KeyError('a')), CSVLogger()]),
@@ -667,6 +669,7 @@ for k,v in dict(zero=0, negative=-5, text='x', fraction=1.5, three=(1,2,3)).item
     row(f'a side for Resize: {k}', lambda w, v=v: w.loaders(item_tfms=Resize(v)).one_batch(), says('size='))
 row('a side of a million for Resize', lambda w: w.loaders(item_tfms=Resize(10**6)).one_batch(), says('pixel'))
 row('a split beyond the end',     lambda w: w.loaders(splitter=IndexSplitter([99])), says('99'))
+row('a block that is no block',   lambda w: w.loaders(blocks=(ImageBlock,'x')), says('block', "'x'"))
 row('a split that is no pair',    lambda w: w.loaders(splitter=lambda o: [0,1,2]), one_of('split'))
 row('a labeller that fails',      lambda w: w.loaders(get_y=lambda f: 1/0), says('division', '.jpg'))
 row('a labeller that gives None', lambda w: w.loaders(get_y=lambda f: None), one_of('None'))

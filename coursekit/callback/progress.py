@@ -197,18 +197,19 @@ class CSVLogger(Callback):
             header,has_rows = self._look()
             if has_rows and not self.append: self._move_away('is of an earlier training')
             elif header and not has_rows: self.log_path.unlink()              # there is nothing to keep
-            self._write()
+            self._write_or_warn('it is tried again after the first epoch', fatal=PermissionError)
     def after_epoch(self):
         self.waiting.append(['' if o is None else o for o in self.recorder.log])
         self._write_or_warn('it is tried again after the next epoch')
     def after_fit(self):
         if self.waiting: self._write_or_warn('`learn.recorder.values` has them')
-    def _write_or_warn(self, hope):
+    def _write_or_warn(self, hope, fatal=()): # `fatal`: errors that waiting will not mend
         try:
             self._write()
+        except fatal: raise
         except (OSError,MemoryError) as e:
-            warnings.warn(f'`CSVLogger` could not write {len(self.waiting)} row(s) to `{self.log_path}`, and '
-                          f'training goes on; {hope}: {e}', RuntimeWarning)
+            warnings.warn(f'`CSVLogger` could not write to `{self.log_path}`, and training goes on; '
+                          f'{hope}: {e}', RuntimeWarning)
 
     def _look(self): # Header of the file, or []; does more follow?
         if not self.log_path.exists(): return [],False

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from fastcore.foundation import L
 from ..core import *
+from ..errors import brief
 from .core import *
 from .transforms import *
 from .summary import summarize
@@ -45,6 +46,12 @@ def RegressionBlock(n_out=None): # How many numbers; default: as many as the fir
 
 # %% ../../nbs/12_data_block.ipynb #80e74c7d
 #| code-fold: true
+def _as_block(b): # A `TransformBlock`, or what makes one without arguments
+    if callable(b) and not hasattr(b, 'type_tfms'): b = b()
+    if hasattr(b, 'type_tfms'): return b
+    raise TypeError(f"DataBlock: {brief(b)} is no block. A block is a kind of data, such as `ImageBlock`, "
+                    "`CategoryBlock` or a `TransformBlock(…)`.")
+
 class DataBlock:
     "The recipe from a source to loaders: kinds of data, and the five answers"
     def __init__(self, blocks=None, # Kinds of data, e.g. `(ImageBlock, CategoryBlock)`
@@ -59,10 +66,7 @@ class DataBlock:
             f"DataBlock: dl_type={getattr(dl_type, '__name__', dl_type)} is no class of loaders; "
             "several blocks stand in one tuple, `DataBlock((ImageBlock, CategoryBlock))`.")
         if blocks is None: blocks = TransformBlock,TransformBlock
-        if callable(dl_type) and not isinstance(dl_type, type): raise TypeError(
-            "DataBlock takes its blocks as one tuple, with brackets of its own: "
-            f"DataBlock(({getattr(blocks, '__name__', '…')}, {getattr(dl_type, '__name__', '…')}), …).")
-        self.blocks = L(b if hasattr(b, 'type_tfms') else b() for b in L(blocks))
+        self.blocks = L(map(_as_block, L(blocks)))
         n = len(self.blocks)
         self.n_inp = max(1, n-1) if n_inp is None else n_inp
         self.dl_type = dl_type or next((b.dl_type for b in self.blocks if b.dl_type), None)

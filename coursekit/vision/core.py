@@ -321,7 +321,9 @@ class PILBase(Image.Image):
         mode = mode or cls._open_args.get('mode')
         if isinstance(fn, (Tensor, np.ndarray)): fn = cls._of_array(fn)
         if type(fn) is cls and fn.mode==mode: return fn
-        if isinstance(fn, Image.Image): return cls(fn, mode)
+        if isinstance(fn, Image.Image):
+            if 0 in fn.size: raise ImageError(f'The picture has no pixels: its size is {fn.size}.')
+            return cls(fn, mode)
         file = _PictureFile(fn, mode, cls._convert)
         return cls._waiting(file, file.size)
 
