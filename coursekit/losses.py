@@ -245,7 +245,9 @@ def _n_items(o): # How many items are in tensors, nested at will
 def item_by_item(f): # A loss function
     "`f`, called with one item at a time"
     def part(o, i): return apply(lambda t: t[i:i+1], o)
-    return lambda p,*ys: torch.stack([f(part(p, i), *(part(y, i) for y in ys)) for i in range(_n_items((ys, p)))])
+    def of_items(p, *ys):
+        return torch.stack([f(part(p, i), *(part(y, i) for y in ys)) for i in range(_n_items((ys, p)))])
+    return of_items
 
 def loss_of_items(f, # A loss function
                   loss, # What `unreduced(f)` gave: a loss for each item, or for each number in it

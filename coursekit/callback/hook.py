@@ -133,7 +133,7 @@ def _shape_text(shape, bs): # Of the first tensor, with the size of the batch in
 def _input_text(o): # Of all tensors
     if isinstance(o, Tensor): return ' x '.join(map(str, o.shape))
     if isinstance(o, dict): return ', '.join(f'{k}: {_input_text(v)}' for k,v in o.items())
-    return ', '.join(map(_input_text, o)) if isinstance(o, (list,tuple,L)) else type(o).__name__
+    return type(o).__name__ if first_tensor(o) is None else ', '.join(map(_input_text, o))
 
 def module_summary(model, # A model or `Learner`
                    *xb): # Its inputs, a batch
