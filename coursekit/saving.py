@@ -13,7 +13,7 @@ import safetensors, safetensors.torch
 from .core import *
 from .errors import brief, explained
 from .fetch.cache import saved_file
-from .files import atomic_write
+from .files import atomic_write, error_about
 from .state import undo_if_fails
 
 # %% ../nbs/library/saving.ipynb #2a2ed540
@@ -50,7 +50,7 @@ def check_can_write(file): # A `Path`, or an open file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=file.parent).close()
-    except OSError as e: raise OSError(e.errno, e.strerror, str(file)) from e
+    except OSError as e: raise error_about(file, e) from e
 
 # %% ../nbs/library/saving.ipynb #e3ba0be3
 def _pack(o, name, tensors): # `o` as JSON can hold it; the tensors in it go into `tensors`
@@ -155,7 +155,8 @@ def check_weights(model, # An `nn.Module`
         raise RuntimeError(f'{file} holds no weights by name, but {brief(weights)}')
     own = model.state_dict()
     def shape(o): return 'unknown' if nn.parameter.is_lazy(o) else list(getattr(o, 'shape', []))
-    def kind(o): return o.is_floating_point() or o.is_complex() if isinstance(o, Tensor) else type(o).__name__
+    def kind(o): return (o.is_floating_point(),o.is_complex()) if isinstance(o, Tensor) else type(o).__name__
+    def has_no_numbers(o): return isinstance(o, Tensor) and (o.is_meta or o.layout!=torch.strided)
     both = [k for k in own if k in weights and not nn.parameter.is_lazy(own[k])]
     differences = {
         'missing in the file':[k for k in own if k not in weights and strict],
@@ -163,7 +164,8 @@ def check_weights(model, # An `nn.Module`
         'other shapes':[f'{k}: {shape(weights[k])} in the file, {shape(own[k])} in the model' for k in both
                         if shape(weights[k])!=shape(own[k])],
         'other kinds of numbers':[f'{k}: {brief(weights[k])} in the file, {brief(own[k])} in the model'
-                                  for k in both if kind(weights[k])!=kind(own[k])]}
+                                  for k in both if kind(weights[k])!=kind(own[k])],
+        'without numbers, or sparse':[k for k in both if has_no_numbers(weights[k])]}
     def few(o): return '; '.join(o[:3]) + (f'; and {len(o)-3} more' if len(o)>3 else '')
     msg = '. '.join(f'{what}: {few(o)}' for what,o in differences.items() if o)
     if msg:
@@ -187,7 +189,10 @@ def _existing_file(file): # The `Path`, or the file beside it, or of an older ve
 def read_torch(content): # Bytes of a file that `torch.save` wrote
     "The tensors, numbers and texts in it. Raises an error if it is damaged, or holds what could run code"
     if content[:2]==b'PK': # torch does not look at the check sums of its own files
-        with zipfile.ZipFile(io.BytesIO(content)) as z: bad = z.testzip()
+        with zipfile.ZipFile(io.BytesIO(content)) as z:
+            size = sum(o.file_size for o in z.infolist())
+            if size>10*len(content)+2**20: raise ValueError(f'it would unpack to {size:,} bytes')
+            bad = z.testzip()
         if bad: raise ValueError(f'its part {bad} has changed since it was saved')
     with torch.serialization.safe_globals([L]): # fastai keeps the hyper-parameters of its optimizers in one
         return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)

@@ -1,13 +1,14 @@
 """Downloads and the cache, against a server that misbehaves and processes that die."""
 import base64,errno,gzip,multiprocessing,os,shutil,socket,subprocess,sys,tarfile,time,urllib.parse,zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from servers import FaultServer,check_of,linked,tgz
 from coursekit.data import external
-from coursekit.errors import full_message
+from coursekit.errors import error_text,full_message
 from coursekit.fetch import archive,cache,download
 from coursekit.fetch.archive import ArchiveError,UnsafeArchiveError
 from coursekit.fetch.cache import DataError,StorageError
@@ -615,3 +616,37 @@ def test_terminal_shows_a_bar(monkeypatch, capsys):
     with cache.progress_to('Drawing sketch data', unit='pictures') as show:
         for i in range(3): show(i+1, 3)
     assert 'Drawing sketch data' in capsys.readouterr().err
+
+@pytest.mark.parametrize('timeout', [0, -1, None, 'x', float('nan'), float('inf'), 1e12])
+def test_odd_timeouts(timeout, server, home):
+    url,_ = server.put('/set.tgz', GOOD)
+    with pytest.raises(ValueError, match='timeout.*seconds'): untar_data(url, timeout=timeout)
+
+@pytest.mark.parametrize('kw', [dict(data=5), dict(archive=5), dict(base=5), dict(c_key=None)])
+def test_folders_that_are_no_names(kw, server, home):
+    url,_ = server.put('/set.tgz', GOOD)
+    assert 'take the names of folders' in error_text(untar_data, url, **kw)
+
+def test_headers_of_nonsense(server, home):
+    url,_ = server.put('/a.tgz', b'\x89PNG'*500, ctype='text/\x1b[31mhtml')
+    assert '\x1b' not in error_text(untar_data, url)
+    assert '\x1b' not in error_text(untar_data, url.replace('/a', '/\x1b[31m/a'))
+    download._pause(0, SimpleNamespace(headers={'Retry-After':'\xb2'}))
+
+def test_the_way_breaks_off_in_the_middle(server, home, monkeypatch):
+    "The system reports that as an error of the file"
+    url,_ = server.put('/set.tgz', GOOD)
+    def broken(self, n): raise OSError(errno.EHOSTUNREACH, 'No route to host')
+    monkeypatch.setattr(download.http.client.HTTPResponse, 'read1', broken)
+    with pytest.raises(NoNetworkError, match='no way to it'): untar_data(url)
+
+@pytest.mark.parametrize('error', [MemoryError(), OSError(errno.EIO, 'Input/output error'),
+                                   OSError(errno.EMFILE, 'Too many open files')])
+def test_a_good_archive_is_kept_when_the_machine_is_in_trouble(error, server, home, monkeypatch):
+    url,item = server.put('/set.tgz', GOOD)
+    def fails(*args): raise error
+    with monkeypatch.context() as m:
+        m.setattr(archive._Writer, 'file', fails)
+        with pytest.raises((MemoryError,StorageError)): untar_data(url)
+    untar_data(url)
+    assert len(item.requests)==1

@@ -4,7 +4,7 @@
 ten seconds, if the row says nothing else), that nothing is written outside the cache and the current folder,
 that no code in a file runs, that no process stays behind, and that a learner keeps its callbacks and loss.
 Ctrl-C at any line stands in `test_interrupts.py`, killed processes in the files of what they were doing."""
-import errno, gzip, io, os, re, shutil, signal, subprocess, sys, tarfile, threading, time
+import errno, gzip, io, os, re, shutil, signal, struct, subprocess, sys, tarfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import matplotlib
@@ -324,8 +324,8 @@ def asked(f, *promises, what, **kw): row(what, with_learner(f), *promises, **kw)
 asked(lambda w,l: l.fit(1, lr='x'),            says('lr', "'x'"), as_before, usable, what='a rate of text')
 asked(lambda w,l: l.fit(1, lr=-1.),            says('lr', '-1'), as_before, usable, what='a negative rate')
 asked(lambda w,l: l.fit(1, lr=float('nan')),   says('lr', 'nan'), as_before, usable, what='a rate of NaN')
-asked(lambda w,l: l.fit(1, wd='x'),            says('wd', "'x'"), as_before, usable, what='weight decay of text')
-asked(lambda w,l: l.fit(1, wd=-1.),            says('wd', '-1'), as_before, usable, what='negative weight decay')
+asked(lambda w,l: l.fit(1, wd='x'), says('wd', "'x'"), as_before, usable, what='weight decay of text')
+asked(lambda w,l: l.fit(1, wd=-1.), says('wd', '-1'), as_before, usable, what='negative weight decay')
 asked(lambda w,l: l.fit(1, cbs='csv'),         says('callback', 'csv'),
     as_before, usable, what='a text for a callback')
 asked(lambda w,l: l.fit(1, cbs=[Raise('before_fit', KeyError('a')), CSVLogger()]),
@@ -511,6 +511,18 @@ def late_bit(w): return changed('.safetensors', lambda b: flipped(b, len(b)-6))(
 row('a flipped bit in a weight', weights(late_bit, 'x.safetensors'), says('x.safetensors'), as_before)
 def nan(d): d['2.bias'][0] = float('nan')
 row('NaN in a weight',        weights(state_dict(nan)), told('nan'))
+for k,f in {'on no device':lambda v: v.to('meta'), 'sparse':Tensor.to_sparse}.items():
+    row(f'weights {k}',       weights(state_dict(lambda d, f=f: d.update({'2.bias':f(d['2.bias'])}))),
+        says('x.pth', 'without numbers, or sparse: 2.bias'), is_a(RuntimeError), as_before, usable)
+row('complex weights',        weights(state_dict(lambda d: d.update({'2.bias':d['2.bias']+1j}))),
+    says('x.pth', 'other kinds of numbers: 2.bias'), as_before, usable)
+row('a .pth that unpacks to 10 MB', weights(lambda w: zipped(('x/data.pkl',b'\x80\x02}.'), ('x/version','3'),
+    ('x/data/0',bytes(10**7)))), says('x.pth', 'unpack to'), as_before, seconds=4)
+def file_for_folder(w, l):
+    (w.work/'models').write_text('mine')
+    return l.save('x')
+row('a file where the folder goes', with_learner(file_for_folder),
+    says('models is no folder', 'x.safetensors'))
 def folder_for_weights(w, l):
     (w.work/'models'/'x.pth').mkdir(parents=True)
     return l.load('x')
@@ -554,6 +566,17 @@ row('a picture: postscript', picture(POSTSCRIPT), says('cat_0.jpg'))
 row('postscript, .eps',       picture(POSTSCRIPT, 'cat_0.eps'), says('cat_0.eps'))
 row('a picture of 9,400² pixels', picture(image('RGB', (9400,9400)), 'big.png'),
     kept('big.png', 'pixel'), seconds=15, slow=True)
+def webp(w,h): # Only the header
+    bits = struct.pack('<I', (w-1) | (h-1)<<14)
+    return b'RIFF\x24\0\0\0WEBPVP8L\x10\0\0\0/' + bits + bytes(20)
+row('a WebP of 16,384² pixels', picture(webp(16384,16384), 'big.webp'),
+    says('big.webp', 'more pixels'), silent_on('verify_images'))
+def with_loops(w):
+    for o in ('a','b'): (w.pictures/o).symlink_to('.')
+    (w.pictures/'up').symlink_to('..')
+    return get_image_files(w.pictures)
+row('links to folders above',     with_loops, gives(lambda r: len(r)==12, 'finds each picture once'),
+    seconds=3)
 row('bytes that are no picture', lambda w: PILImage.create(b'hello'), one_of('picture','image','bytes'))
 for m in 'L LA RGBA P CMYK I;16 1'.split():
     row(f'a picture of mode {m}', picture(image(m), 'a.tif' if m=='CMYK' else 'a.png'),

@@ -73,3 +73,10 @@ def test_files_of_the_reader_are_no_locks_and_no_leftovers(tmp_path):
     for _ in range(2):
         with file_lock(tmp_path/'a'), atomic_write(tmp_path/'a') as f: f.write(b'')
     assert {o.name:o.read_text() for o in tmp_path.iterdir()}=={**mine, 'a':''}
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs a folder in which no file can be made')
+def test_no_waiting_for_a_lock_that_cannot_be_made():
+    "`filelock` takes that for the lock of another process"
+    start = time.monotonic()
+    with pytest.raises(OSError, match='/proc/x'), atomic_write('/proc/x'): pass
+    assert time.monotonic()-start<5

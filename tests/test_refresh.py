@@ -3,7 +3,7 @@ import os, shutil, subprocess, sys, threading, time, warnings, zipfile
 from pathlib import Path
 import pytest
 from coursekit.data.external import untar_data
-from coursekit.fetch.cache import keep_folder, read_stamp, results_path, write_stamp
+from coursekit.fetch.cache import StorageError, keep_folder, read_stamp, results_path, write_stamp
 
 OURS = {'labels.csv':'l', 'photos/a/1.jpg':'a1', 'photos/a/2.jpg':'a2', 'photos/b/1.jpg':'b1'}
 NEW = {'labels.csv':'l2', 'photos/a/1.jpg':'a1', 'photos/b/1.jpg':'b1 new', 'photos/c/1.jpg':'c1'}
@@ -264,3 +264,43 @@ def test_checkpoints_and_histories_of_older_versions_are_found(home, tmp_path):
     learn.fit(2)
     assert learn.start_epoch==1 and (home/'results/photos/models/checkpoint.ckpt').exists()
     assert len(learn.csv_logger.read_log())==2 and (home/'results/photos/history.csv').exists()
+
+def test_a_folder_or_stamp_that_cannot_be_read_for_a_moment(tmp_path, monkeypatch):
+    "Not to be told what is there is not to be told that nothing is: a virus scanner, or a drive far away"
+    for k in range(60):
+        d = keep_folder(tmp_path/str(k)/'data'/'pets', maker(OURS), url='u', version='1')
+        use(d)
+        left = k
+        def once(real):
+            def f(path='.', *args, **kw):
+                nonlocal left
+                left -= 1
+                if left==-1: raise PermissionError(13, 'Permission denied', str(path))
+                return real(path, *args, **kw)
+            return f
+        with monkeypatch.context() as m, warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            m.setattr(os, 'listdir', once(os.listdir))
+            m.setattr(os, 'scandir', once(os.scandir))
+            m.setattr(Path, 'read_text', once(Path.read_text))
+            try: keep_folder(d, maker(NEW), url='u', version='2')
+            except StorageError as e: assert 'COURSEKIT_HOME' in str(e)
+        keep_folder(d, maker(NEW), url='u', version='2')
+        mine = [*MINE.values(), 'corrected', 'mine']
+        there = [o.read_text() for o in (tmp_path/str(k)).rglob('*') if o.is_file()]
+        assert not [o for o in mine if o not in there], k
+        assert {k:v for k,v in texts(d).items() if k in NEW}==NEW, k
+        if left>=0: break
+    assert left>=0 and k>5
+
+@pytest.mark.parametrize('stamp', ['[', '['*100_000, '{"url":5, "version":"1"}', '{"url":null}',
+    '{"url":"u", "version":"1", "unfinished":5}', '{"url":"u", "version":"1", "unfinished":{}}',
+    '{"url":"u", "version":"1", "unfinished":{"tmp":"../../outside", "stamp":{}, "kept":"x"}}'])
+@pytest.mark.parametrize('listed', ['', '['*100_000, '[5,1,2]\n', '["../../x",1,2]\n', '["labels.csv"]\n'])
+def test_stamps_and_lists_of_nonsense(dest, stamp, listed):
+    for name,text in (('.pets.json',stamp), ('.pets.files',listed)): dest.with_name(name).write_text(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for version in '112': keep_folder(dest, maker(NEW), url='u', version=version)
+    there = [o.read_text() for o in dest.parents[1].rglob('*') if o.is_file()]
+    assert not [o for o in [*MINE.values(), 'corrected', 'mine'] if o not in there]

@@ -192,11 +192,13 @@ class CSVLogger(Callback):
         with explained(f'`CSVLogger` wants to write `{self.log_path}`: give the learner another folder, '
                        '`path=…`, or the logger another file, `fname=…`'):
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            if self.log_path.exists() and not self.log_path.is_file():        # a pipe would wait for ever
+                raise FileExistsError(errno.EEXIST, 'This is no file', str(self.log_path))
             older = saved_file(self.log_path) # of a version of coursekit that wrote beside the data
             if self.append and older!=self.log_path: shutil.copyfile(older, self.log_path)
             header,has_rows = self._look()
             if has_rows and not self.append: self._move_away('is of an earlier training')
-            elif header and not has_rows: self.log_path.unlink()              # there is nothing to keep
+            elif self.log_path.exists() and not has_rows: self.log_path.unlink()      # nothing to keep
             self._write_or_warn('it is tried again after the first epoch', fatal=PermissionError)
     def after_epoch(self):
         self.waiting.append(['' if o is None else o for o in self.recorder.log])
@@ -215,12 +217,14 @@ class CSVLogger(Callback):
         if not self.log_path.exists(): return [],False
         with open(self.log_path, newline='', encoding='utf-8-sig', errors='replace') as f:
             try:
-                return next(lines := csv.reader(f), []),next(lines, None) is not None
+                lines = filter(None, csv.reader(f))           # without blank ones
+                return next(lines, []),next(lines, None) is not None
             except csv.Error: return ['?'],True               # of another program
     def _move_away(self, why):
         new = _keep_as_another(self.log_path)
         if self.learn.logger is not noop: print(f'`{self.fname}` {why}: it is now `{new.name}`.')
     def _write(self): # What waits; before it the header, if the file is new
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)               # it may have been deleted
         header,_ = self._look()
         if header and header!=self.names: self._move_away(f'has other columns ({", ".join(header)[:80]})')
         text = io.StringIO(newline='')

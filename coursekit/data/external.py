@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
-from ..errors import explain
+from ..errors import explain, explained
 from ..fetch.cache import *
 from ..files import file_lock
 from ..fetch.archive import *
@@ -211,8 +211,10 @@ def untar_data(url:str, # One of `URLs`, any address of a .tgz/.zip, `file://…
     """Return the folder of a data set: downloaded and unpacked, or drawn, unless it is there already.
     Raises `DataError`: `NoNetworkError`, `WrongFileError`, `DownloadError`, `ArchiveError`,
     `UnsafeArchiveError` or `StorageError`."""
-    url,base = str(url),_folder(base) if base else coursekit_home()
-    folder = base/Path(data or c_key).expanduser()
+    url = str(url)
+    with explained('(`base`, `archive`, `data` and `c_key` take the names of folders)'):
+        base = _folder(base) if base else coursekit_home()
+        folder,archives = (base/Path(o).expanduser() for o in (data or c_key, archive or 'archive'))
     keep = partial(keep_folder, force=force_download, same=_same_data)
     if url.startswith('sketch://'):
         sketch = find_sketch(url)
@@ -224,6 +226,6 @@ def untar_data(url:str, # One of `URLs`, any address of a .tgz/.zip, `file://…
     if url.partition(':')[0].lower() not in ('http','https'):
         raise ValueError('untar_data understands http, https, file and sketch addresses, not '
                          f"{re.sub('//[^/]*@', '//', url)!r}.")
-    file = base/Path(archive or 'archive').expanduser()/_file_name(url)
+    file = archives/_file_name(url)
     return keep(folder/_stem(file.name), partial(_from_web, url, file, force_download, timeout),
                 public_address(url))

@@ -30,6 +30,14 @@ from .load import *
 # %% ../../nbs/library/data_transforms.ipynb #e3e94fc5
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')} | {'.webp'}
 
+def _tell_unread(e): # `os.walk` would be silent about a folder that it may not read
+    warnings.warn(f"The files in '{e.filename}' are left out, it cannot be read: {e.strerror}", stacklevel=4)
+
+def _leads_back(folder): # Is it a link to a folder in which it lies? To follow it might never end
+    if not os.path.islink(folder): return False
+    real = os.path.realpath(folder)
+    return any(os.path.realpath(o)==real for o in Path(folder).absolute().parents)
+
 def get_files(path, # Folder to search
               extensions=None, # Endings to keep, with dot, any case; `None`: all files
               recurse:bool=True, # Look in folders below?
@@ -41,8 +49,8 @@ def get_files(path, # Folder to search
     if not path.is_dir():
         raise FileNotFoundError(f"There is no folder '{path}' (the working folder is '{Path.cwd()}').")
     res = L()
-    for d,below,names in os.walk(path, followlinks=followlinks):
-        below[:] = sorted(o for o in below if not o.startswith('.'))
+    for d,below,names in os.walk(path, onerror=_tell_unread, followlinks=followlinks):
+        below[:] = sorted(o for o in below if not o.startswith('.') and not _leads_back(os.path.join(d, o)))
         if folders and Path(d)==path:
             below[:] = [o for o in below if o in folders]
             continue

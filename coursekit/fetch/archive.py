@@ -8,6 +8,7 @@ __all__ = ['ArchiveError', 'UnsafeArchiveError', 'archive_kind', 'safe_parts', '
 # %% ../../nbs/library/fetch_archive.ipynb #0b296350
 import bz2, errno, gzip, lzma, os, re, shutil, stat, zipfile
 from pathlib import Path
+from ..errors import explain
 from .cache import *
 
 # %% ../../nbs/library/fetch_archive.ipynb #f2b739e8
@@ -53,8 +54,8 @@ def safe_parts(name:str, # A member's name, as the archive states it
 # %% ../../nbs/library/fetch_archive.ipynb #312749eb
 class _Writer:
     "Write members below `dest`, at most `budget` bytes and `max_files` entries"
-    def __init__(self, dest, budget, max_files):
-        self.dest,self.budget,self.max_files = dest,budget,max_files
+    def __init__(self, dest, budget, max_files, show):
+        self.dest,self.budget,self.max_files,self.show = dest,budget,max_files,show
         self.left,self.left_files = budget,max_files
         self.links,self.made,self.n_files,self.n_steps = {},set(),0,0
 
@@ -63,6 +64,7 @@ class _Writer:
         if self.left<0:
             raise UnsafeArchiveError(f'it unpacks to more than {self.budget/2**20:,.0f} MiB, far more than '
                                      'its own size explains')
+        self.show()
 
     def path(self, parts, name):
         "Where the member `name` goes. Its parents are made; one that is no true folder is refused"
@@ -136,7 +138,9 @@ class _Writer:
         if not target or re.match(r'/|[A-Za-z]:', target) or '\\' in target:
             raise UnsafeArchiveError(f'the link {name!r} points to an absolute or impossible path, '
                                      f'{target!r}')
-        self.links[tuple(safe_parts(name))] = target
+        parts = safe_parts(name)
+        if not parts: raise UnsafeArchiveError(f'the link {name!r} would be the folder itself')
+        self.links[tuple(parts)] = target
 
     def follow(self, parts, root):
         "The parts of the path to which the link at `parts` leads. It has to stay below `root`, parts as well"
@@ -257,8 +261,8 @@ _open = dict(gz=lambda f: gzip.GzipFile(fileobj=f), bz2=bz2.BZ2File, xz=lzma.LZM
 
 def _no_file(name): return UnsafeArchiveError(f'the member {name!r} is a device or another special file')
 
-def _untar(f, kind, w, show): # One stream, read to its very end
-    stream = _Counted(_open[kind](f), _Writer(w.dest, w.budget+2**26, 0).spend)
+def _untar(f, kind, w): # One stream, read to its very end
+    stream = _Counted(_open[kind](f), _Writer(w.dest, w.budget+2**26, 0, w.show).spend)
     for name,what,size,mode,target,content in _tar_members(stream):
         safe_parts(name)
         is_file = what in _files
@@ -268,7 +272,6 @@ def _untar(f, kind, w, show): # One stream, read to its very end
         elif what==b'1': w.hardlink(name, target)
         elif what==b'S': raise ArchiveError(_sparse)
         elif what!=b'V': raise _no_file(name)
-        show(f.tell())
     while rest := stream.read(2**20):
         if kind=='tar' and rest.strip(b'\0'):
             raise ArchiveError('there is unreadable data after its last readable member')
@@ -281,7 +284,7 @@ def _check_zip(infos, w): # Look at the table of contents
         if o.header_offset<end: raise UnsafeArchiveError(f'the member {o.filename!r} overlaps another one')
         end = o.header_offset+o.compress_size
 
-def _unzip(f, w, show): # `zipfile` checks each member's checksum
+def _unzip(f, w): # `zipfile` checks each member's checksum
     with zipfile.ZipFile(f) as z:
         _check_zip(z.infolist(), w)
         for o in z.infolist():
@@ -294,7 +297,7 @@ def _unzip(f, w, show): # `zipfile` checks each member's checksum
             elif kind==stat.S_IFLNK: w.symlink(name, z.read(o).decode() if o.file_size<=_max_name else '')
             else:
                 with z.open(o) as src: w.file(name, src, o.file_size, mode)
-            show(f.tell())
+            w.show()
 
 # %% ../../nbs/library/fetch_archive.ipynb #a188f5b1
 # bz2 and gzip report damage as an OSError without a number; the others are names that the disk cannot store
@@ -314,13 +317,14 @@ def file_extract(fname, # The archive: .tar, .tgz, .tar.bz2, .tar.xz or .zip, to
     naming the member"""
     size = os.path.getsize(fname)
     if max_files is None: max_files = 10_000+size//16
-    w = _Writer(Path(dest), max(2**28, int(max_ratio*size)), max_files)
     try:
         with open(fname, 'rb') as f, progress_to(f'Unpacking {Path(fname).name}', size) as show:
+            budget = max(2**28, int(max_ratio*size))
+            w = _Writer(Path(dest), budget, max_files, lambda: show(f.tell()))
             kind = archive_kind(f.read(512))
             f.seek(0)
-            if   kind=='zip': _unzip(f, w, show)
-            elif kind:        _untar(f, kind, w, show)
+            if   kind=='zip': _unzip(f, w)
+            elif kind:        _untar(f, kind, w)
             else: raise ArchiveError('it is no .tar, .tgz, .tar.bz2, .tar.xz or .zip')
             w.make_links(root := _data_root(w))
             if not w.n_files: raise ArchiveError('there is no file in it')
@@ -334,6 +338,7 @@ def file_extract(fname, # The archive: .tar, .tgz, .tar.bz2, .tar.xz or .zip, to
         raise ArchiveError(f'{fname} cannot be unpacked here: {e}. Unpack it by hand.') from e
     except Exception as e:
         # What the readers of formats raise when they meet nonsense has many kinds
-        if getattr(e, 'errno', None) not in _damage: raise
+        if isinstance(e, MemoryError) or getattr(e, 'errno', None) not in _damage:
+            raise explain(e, f'(while {fname} was being unpacked; it may well be good)')
         raise ArchiveError(f'{fname} is damaged or incomplete, or holds a name that this disk cannot store '
                            f'({e}).') from e

@@ -28,6 +28,8 @@ _full = {errno.ENOSPC, getattr(errno,'EDQUOT',errno.ENOSPC), errno.EFBIG}
 _shut = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 _vanished = {errno.ENOENT, errno.ESTALE}
 _no_lock = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+_others = {errno.EIO, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.EBUSY,
+           errno.EMLINK, errno.EINVAL, errno.ETXTBSY, errno.ENXIO}
 
 def _named(e, path): # What the system says, and of which file, if that is neither `path` nor hidden
     what,parent = os.strerror(e.errno),str(Path(path).parent)
@@ -51,6 +53,7 @@ def storage_errors(path, # The file or folder that is being written
             why = 'it was deleted while it was being prepared. Let it be'
         elif e.errno in _vanished and Path(str(e.filename)) in Path(path).parents:
             why = f'it cannot be made ({_named(e, path)}). Make its folder'
+        elif e.errno in _others: why = f'{os.strerror(e.errno)}: {e.filename or path}. Mend that'
         else: raise
         raise StorageError(e.errno, f'Could not use {path}: {why}, or set the environment variable '
                            'COURSEKIT_HOME to a folder on another disk, and call again.') from e
@@ -96,12 +99,15 @@ def progress_to(desc:str, # What is being done; shown before the bar
 def _stamp_file(dest): return Path(dest).with_name(f'.{Path(dest).name}.json')
 
 def read_stamp(dest): # A folder or file of the cache
-    "What is written about `dest` (where it came from, which version) as a dict; {} where there is no stamp"
+    """What is written about `dest` (where it came from, which version) as a dict; {} where there is no stamp.
+    Raises `OSError` where that cannot be told"""
     try:
         stamp = json.loads(_stamp_file(dest).read_text())
-    except (OSError,ValueError):
+    except (FileNotFoundError,IsADirectoryError,NotADirectoryError,ValueError,RecursionError):
         return {}
-    return stamp if isinstance(stamp, dict) else {}
+    kinds = dict(url=str, version=str, unfinished=dict)
+    is_ours = isinstance(stamp, dict) and all(isinstance(stamp[k], v) for k,v in kinds.items() if k in stamp)
+    return stamp if is_ours else {}
 
 def write_stamp(dest, # A folder or file of the cache
                 **kw): # What to write: strings and numbers
@@ -116,7 +122,8 @@ def drop_stamp(dest): # A folder or file of the cache
 def _managed_folder(path): # `path` or its parent that we made, or None
     for p in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
         for o in (Path(p), *Path(p).parents):
-            if o.name and {'url','version'} <= set(read_stamp(o)): return o,Path(p).relative_to(o)
+            with suppress(OSError):
+                if o.name and {'url','version'} <= set(read_stamp(o)): return o,Path(p).relative_to(o)
 
 def _results_folder(dest): # By its name alone
     usual = dest.parent.name=='data'
@@ -163,14 +170,17 @@ def _tmp_folders(home): # Temporary folders for `home`, and for no other
     tail = re.compile(re.escape(f'.{home.name}.tmp-') + r'([0-9a-f]{12}|[a-z0-9_]{8})')
     return [o for o in home.parent.iterdir() if tail.fullmatch(o.name) and o.is_dir()]
 
+def _replaced(tmp): # Old folders in it. An error if that cannot be told: `glob` would say that there are none
+    return sorted(o for o in tmp.iterdir() if o.name.startswith('replaced'))
+
 def _sweep(home): # What killed processes left: who has the lock knows that nobody uses it
     for o in _tmp_folders(home):
-        for old in o.glob('replaced*'): move_aside(old, home)
+        for old in _replaced(o): move_aside(old, home)
         shutil.rmtree(o, ignore_errors=True)
 
 def _adopt(dest, home): # Make the manifest of a folder that an older version made
-    had_one = read_stamp(dest).get('listed')     # and it was lost: then all may be the reader's
-    entries = {} if had_one else older_entries(home, _stamp_file(dest).stat().st_mtime_ns)
+    is_unknown = {'listed','rewritten'} & set(read_stamp(dest))     # then all may be the reader's
+    entries = {} if is_unknown else older_entries(home, _stamp_file(dest).stat().st_mtime_ns)
     write_manifest(_manifest_file(dest), entries)
 
 def _begin(dest, home, tmp, new, stamp): # Note down that `new` is going to replace `dest`
@@ -185,11 +195,12 @@ def _begin(dest, home, tmp, new, stamp): # Note down that `new` is going to repl
         else: home.rmdir()
     if old and home.exists() and read_manifest(_manifest_file(dest)) is None: _adopt(dest, home)
     kept = next(o for i in count(1) if not os.path.lexists(o := kept/f'kept-{i}'))
+    if old: old['rewritten'] = True
     write_stamp(dest, **old, unfinished=dict(tmp=tmp.name, stamp=stamp, kept=str(kept)))
 
 def _exchange(home, tmp): # Move `home` away, and the new folder in
     while (tmp/'ready').exists():
-        n = len([*tmp.glob('replaced*')])
+        n = len(_replaced(tmp))
         with suppress(FileNotFoundError): home.rename(tmp/f'replaced{n}')
         try:
             (tmp/'ready').rename(home)
@@ -198,7 +209,7 @@ def _exchange(home, tmp): # Move `home` away, and the new folder in
 
 def _bring_over(dest, home, tmp, kept): # What is the reader's in the folders that were replaced
     ours,is_sure = read_manifest(_manifest_file(dest)) or {}, read_stamp(dest).get('listed', False)
-    for old in sorted(tmp.glob('replaced*')):
+    for old in _replaced(tmp):
         for _ in range(2): # the second time for what was saved meanwhile by a process that works in there
             if old.exists(): bring_over(old, home, ours, kept, is_sure)
         if old.exists(): move_aside(old, home)
@@ -209,22 +220,23 @@ def _bring_over(dest, home, tmp, kept): # What is the reader's in the folders th
 
 def _finish(dest, home): # Do what the note in the stamp says, or what is left of it
     stamp = read_stamp(dest)
-    note = stamp.pop('unfinished')
-    tmp = home.with_name(note['tmp'])
-    if tmp.exists():
+    note = stamp.pop('unfinished', {})
+    if stamp: stamp['rewritten'] = True
+    tmp = next((o for o in _tmp_folders(home) if o.name==note.get('tmp')), None)
+    if tmp:
         try:
             _exchange(home, tmp)
         except OSError:
-            if not [*tmp.glob('replaced*')]:       # nothing has happened yet, and nothing will
+            if not _replaced(tmp):                 # nothing has happened yet, and nothing will
                 write_stamp(dest, **stamp) if stamp else drop_stamp(dest)
             raise
         _bring_over(dest, home, tmp, Path(note['kept']))
-        entries = read_manifest(tmp/'files')
+        entries = read_manifest(tmp/'files') or {}       # if it is lost: all may be the reader's
         folders = {k:path_state(home/k) for k in entries if not k or k[-1]=='/'}
         write_manifest(_manifest_file(dest), {**entries, **folders})
         stamp = note['stamp']
     write_stamp(dest, **stamp) if stamp else drop_stamp(dest)
-    shutil.rmtree(tmp, ignore_errors=True)
+    if tmp: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../../nbs/library/fetch_cache.ipynb #7bde2308
 def _tell_changes(dest): # Warn, once, of files of ours that are gone or have changed

@@ -8,6 +8,7 @@ __all__ = ['MAX_SIZE', 'PAUSE', 'DownloadError', 'NoNetworkError', 'WrongFileErr
 
 # %% ../../nbs/library/fetch_download.ipynb #617032ea
 import base64, errno, gzip, hashlib, http.client, os, re, shutil, socket, ssl, sys, threading, time, zlib
+from numbers import Real
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -63,7 +64,8 @@ def public_address(url:str, # http:// or https://, or any other address
     query = parts.query
     if query and not re.fullmatch('hidden-[0-9a-f]{8}', query):
         query = f'hidden-{hashlib.sha256(query.encode()).hexdigest()[:8]}'
-    return urlunsplit((parts.scheme, host, parts.path, query, ''))
+    path = ''.join(o if o.isprintable() else quote(o, errors='replace') for o in parts.path)
+    return urlunsplit((parts.scheme, host, path, query, ''))
 
 # %% ../../nbs/library/fetch_download.ipynb #5ed646f3
 def _new_md5(data=b''): return hashlib.md5(data, usedforsecurity=False)
@@ -90,11 +92,14 @@ def wrong_with(fname, # A file
     return ''
 
 # %% ../../nbs/library/fetch_download.ipynb #5252d01c
+def _printable(text): # On one line, shortened
+    return ''.join(o if o.isprintable() else ' ' for o in str(text))[:150].strip()
+
 def _check_head(head, url, ctype): # Raises `WrongFileError` unless an archive that `url` names may begin so
     if archive_kind(head) or not re.search(r'\.(t?gz|zip|bz2|t?xz)$', urlsplit(url).path): return
     what = 'a web page' if re.match(rb'\s*<(!doctype|html|\?xml)', head, re.I) else 'no archive'
-    raise WrongFileError(f'{url} sent {what} ({ctype}), which begins with {head[:60]!r}. A login page of the '
-                         'network, or a moved file? Open the address in a browser to see.')
+    raise WrongFileError(f'{url} sent {what} ({_printable(ctype)}), which begins with {head[:60]!r}. A login '
+                         'page of the network, or a moved file? Open the address in a browser to see.')
 
 # %% ../../nbs/library/fetch_download.ipynb #b4c49083
 class _Part:
@@ -234,8 +239,7 @@ _codes = {400:'it does not understand the question', 401:'it wants a name and a 
           403:'access is refused', 404:'there is no such file', 407:'the proxy wants a name and a password',
           410:'the file is gone', 429:'too many requests', 451:'access is refused for legal reasons'}
 
-def _printable(text): # On one line, shortened
-    return ''.join(o if o.isprintable() else ' ' for o in str(text))[:150].strip()
+_no_way = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN}
 
 def _judge(e, # What went wrong
           ): # ('again', 'slow', 'offline' or 'final'; why)
@@ -249,7 +253,7 @@ def _judge(e, # What went wrong
         return 'final',f'its certificate is not trusted ({e.verify_message})'
     if isinstance(e, socket.gaierror): return 'offline','its name could not be looked up'
     if isinstance(e, ConnectionRefusedError): return 'offline','the connection was refused'
-    if getattr(e, 'errno', None) in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
+    if getattr(e, 'errno', None) in _no_way:
         return 'offline','there is no way to it'
     if isinstance(e, TimeoutError): return 'again','it went silent'
     if isinstance(e, _Slow): return 'slow',str(e)
@@ -267,7 +271,7 @@ PAUSE = 1.   # Seconds before the second try; doubled each time
 
 def _pause(k, e): # Before try `k+2`, after the error `e`
     after = (getattr(e, 'headers', None) or {}).get('Retry-After', '')
-    time.sleep(min(30, max(PAUSE*2**k, float(after) if after.isdigit() else 0)))
+    time.sleep(min(30, max(PAUSE*2**k, float(after) if re.fullmatch('[0-9]{1,9}', after) else 0)))
 
 def _fetch(part, timeout, retries, show):
     "Try until the file is complete, or has not grown for `retries` further tries"
@@ -282,7 +286,8 @@ def _fetch(part, timeout, retries, show):
                 raise WrongFileError(f'What came from {part.shown} is wrong: {wrong}.')
             redone,best,k = True,0,0
             continue                    # two halves that did not fit: once more, from the start
-        except _network as e:
+        except (*_network, OSError) as e:
+            if not isinstance(e, _network) and e.errno not in _no_way: raise          # it is of the disk
             err,(kind,why) = e,_judge(e)
         if part.n>=best+2**16: best,k = part.n,0
         is_hopeless = kind=='slow' or kind=='offline' and not best
@@ -311,6 +316,8 @@ def download_url(url:str, # http:// or https://
                 ): # `dest`, as a `Path`
     """Download one file, resuming an unfinished download. Raises `NoNetworkError`, `WrongFileError`,
     `DownloadError` or `StorageError`"""
+    if not isinstance(timeout, Real) or not 0<timeout<=10**6:
+        raise ValueError(f'`timeout` is a number of seconds greater than 0, not {timeout!r}')
     dest = Path(dest)
     with storage_errors(dest), file_lock(dest):
         if dest.exists() and not overwrite: return dest

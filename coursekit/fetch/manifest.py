@@ -43,13 +43,18 @@ def write_manifest(file, # The file to write
     with atomic_write(file) as f:
         f.write(''.join(f'{json.dumps([k, *v])}\n' for k,v in entries.items()).encode())
 
-def _parsed(lines): return {k:tuple(v) for k,*v in json.loads(b'[' + b','.join(lines) + b']')}
+_unreadable = OSError, ValueError, TypeError, RecursionError # Also what is no manifest
+
+def _parsed(lines):
+    res = {k:tuple(v) for k,*v in json.loads(b'[' + b','.join(lines) + b']')}
+    if not all(isinstance(k, str) and len(v) in (2,4) for k,v in res.items()): raise TypeError('no manifest')
+    return res
 
 def read_manifest(file): # {relative name: states}, or None if there is no readable manifest
     "Read what `write_manifest` wrote"
     try:
         return _parsed(Path(file).read_bytes().splitlines())
-    except (OSError, ValueError, TypeError):
+    except _unreadable:
         return None
 
 # %% ../../nbs/library/fetch_manifest.ipynb #c40ab8ca
@@ -73,7 +78,7 @@ def seems_changed(folder, # A folder
     "A quick look: does something of ours not look as it did? Of a large folder, a part is looked at"
     try:
         return any(_differs(folder, *o) for o in _some_entries(file).items())
-    except (OSError, ValueError, TypeError):
+    except _unreadable:
         return True
 
 def find_changes(folder, file): # (names of files that are gone, names of files that were changed)

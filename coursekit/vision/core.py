@@ -215,6 +215,8 @@ class _PictureFile:
         except LargeImageError: raise
         except MemoryError as e: raise explain(e, f"(while the picture {self.name} was decoded)")
         except Exception as e:
+            if isinstance(e, Image.DecompressionBombError): raise LargeImageError(
+                f"The picture {self.name} has more pixels than PIL opens in this format: {e}.") from None
             if 'MAX_TEXT' in str(e): raise LargeImageError(
                 f"The picture {self.name} has more text, or a larger colour profile, than PIL reads: {e}. "
                 "`PIL.PngImagePlugin` has that limit.") from None
