@@ -30,8 +30,10 @@ def find_bs(b): # A batch: a tensor, or tensors nested at will; or a list of tex
     "The number of items in a batch. Raises `TypeError` for what is no batch"
     t,o = first_tensor(b),b
     if t is not None: return t.shape[0] if t.dim() else 1
-    while isinstance(o, (tuple,dict)) and o: o = next(iter(o.values() if isinstance(o, dict) else o))
-    if isinstance(o, list) and o: return len(o)
+    while isinstance(o, (list,tuple,dict)) and o:
+        inside = [*o.values()] if isinstance(o, dict) else o
+        if inside is o and isinstance(o[0], str): return len(o)
+        o = inside[0]
     raise TypeError(f'A batch holds tensors, and this is none: {brief(b)}')
 
 # %% ../nbs/library/metrics.ipynb #0bd49543
