@@ -1,12 +1,15 @@
 "Published weights: the right file or none, and nothing in it is run"
-import hashlib, io, os
+import hashlib, io, os, socket, sys
 from contextlib import contextmanager
+from pathlib import Path
 import numpy as np, pytest, torch, torchvision
 from PIL import Image
 from coursekit.vision.all import (DataBlock, ImageBlock, CategoryBlock, PILImage, PILImageBW, Normalize,
     Resize, RandomSplitter, get_image_files, models, parent_label, resnet18, squeezenet1_1, vision_learner)
 from coursekit.vision.learner import load_arch
 import coursekit.vision.models as M
+sys.path.insert(0, str(Path(__file__).parent))
+from servers import FaultServer
 
 class Evil:
     def __init__(self, mark): self.mark = mark
@@ -71,6 +74,17 @@ def test_the_published_file_is_loaded(cache, monkeypatch, way):
     got = got[0] if isinstance(got, tuple) else got
     assert torch.equal(got.conv1.weight, net.conv1.weight)
     assert 'get_state_dict' not in vars(torchvision.models.ResNet18_Weights.IMAGENET1K_V1)
+
+def test_a_server_that_falls_silent(cache, monkeypatch):
+    with FaultServer() as server, publish(cache, b'x'*1000, monkeypatch) as file:
+        file.unlink()
+        w = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+        url,_ = server.put(f'/{file.name}', b'x'*1000, 'stall:10')
+        monkeypatch.setattr(w, '_value_', type(w.value)(url=url, transforms=None, meta=w.value.meta))
+        real = M._patience
+        monkeypatch.setattr(M, '_patience', lambda seconds: real(.3))
+        with pytest.raises(M.WeightsError, match='could not be downloaded.*timed out'): M.published_weights(w)
+    assert socket.getdefaulttimeout() is None and not os.listdir(cache)
 
 def test_slips():
     with pytest.raises(TypeError, match='pass the constructor itself.*models.resnet18'): load_arch('resnet18')

@@ -8,9 +8,10 @@ __all__ = ['BasicBlock', 'Bottleneck', 'ResNet', 'named_weights', 'WeightsError'
 
 # %% ../../nbs/10_resnets.ipynb #63676fef
 #| code-fold: true
-import hashlib, re
+import hashlib, re, socket
 import torch
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from torch import nn
@@ -117,6 +118,14 @@ def wrong_digest(file): # The path of a file, such as resnet18-f37072fd.pth
     with open(file, 'rb') as f: got = hashlib.file_digest(f, 'sha256').hexdigest()
     return '' if got.startswith(m[1]) else f'its SHA256 digest begins with {got[:len(m[1])]}, not with {m[1]}'
 
+@contextmanager
+def _patience(seconds): # For servers that fall silent: torch would wait for ever
+    old = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(old or seconds)
+    try:
+        yield
+    finally: socket.setdefaulttimeout(old)
+
 def published_weights(weights, # A member of torchvision's enum, which knows the address
                       progress=True, # Show the download?
                       **kwargs): # Ignored: torchvision passes `check_hash` here
@@ -127,7 +136,9 @@ def published_weights(weights, # A member of torchvision's enum, which knows the
     try:
         there = file.exists()
         if there and (why := wrong_digest(file)): raise ValueError(why)
-        res = type(weights).get_state_dict(weights, progress=progress, check_hash=True, weights_only=True)
+        with _patience(10):
+            kw = dict(progress=progress, check_hash=True, weights_only=True)
+            res = type(weights).get_state_dict(weights, **kw)
         if not isinstance(res, Mapping): raise TypeError(f'it holds a {type(res).__name__}')
         return res
     except Exception as e:
