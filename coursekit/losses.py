@@ -28,7 +28,10 @@ def same_items(p, t, # Shapes of predictions and targets
 
 def _as_weights(o): # Class weights in any form → a float tensor; anything else as it is
     if isinstance(o, Tensor): return o.float()
-    return o if isinstance(o, str) or not hasattr(o, '__len__') else torch.as_tensor(np.asarray(o)).float()
+    if isinstance(o, dict): raise TypeError(
+        'Weights are a list with one for each class, in the order of their numbers, not a dict: '
+        '`weight=[w[o] for o in dls.vocab]`')
+    return o if isinstance(o, str) or not hasattr(o, '__len__') else torch.as_tensor(np.array(o)).float()
 
 class BaseLoss:
     "A loss of torch that flattens its arguments, and has `activation` and `decodes`"

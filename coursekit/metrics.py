@@ -107,6 +107,9 @@ class AvgMetric(_ItemMean):
         if isinstance(v, np.ndarray): v = torch.as_tensor(v)
         if not isinstance(v, (Tensor,int,float,np.number)):
             raise TypeError(f'A metric gives a number for a batch, `{self.name}` gave a {type(v).__name__}')
+        if isinstance(v, Tensor) and v.dim() and self.vals and v.shape!=np.shape(self.vals[-1]):
+            raise ValueError(f'`{self.name}` gave {v.numel()} numbers for this batch, and not as many for '
+                             'the one before. If it has one for each item, it needs `.mean()` at its end')
         if not self.checked: self._check(v, n, pred, yb)
         self.by_items = n is None
         if self.by_items: v,n = self._weigh_by_items(v, pred, yb)

@@ -92,6 +92,11 @@ def test_texts_in_a_batch():
     quietly(captions, lambda: captions.fit(1))
     assert len(captions.validate())==1
 
+def test_a_metric_with_a_number_for_each_item():
+    data = tud.TensorDataset(x[:20], y[:20])
+    learn = learner(data, metrics=lambda preds, targs: (preds.argmax(1)==targs).float())
+    assert '`.mean()` at its end' in error_text(quietly, learn, learn.validate)
+
 def test_targets_that_cross_entropy_cannot_read():
     for change,loss,said in ((lambda y: y.int(), nn.CrossEntropyLoss(), '`targets.long()`'),
                              (lambda y: y[:,None], nn.CrossEntropyLoss(), '`targets.squeeze(1)`'),
