@@ -92,9 +92,12 @@ class Interpretation:
         return plot_top_losses(x, y, samples, outs, self.preds[idxs], self.losses[idxs], **kwargs)
 
     def _item(self, i): # What the data was made from
-        ds = self.dl.dataset
+        ds = getattr(self.dl, 'dataset', None)
         lists = (getattr(ds, k, None) for k in ('items','samples'))
         items = next((o for o in lists if hasattr(o, '__len__')), ds)
+        if isinstance(ds, (type(None),torch.utils.data.IterableDataset)): raise TypeError(
+            f"A {type(self.dl if ds is None else ds).__name__} does not tell its items: `top_losses(k)` "
+            "gives their losses and positions.")
         return item_at(items, i)
 
     def _samples(self, idxs): # A batch of the items `idxs`, and these and their predictions, decoded

@@ -121,15 +121,18 @@ def _loss_hint(f, pred, yb): # What is usually wrong when the loss function `f` 
     if pred.dim() and y.dim() and len(pred)!=len(y):
         return (f'{got} There are {len(pred)} predictions for {len(y)} targets: '
                 'does the model keep the batch dimension?')
-    if classes and y.is_floating_point() and y.dim()<pred.dim():
+    if classes and y.dim()==pred.dim()>1 and y.shape[1]==1:
+        return f'{got} Use `CrossEntropyLossFlat()`, which flattens the targets, or `targets.squeeze(1)`.'
+    if classes and y.dtype not in (torch.int64,torch.uint8) and y.dim()<pred.dim():
         return (f'{got} Cross-entropy wants class numbers (int64): use `targets.long()`, '
                 'or for numbers a loss such as `MSELossFlat()`.')
     n = pred.shape[axis] if pred.dim()>1 else 0                 # outputs
     known = not y.is_floating_point() and y.device.type=='cpu' and y.numel()
     if classes and known and n and not 0<=y.min()<=y.max()<n:
-        return (f'{got} The targets go from {y.min()} to {y.max()}, but the model has {n} outputs: '
-                f'it needs one for each class. If {y.max()} marks what does not count: '
-                f'`ignore_index={y.max()}`.')
+        strange = y.min() if y.min()<0 else y.max()
+        return (f'{got} The targets go from {y.min()} to {y.max()}, but the model has {n} outputs: it needs '
+                f'one for each class, and the first class is 0. If {strange} marks what does not count: '
+                f'`ignore_index={strange}`.')
     for k in ('weight','pos_weight'):
         if (w := loss_option(f, k)) is None: continue
         if not isinstance(w, Tensor):
@@ -166,16 +169,19 @@ _torch_settings = ('batch_size','num_workers','collate_fn','pin_memory','timeout
                    'multiprocessing_context','prefetch_factor','persistent_workers')
 
 def _unshuffled_torch(dl): # The same for torch's
-    tud,sampler = torch.utils.data,dl.sampler
+    tud,sampler,batches = torch.utils.data,dl.sampler,dl.batch_sampler
+    settings,drop_last = {k:getattr(dl, k) for k in _torch_settings},dl.drop_last
+    if type(batches) is tud.BatchSampler: # also one that was passed
+        sampler,settings['batch_size'],drop_last = batches.sampler,batches.batch_size,batches.drop_last
+    own = sampler
     if isinstance(dl.dataset, tud.IterableDataset): sampler = None
-    elif dl.batch_size is None and dl.batch_sampler is not None: return dl # it makes batches of its own
+    elif settings['batch_size'] is None and batches is not None: return dl # it makes batches of its own
     elif isinstance(sampler, (tud.RandomSampler,tud.WeightedRandomSampler,tud.DistributedSampler)):
         sampler = None
     elif isinstance(sampler, tud.SubsetRandomSampler): sampler = sorted(sampler.indices)
     # any other one chooses the items, so it stays
-    if not dl.drop_last and sampler is (None if isinstance(dl.dataset, tud.IterableDataset) else dl.sampler):
-        return dl
-    return tud.DataLoader(dl.dataset, sampler=sampler, **{k:getattr(dl, k) for k in _torch_settings})
+    if not drop_last and sampler is (None if isinstance(dl.dataset, tud.IterableDataset) else own): return dl
+    return tud.DataLoader(dl.dataset, sampler=sampler, **settings)
 
 def _no_targets(xb): # What to say when there is nothing to learn from
     got = brief(xb[0]) if len(xb)==1 and isinstance(xb[0], Tensor) else f'{_shapes(xb)}, all of it input'

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
-from .core import apply
+from .core import apply, first_tensor
 
 # %% ../nbs/07_losses.ipynb #58be5d26
 #| code-fold: true
@@ -28,7 +28,10 @@ def same_items(p, t, # Shapes of predictions and targets
 
 def _as_weights(o): # Class weights in any form → a float tensor; anything else as it is
     if isinstance(o, Tensor): return o.float()
-    return o if isinstance(o, str) or not hasattr(o, '__len__') else torch.as_tensor(np.asarray(o)).float()
+    if isinstance(o, dict): raise TypeError(
+        'Weights are a list with one for each class, in the order of their numbers, not a dict: '
+        '`weight=[w[o] for o in dls.vocab]`')
+    return o if isinstance(o, str) or not hasattr(o, '__len__') else torch.as_tensor(np.array(o)).float()
 
 class BaseLoss:
     "A loss of torch that flattens its arguments, and has `activation` and `decodes`"
@@ -65,9 +68,13 @@ class BaseLoss:
         if not self.flatten: return self.func(inp, targ, **kwargs)
         if not same_items(inp.shape[:-1] if self.is_2d else inp.shape, targ.shape, exact=self.is_2d):
             pred,y = (list(o.shape) for o in given)
+            hint = f' (classes are expected along axis {self.axis})'*self.is_2d
+            if self.is_2d and pred==y: hint = (
+                '. For a number for each class, such as the probabilities of soft labels, use '
+                f'`nn.CrossEntropyLoss()`; for one-hot labels `targets.argmax({self.axis})`; '
+                'for several labels at once `BCEWithLogitsLossFlat()`')
             raise ValueError(f'{self.__name__} got predictions of shape {pred} and targets of shape {y}, '
-                             'which do not belong together item by item'
-                             + f' (classes are expected along axis {self.axis})'*self.is_2d)
+                             f'which do not belong together item by item{hint}')
         labels = self.is_2d or self.weights and inp.dim()>1      # one weight for each class or label
         inp = inp.reshape(-1, inp.shape[-1]) if labels else inp.reshape(-1)
         return self.func(inp, targ.reshape(-1) if self.is_2d else targ.reshape(inp.shape), **kwargs)
@@ -236,19 +243,20 @@ def unreduced(f): # A loss function
     return partial(f, reduction='none') if 'reduction' in ps else item_by_item(f)
 
 def _n_items(o): # How many items are in tensors, nested at will
-    if isinstance(o, Tensor): return len(o)
-    return _n_items(next(iter(o.values() if isinstance(o, dict) else o)))
+    return len(first_tensor(o))
 
 def item_by_item(f): # A loss function
     "`f`, called with one item at a time"
     def part(o, i): return apply(lambda t: t[i:i+1], o)
-    return lambda p,*ys: torch.stack([f(part(p, i), *(part(y, i) for y in ys)) for i in range(_n_items(ys))])
+    def of_items(p, *ys):
+        return torch.stack([f(part(p, i), *(part(y, i) for y in ys)) for i in range(_n_items((ys, p)))])
+    return of_items
 
 def loss_of_items(f, # A loss function
                   loss, # What `unreduced(f)` gave: a loss for each item, or for each number in it
                   pred, *yb): # Of this batch
     "One loss for each item: the mean over what counts in it; 0 for an item where nothing does"
-    y,n = yb[0],_n_items(yb)
+    y,n = yb[0],_n_items((yb, pred))
     if loss.numel()%n: loss = item_by_item(f)(pred, *yb)         # it has a `reduction`, and ignores it
     if loss.numel()==n: return loss.reshape(-1)
     loss,ignored = loss.reshape(n, -1),loss_option(f, 'ignore_index')

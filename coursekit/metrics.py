@@ -21,15 +21,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import class2attr
 from .core import *
-from .errors import check_names, names_of
+from .errors import brief, check_names, explained, names_of
 from .losses import check_same_shape, loss_option, n_counted, same_items
 from .state import keep_rng
 
 # %% ../nbs/library/metrics.ipynb #53da1256
-def find_bs(b): # A batch: a tensor, or tensors nested at will
-    "The number of items in a batch"
-    while not isinstance(b, Tensor): b = next(iter(b.values())) if isinstance(b, dict) else b[0]
-    return b.shape[0] if b.dim() else 1
+def find_bs(b): # A batch: a tensor, or tensors nested at will; or a list of texts
+    "The number of items in a batch. Raises `TypeError` for what is no batch"
+    t,o = first_tensor(b),b
+    if t is not None: return t.shape[0] if t.dim() else 1
+    while isinstance(o, (list,tuple,dict)) and o:
+        inside = [*o.values()] if isinstance(o, dict) else o
+        if inside is o and isinstance(o[0], str): return len(o)
+        o = inside[0]
+    raise TypeError(f'A batch holds tensors, and this is none: {brief(b)}')
 
 # %% ../nbs/library/metrics.ipynb #0bd49543
 def _as_floats(vals): # Numbers and tensors, wherever they are → floats, waiting for the device once
@@ -102,6 +107,9 @@ class AvgMetric(_ItemMean):
         if isinstance(v, np.ndarray): v = torch.as_tensor(v)
         if not isinstance(v, (Tensor,int,float,np.number)):
             raise TypeError(f'A metric gives a number for a batch, `{self.name}` gave a {type(v).__name__}')
+        if isinstance(v, Tensor) and v.dim() and self.vals and v.shape!=np.shape(self.vals[-1]):
+            raise ValueError(f'`{self.name}` gave {v.numel()} numbers for this batch, and not as many for '
+                             'the one before. If it has one for each item, it needs `.mean()` at its end')
         if not self.checked: self._check(v, n, pred, yb)
         self.by_items = n is None
         if self.by_items: v,n = self._weigh_by_items(v, pred, yb)
@@ -198,7 +206,9 @@ def _check_outputs(inp, targ, axis): # Is there an output for each of several cl
 
 def _answers_and_targets(inp, targ, axis, ignore_index=None): # Class numbers, flat
     _check_outputs(inp, targ, axis)
-    pred,targ = flatten_check(inp.argmax(dim=axis), targ)
+    where = f'axis={axis} was taken for that of the classes'
+    if inp.dim()>2 and axis!=1: where += '; in masks it is 1, for example `partial(accuracy, axis=1)`'
+    with explained(where): pred,targ = flatten_check(inp.argmax(dim=axis), targ)
     if ignore_index is None: return pred,targ
     counts = targ!=ignore_index
     return pred[counts],targ[counts]

@@ -9,6 +9,7 @@ __all__ = ['always_undo', 'undo_if_fails', 'replaced', 'undo_of_attrs', 'keep_at
 
 # %% ../nbs/library/state.ipynb #56f286cc
 import copy, functools, os, random, threading, time, weakref
+import torch
 from contextlib import contextmanager
 from .core import *
 
@@ -273,7 +274,9 @@ def in_turn(f=None, # A method of an object that has `Turns`, as `turns`
     return _inner
 
 def _free_after_fork(): # In the child there is only one thread, which must not wait for the others
-    for o in list(_all_turns):
+    learners = list(_all_turns)
+    for o in learners:
         if not o.is_mine(): o.lock,o.trains = threading.RLock(),None
+    if learners: torch.set_num_threads(1)                     # nor torch for those that computed with it
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_free_after_fork)

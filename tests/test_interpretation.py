@@ -140,6 +140,15 @@ def test_torch_loaders_that_choose_items(sampler):
     for l,(x,y) in zip(losses, items):
         with torch.no_grad(): assert abs(nn.functional.cross_entropy(learn.model(x[None]), y[None])-l)<1e-4
 
+def test_loaders_that_do_not_tell_their_items():
+    b = torch.rand(2,3,8,8),torch.tensor([0,1])
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self): return iter(zip(*b))
+    for dl in [b], torch.utils.data.DataLoader(Stream(), 2):
+        interp = Interpretation.from_learner(Learner((dl,dl), small(2), loss_func=nn.CrossEntropyLoss()))
+        assert len(interp.top_losses(2)[0])==2
+        with pytest.raises(TypeError, match='does not tell its items'): interp.top_losses(2, items=True)
+
 def test_slips_with_blocks():
     with pytest.raises(TypeError, match=r'one tuple.*DataBlock\(\(ImageBlock, CategoryBlock\)'):
         DataBlock(ImageBlock, CategoryBlock, get_y=parent_label)

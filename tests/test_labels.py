@@ -63,6 +63,14 @@ def test_what_is_no_list(files):
     assert 'fnames: expected a list, not a dict' in error_text(of_lists, {'a':1}, [1])
     assert 'labels: expected a list' in error_text(of_lists, files, 3)
     assert 'the one text' in error_text(CategoryBlock, vocab='cat')
+    assert 'pandas table' in error_text(of_table, pd.Series(['a','b']))
+
+def test_tables_where_lists_are_expected(files):
+    labels = pd.DataFrame({'y':[f.name[:3] for f in files]})
+    dls = of_lists(pd.DataFrame({'f':map(str, files)}), labels)
+    assert pairs(dls)==sorted((str(f), f.name[:3]) for f in files)
+    assert IndexSplitter(pd.DataFrame({'i':[5,0]}))(files)[1]==[0,5]
+    assert 'is no position' in error_text(lambda: IndexSplitter([[0,5]])(files))
 
 def test_items_of_data_sets():
     column = pd.Series(range(5), index=range(9,4,-1))
@@ -228,6 +236,14 @@ def test_encodings(folder, text, encoding):
 def test_tables_that_go_wrong(folder, text, change, said):
     message = error_text(csv, folder, change(text))
     assert said in message, message
+def test_a_table_without_names_of_columns(folder, text):
+    text = text.split('\n', 1)[1]
+    with pytest.warns(UserWarning, match='pass `header=None`'): csv(folder, text)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        dls = csv(folder, text, header=None)
+        assert len(dls.train_ds)+len(dls.valid_ds)==20
+
 def test_another_encoding(folder, text):
     said = error_text(csv, folder, text.replace(',cat', ',Kätzchen'), 'latin-1')
     assert "labels.csv' is not encoded as UTF-8" in said and "encoding='latin-1'" in said

@@ -199,3 +199,10 @@ def test_an_empty_batch():
         close(list(learn.validate()), list(want), 1e-5)
         eq(quiet(learn, 2), [])
         eq((len(learn.recorder.losses), all(map(math.isfinite, learn.recorder.losses))), (2,True))
+
+def test_class_weights_of_pandas_and_in_a_dict():
+    pd = pytest.importorskip('pandas')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert CrossEntropyLossFlat(weight=pd.Series([1,2])).func.weight.tolist()==[1.,2.]
+    with pytest.raises(TypeError, match='for o in dls.vocab'): CrossEntropyLossFlat(weight={'cat':1})

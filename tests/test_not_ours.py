@@ -3,11 +3,13 @@ import collections, dataclasses
 import pytest, torch, torch.nn.functional as F, torch.utils.data as tud
 from torch import nn
 from coursekit.callback.core import *
+from coursekit.callback.hook import *
 from coursekit.callback.progress import *
 from coursekit.callback.schedule import *
 from coursekit.core import *
 from coursekit.errors import error_text
 from coursekit.learner import *
+from coursekit.losses import CrossEntropyLossFlat
 from coursekit.metrics import accuracy
 
 x = torch.randn(24,3, generator=torch.Generator().manual_seed(0))
@@ -57,6 +59,8 @@ def test_predictions_come_in_order_whatever_the_sampler():
         assert len(learn.get_preds(ds_idx=0, reorder=False)[1])==len(sampler)
     learn = learner(tud.DataLoader(ds, 8, sampler=tud.SubsetRandomSampler([9,3,5])))
     assert torch.equal(learn.get_preds()[1], y[[3,5,9]])
+    batches = tud.BatchSampler(tud.RandomSampler(ds), 7, drop_last=True)
+    assert torch.equal(learner(tud.DataLoader(ds, batch_sampler=batches)).get_preds()[1], y)
 
 def test_dicts_as_inputs_and_targets():
     by_name = learner([({'a':p},q) for p,q in ds], Outputs(noop, 'a'), metrics=accuracy)
@@ -73,9 +77,33 @@ def test_a_batch_that_is_a_dict():
     said = error_text(quietly, learn, lambda: learn.fit(1))
     assert 'nothing to learn from' in said and 'dict of a, b' in said and '(inputs, targets)' in said
     assert 'nothing to learn from' in error_text(quietly, learner(x), lambda: learner(x).fit(1))
+    assert 'Input shape: a: 8 x 3, b: 8' in str(learn.summary())
     plain = learner(data)
     said = error_text(quietly, plain, plain.get_preds)
     assert "A batch is a dict, of ['a', 'b']" in said and '`collate_fn`' in said
+
+def test_texts_in_a_batch():
+    named = learner([({'id':f'item {i}', 'a':p},q) for i,(p,q) in enumerate(ds)], Outputs(noop, 'a'),
+                    metrics=accuracy)
+    everything(named)
+    assert 'id: list' in str(named.summary())
+    def length(preds, texts): return F.mse_loss(preds.sum(1), torch.tensor([float(len(o)) for o in texts]))
+    captions = learner([(p,'ab'*int(q)) for p,q in ds], loss=length)
+    quietly(captions, lambda: captions.fit(1))
+    assert len(captions.validate())==1
+
+def test_a_metric_with_a_number_for_each_item():
+    data = tud.TensorDataset(x[:20], y[:20])
+    learn = learner(data, metrics=lambda preds, targs: (preds.argmax(1)==targs).float())
+    assert '`.mean()` at its end' in error_text(quietly, learn, learn.validate)
+
+def test_targets_that_cross_entropy_cannot_read():
+    for change,loss,said in ((lambda y: y.int(), nn.CrossEntropyLoss(), '`targets.long()`'),
+                             (lambda y: y[:,None], nn.CrossEntropyLoss(), '`targets.squeeze(1)`'),
+                             (lambda y: -y, nn.CrossEntropyLoss(), '`ignore_index=-1`'),
+                             (lambda y: F.one_hot(y), CrossEntropyLossFlat(), '`targets.argmax(-1)`')):
+        learn = learner(tud.TensorDataset(x, change(y)), loss=loss)
+        with learn.no_bar(): assert said in error_text(learn.fit, 1)
 
 @dataclasses.dataclass
 class Out: logits: torch.Tensor

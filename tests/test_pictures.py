@@ -115,6 +115,10 @@ def test_one_rule_for_the_note_turn_me(fmt, note):
     assert ims[0].size==((24,40) if note>4 else (40,24))
     assert PILMask.create(Image.open(io.BytesIO(raw))).size==ims[0].size
 
+@pytest.mark.parametrize('size', [(0,0), (0,5)])
+def test_a_picture_without_pixels_is_refused(size):
+    assert 'has no pixels' in error_text(PILImage.create, Image.new('RGB', size))
+
 def test_a_broken_note_is_no_broken_picture():
     im = Image.new('RGB', (8,4))
     for exif in (b'Exif\0\0rubbish', b'Exif\0\0MM\0*\xff\xff\xff\xff'):

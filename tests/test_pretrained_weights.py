@@ -113,7 +113,7 @@ def loaders(path, cls=PILImage, bs=4, **kw):
 
 def normalizers(dls): return [f for dl in dls for f in dl.after_batch.fs if isinstance(f, Normalize)]
 
-class RGBA(PILImage): _mode_ = 'RGBA'
+class RGBA(PILImage): _open_args = {'mode':'RGBA'}
 
 @pytest.mark.parametrize('cls,n_in', [(PILImageBW,1), (RGBA,4)])
 def test_other_numbers_of_channels_are_not_normalized_with_three_means(tmp_path, offline, cls, n_in):

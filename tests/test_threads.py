@@ -14,11 +14,11 @@ from coursekit.metrics import accuracy
 
 x = torch.randn(16,3, generator=torch.Generator().manual_seed(0))
 y = (x[:,0]>0).long()
-def learner(**kw):
+def learner(model=None, **kw):
     torch.manual_seed(0)
     dl = DataLoader(TensorDataset(x,y), bs=4)
     dls = SimpleNamespace(train=dl, valid=dl, device='cpu')
-    return Learner(dls, nn.Linear(3,2), F.cross_entropy, metrics=accuracy, **kw)
+    return Learner(dls, model or nn.Linear(3,2), F.cross_entropy, metrics=accuracy, **kw)
 def at_rest(learn):
     names = [type(o).__name__ for o in learn.cbs]
     quiet = learn.logger is print and not learn.only_validate
@@ -107,6 +107,21 @@ def test_a_fork_while_another_thread_predicts():
             codes.append(os.waitpid(pid, 0)[1])
         stop.set()
     assert codes==[0]*10
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.filterwarnings('ignore')
+def test_a_fork_after_torch_has_computed_with_several_threads():
+    learn,n = learner(model=nn.Sequential(nn.Unflatten(1, (3,1,1)), nn.Upsample(64), nn.Conv2d(3,16,3),
+                                          nn.AdaptiveAvgPool2d(1), nn.Flatten())),torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        right = learn.predict(x[0])[2]
+        pid = os.fork()
+        if not pid:
+            signal.alarm(10)
+            os._exit(0 if torch.allclose(learn.predict(x[0])[2], right, atol=1e-5) else 1)
+        assert os.waitpid(pid, 0)[1]==0
+    finally: torch.set_num_threads(n)
 
 def test_ctrl_c_while_waiting():
     learn = learner()

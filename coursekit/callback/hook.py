@@ -133,7 +133,7 @@ def _shape_text(shape, bs): # Of the first tensor, with the size of the batch in
 def _input_text(o): # Of all tensors
     if isinstance(o, Tensor): return ' x '.join(map(str, o.shape))
     if isinstance(o, dict): return ', '.join(f'{k}: {_input_text(v)}' for k,v in o.items())
-    return ', '.join(map(_input_text, o))
+    return type(o).__name__ if first_tensor(o) is None else ', '.join(map(_input_text, o))
 
 def module_summary(model, # A model or `Learner`
                    *xb): # Its inputs, a batch
@@ -262,7 +262,7 @@ def sample_batch(learn, # A `Learner`
     "A batch on the device, as a tuple, and the inputs in it, as plain tensors; no random number is used up"
     dl = learn.get_dl(ds_idx)
     with keep_rng(learn.dls): b = dl.one_batch() if hasattr(dl,'one_batch') else next(iter(dl))
-    b = to_device((b,) if isinstance(b, Tensor) else tuple(b), learn.device)
+    b = to_device((b,) if isinstance(b, (Tensor,dict)) else tuple(b), learn.device)
     n = getattr(dl,'n_inp',None) or getattr(learn.dls,'n_inp',None) or max(len(b)-1, 1)
     return b,apply(lambda t: t.as_subclass(Tensor), b[:n])
 

@@ -9,6 +9,7 @@ __all__ = ['announce', 'TerminateOnNaNCallback', 'TrackerCallback', 'EarlyStoppi
 # %% ../../nbs/library/callback_tracker.ipynb #d6e86663
 import math, warnings
 from ..core import *
+from ..errors import brief, check_number
 from .core import *
 from .schedule import ParamScheduler
 
@@ -29,7 +30,8 @@ class TerminateOnNaNCallback(Callback):
         raise CancelFitException()
 
 # %% ../../nbs/library/callback_tracker.ipynb #aff818be
-_falls = ('loss','error','mse','mae','perplexity') # A column with one of these in its name should fall
+# A column with one of these in its name should fall
+_falls = ('loss','error','mse','mae','msle','rmspe','perplexity')
 
 class TrackerCallback(Callback):
     """Watches a column: `best` is its best value so far, `new_best` says if the last epoch gave it, `wait` is
@@ -41,8 +43,16 @@ class TrackerCallback(Callback):
                  min_delta=0., # An improvement by less than this is none
                  reset_on_fit=True, # Forget `best` at the start of each training?
                 ):
+        who = type(self).__name__
+        if not isinstance(monitor, str): raise TypeError(
+            f"{who}: monitor is the name of a column, such as 'valid_loss', not {brief(monitor)}")
         if comp is None: comp = np.less if any(o in monitor for o in _falls) else np.greater
-        self.lower = bool(comp(0, 1))
+        lower = comp(0, 1) if callable(comp) else None
+        if not isinstance(lower, (bool,np.bool_)): raise TypeError(
+            f'{who}: comp(a, b) tells whether `a` is better than `b`, as `np.less` and `np.greater` do; '
+            f'{brief(comp)} does not')
+        check_number('min_delta', min_delta, -math.inf)
+        self.lower = bool(lower)
         self.min_delta = -min_delta if self.lower else min_delta
         self.monitor,self.comp,self.reset_on_fit = monitor,comp,reset_on_fit
         self.best,self.new_best,self.wait = None,False,0
@@ -88,6 +98,7 @@ class EarlyStoppingCallback(TrackerCallback):
                  patience=1, # Epochs without improvement to put up with
                  reset_on_fit=True): # As in `TrackerCallback`
         super().__init__(monitor, comp, min_delta, reset_on_fit)
+        check_number('patience', patience)
         self.patience = patience
 
     def after_epoch(self):
@@ -108,6 +119,7 @@ class SaveModelCallback(TrackerCallback):
                  with_opt=False, # Save the state of the optimizer too?
                  reset_on_fit=True): # As in `TrackerCallback`
         super().__init__(monitor, comp, min_delta, reset_on_fit)
+        check_number('every_epoch', every_epoch)
         if every_epoch and at_end:
             raise ValueError('`every_epoch` and `at_end` exclude each other: choose one')
         self.fname,self.every_epoch,self.at_end,self.with_opt = fname,every_epoch,at_end,with_opt
@@ -167,6 +179,10 @@ class ReduceLROnPlateau(TrackerCallback):
                  min_lr=0, # No rate is brought below this
                  reset_on_fit=True): # As in `TrackerCallback`
         super().__init__(monitor, comp, min_delta, reset_on_fit)
+        if check_number('factor', factor)<=1: raise ValueError(
+            f'factor={factor!r}: the rates are divided by it, so it is above 1 '
+            "(torch's multiplies: 0.1 there is 10 here)")
+        for k,v in dict(patience=patience, min_lr=min_lr).items(): check_number(k, v)
         self.patience,self.factor,self.min_lr = patience,factor,min_lr
 
     def before_fit(self):

@@ -6,7 +6,7 @@
 __all__ = ['GradientClip', 'GradientAccumulation', 'ShortEpochCallback', 'set_bn_eval', 'BnFreeze', 'bn_types']
 
 # %% ../../nbs/library/callback_training.ipynb #47b2eb81
-import math, warnings
+import math, numbers, warnings
 import torch
 from torch import Tensor, nn
 from ..layers import bn_types
@@ -24,7 +24,8 @@ class GradientClip(Callback):
                  max_norm:float=1., # Longest gradient allowed
                  norm_type:float=2., # Which norm measures the length; `float('inf')` for the largest entry
                 ):
-        if not max_norm>0: raise ValueError(f'GradientClip: max_norm must be above 0, got {max_norm}')
+        if not isinstance(max_norm, numbers.Real) or not max_norm>0:
+            raise ValueError(f'GradientClip: max_norm must be a number above 0, got {max_norm!r}')
         self.max_norm,self.norm_type,self._warned = max_norm,norm_type,False
     def before_fit(self): self._warned = False
     def before_step(self):
@@ -45,8 +46,8 @@ class GradientAccumulation(Callback):
     the step of one batch of all that was gathered"""
     order,run_valid = 6,False # before mixed precision (10) and clipping (11)
     def __init__(self, n_acc=32): # Items (not batches) for each step
-        if not n_acc>=1:
-            raise ValueError(f'GradientAccumulation: n_acc is a number of items of at least 1, got {n_acc}')
+        if not isinstance(n_acc, numbers.Real) or not n_acc>=1:
+            raise ValueError(f'GradientAccumulation: n_acc is a number of items of at least 1, got {n_acc!r}')
         self.n_acc,self.count = n_acc,0
     def _forget(self): self.count,self.total,self.unit,self.part = 0,0,1,None
     def before_fit(self): self._forget()

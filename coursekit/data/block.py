@@ -100,7 +100,7 @@ class DataBlock:
             f"DataBlock: get_image_files looks into a folder, but the source is a {type(source).__name__}. "
             "Leave `get_items` out if these are the items.")
         items = self.get_items(source) if self.get_items else source
-        if not isinstance(items, Tensor): items = as_items(items, 'DataBlock: the items')
+        if not isinstance(items, Tensor): items = as_items(items, 'DataBlock: the items', table=True)
         if len(items): return items
         if self.get_items is None:
             raise ValueError(f"There are no items: the {type(source).__name__} is empty.")

@@ -41,7 +41,7 @@ def items_at(items, # As for `item_at`
 def with_positions(items): # Things of any kind, for example a generator
     "`items` if they have a length and positions, else a list of them"
     has_both = hasattr(items, '__getitem__') and hasattr(items, '__len__')
-    return items if has_both and not isinstance(items, dict) else as_items(items)
+    return items if has_both and not isinstance(items, dict) else as_items(items, table=True)
 
 def culprit(tl, # Items behind a pipeline
             kind=''): # What the items are, for example 'validation '
@@ -276,7 +276,7 @@ def test_set(dsets, # `Datasets` or `TfmdLists`
     "New items through the validation pipelines of `dsets`; without labels only the inputs are made"
     every = getattr(dsets, 'tls', L([dsets]))
     tls = every if with_labels else every[:getattr(dsets, 'n_inp', 1)]
-    items = as_items(test_items, 'test_items')
+    items = as_items(test_items, 'test_items', table=True)
     if rm_tfms is None: rm_tfms = [tl.infer_idx(item_at(items, 0)) if len(items) else 0 for tl in tls]
     skip = listify(rm_tfms)
     if len(skip)==1: skip = skip*len(tls)

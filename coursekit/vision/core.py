@@ -6,12 +6,12 @@
 __all__ = ['imagenet_stats', 'cifar_stats', 'mnist_stats', 'picture_formats', 'ImageError', 'LargeImageError', 'convert_picture',
            'convert_mask', 'turn_of', 'upright', 'pixels_to_decode', 'openable', 'PILBase', 'PILImage', 'PILImageBW',
            'PILMask', 'encodes', 'load_image', 'to_image', 'verify_image', 'verify_images', 'random_float',
-           'random_int', 'check_choice', 'check_number', 'check_range', 'check_ratio', 'first_element', 'picture_size',
-           'RandTransform', 'ResizeMethod', 'PadMode', 'as_width_height', 'CropTransform', 'Resize', 'CropPad',
-           'RandomCrop', 'RandomResizedCrop', 'dihedral', 'FlipItem', 'DihedralItem', 'Image', 'PIL']
+           'random_int', 'check_choice', 'check_range', 'check_ratio', 'first_element', 'picture_size', 'RandTransform',
+           'ResizeMethod', 'PadMode', 'as_width_height', 'CropTransform', 'Resize', 'CropPad', 'RandomCrop',
+           'RandomResizedCrop', 'dihedral', 'FlipItem', 'DihedralItem', 'Image', 'PIL', 'check_number']
 
 # %% ../../nbs/library/vision_core.ipynb #2539c736
-import io, math, numbers, os, stat, struct, threading, warnings
+import io, math, os, stat, struct, threading, warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -24,10 +24,10 @@ from fastcore.foundation import L
 from ..core import *
 from ..transform import *
 from ..torch_core import *
-from ..errors import check_names, explain, explained, names_of
+from ..errors import check_names, check_number, explain, explained, names_of
 from ..data.transforms import *
 
-_all_ = ['Image','PIL']
+_all_ = ['Image','PIL','check_number']
 
 # %% ../../nbs/library/vision_core.ipynb #18b18bc8
 imagenet_stats = ([0.485,0.456,0.406], [0.229,0.224,0.225]) # mean and deviation of red, green, blue …
@@ -143,7 +143,9 @@ def pixels_to_decode(w, h, # Width and height that are decoded
         f"limit: `defaults.max_pixels = {math.ceil(n/1e6)*1_000_000:_}`.")
 
 def openable(im): # PIL image
-    "`im`. Raises `ImageError` if it would be decoded now, by PIL, and is of a kind that we do not open"
+    "`im`. Raises `ImageError` if it is empty, or not yet decoded and of a kind that we do not open"
+    if not im.width*im.height:
+        raise ImageError(f"The picture has no pixels: its size is {im.width}×{im.height}.")
     if isinstance(im, ImageFile.ImageFile):
         pixels_to_decode(*im.size, 'The picture')
         if im.format not in picture_formats: raise ImageError(
@@ -282,13 +284,14 @@ def _resampled(im, box, size, resample): # The part of `im` in `box`, see `_hwc`
 class PILBase(Image.Image):
     """A PIL image that opens, shows itself and becomes a tensor; a file is decoded when pixels are needed.
     A note "turn me" (EXIF) is obeyed once, wherever the picture comes from: a file, bytes, a PIL image"""
-    _mode_,_show_args,_tensor_cls,_retain = 'RGB',{},TensorImage,True
+    _open_args,_show_args,_tensor_cls,_retain = {'mode':'RGB'},{},TensorImage,True # named as in fastai
     _convert = staticmethod(convert_picture)
     _file,_part,_early = None,None,None # while it waits: its file, (box, size, resample) of it; early planes
     def __init__(self, im=None, # Any PIL image
                  mode:str=None): # PIL mode to convert to; default: the class's own
         super().__init__()
-        if im is not None: self._become(self._convert(upright(openable(im)), mode or self._mode_))
+        mode = mode or self._open_args.get('mode')
+        if im is not None: self._become(self._convert(upright(openable(im)), mode))
 
     def _become(self, im): # From here on it has the pixels of `im`
         im.load()
@@ -317,7 +320,7 @@ class PILBase(Image.Image):
         or broken, now or when its pixels are needed. A JPEG that is wanted small is decoded small, so file
         and array may differ a little. An array knows no palette and no "turn me" note: rather than
         `np.array(Image.open(fn))` pass `fn`."""
-        mode = mode or cls._mode_
+        mode = mode or cls._open_args.get('mode')
         if isinstance(fn, (Tensor, np.ndarray)): fn = cls._of_array(fn)
         if type(fn) is cls and fn.mode==mode: return fn
         if isinstance(fn, Image.Image):
@@ -401,11 +404,12 @@ class PILImage(PILBase):
 
 class PILImageBW(PILImage):
     "A grey picture"
-    _mode_,_show_args,_tensor_cls = 'L',{'cmap':'Greys'},TensorImageBW
+    _open_args,_show_args,_tensor_cls = {'mode':'L'},{'cmap':'Greys'},TensorImageBW
 
 class PILMask(PILBase):
     "A class number per pixel"
-    _mode_,_show_args,_tensor_cls = 'L',{'alpha':0.5, 'cmap':'tab20', 'interpolation':'nearest'},TensorMask
+    _open_args,_tensor_cls = {'mode':'L'},TensorMask
+    _show_args = {'alpha':0.5, 'cmap':'tab20', 'interpolation':'nearest'}
     _convert = staticmethod(convert_mask)
     @classmethod
     def _of_array(cls, a): return to_image(_class_numbers(a))
@@ -508,14 +512,6 @@ def check_choice(name, # Of an argument
     "`v`. Raises `ValueError` if it is none of `choices`"
     if v in choices: return v
     raise ValueError(f"{name}={v!r} is unknown; there are {', '.join(map(repr, choices))}")
-
-def check_number(name, # Of an argument
-                 v, # What was passed for it
-                 lo=0., hi=math.inf): # Smallest and largest number that makes sense
-    "`v` as a float. Raises `ValueError` if it is no finite number in `lo`…`hi`"
-    if isinstance(v, numbers.Real) and math.isfinite(v) and lo<=v<=hi: return float(v)
-    rest = '' if hi==math.inf else f' and at most {hi:g}'
-    raise ValueError(f"{name}={v!r}: expected a number of at least {lo:g}{rest}")
 
 def check_range(names, # Of two arguments
                 a, b, # What was passed for them

@@ -8,7 +8,7 @@ __all__ = ['OpenMask', 'prefetch', 'ImageDL', 'AddMaskCodes', 'ImageBlock', 'Mas
            'clip_remove_empty', 'bb_pad']
 
 # %% ../../nbs/library/vision_data.ipynb #bc356aa6
-import os
+import os, warnings
 import torch, matplotlib.pyplot as plt
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -257,7 +257,7 @@ class ImageDataLoaders(DataLoaders):
                 item_tfms=None, batch_tfms=None, img_cls=PILImage, # As for `from_labels`
                 **kwargs): # As for `from_labels`
         "File names and labels stand in a table"
-        if not hasattr(df, 'iloc'): raise TypeError(f"df must be a pandas table, not {brief(df)}.")
+        if not hasattr(df, 'columns'): raise TypeError(f"df must be a pandas table, not {brief(df)}.")
         if len(df.columns) and str(df.columns[0]).startswith('Unnamed:') and fn_col==0: raise ValueError(
             "The first column has no name: is it the index that `to_csv` wrote? Then `fn_col=0` is not the "
             f"file names; say which columns are meant, `fn_col=…, label_col=…`, of {list(df.columns)}.")
@@ -281,6 +281,10 @@ class ImageDataLoaders(DataLoaders):
                  **kwargs): # As for `from_df`
         "File names and labels stand in a CSV file"
         df = read_table(Path(path)/csv_fname, header=header, delimiter=delimiter)
+        first = str(df.columns[0])
+        if header=='infer' and Path(first).suffix.lower() in image_extensions: warnings.warn(
+            f"The first line of '{csv_fname}' was taken for the names of its columns, and names a picture, "
+            f"{first!r}. If there are no names, pass `header=None`.")
         return cls.from_df(df, path=path, **kwargs)
 
     @classmethod
