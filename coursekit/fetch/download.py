@@ -330,7 +330,8 @@ def download_url(url:str, # http:// or https://
             else: explain(e, f'The {part.n:,} bytes that came are kept: the next call goes on from there.')
             raise
         if dest.exists() and not is_as_stamped(dest): move_aside(dest)
-        write_stamp(dest, url=part.shown, state=path_state(part.path))   # first: a file without is the reader's
+        # The stamp comes first: a file without one is the reader's
+        write_stamp(dest, url=part.shown, state=path_state(part.path))
         os.replace(part.path, dest)
         drop_stamp(part.path)
     return dest
