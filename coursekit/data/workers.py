@@ -154,7 +154,8 @@ def _watched(it, # An iterator
                   'hangs: Ctrl-C stops waiting, num_workers=0 shows where, timeout=60 makes it an error',
                   file=sys.stderr, flush=True)
             told_after = np.inf
-    threading.Thread(target=watch, daemon=True).start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         while True:
             since = time.monotonic()
@@ -163,7 +164,10 @@ def _watched(it, # An iterator
             except StopIteration: return
             since = None
             yield b
-    finally: over.set()
+    finally:
+        over.set()
+        # It knows the iterator, whose processes end when nobody does any more
+        if watcher is not threading.current_thread(): watcher.join(1)
 
 def _kill_workers(it): # torch's iterator
     if it._worker_pids_set:                            # else the end of each would be reported as a death
