@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 from coursekit.vision.all import efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, models
 from coursekit.vision.efficientnet import WeightsError, packaged_weights
-from coursekit.vision.learner import load_arch
+from coursekit.vision.zoo import load_arch
 
 lites = [efficientnet_lite0, efficientnet_lite1, efficientnet_lite2]
 

@@ -19,6 +19,7 @@ from .models import *
 from .xresnet import *
 from .efficientnet import *
 from .core import *
+from .zoo import *
 from .augment import *
 from .points import *
 from .data import *
