@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['small_picture', 'ImagesCleaner', 'CorrectedLabels', 'ImageClassifierCleaner']
 
-# %% ../../nbs/library/vision_widgets.ipynb #122d8a10
+# %% ../../nbs/library/vision_widgets.ipynb #233c3ecf
 import base64, html, io, os, shutil
 import numpy as np, pandas as pd
 from itertools import islice
@@ -23,7 +23,7 @@ from ..torch_core import *
 from ..transform import Pipeline
 from .core import *
 
-# %% ../../nbs/library/vision_widgets.ipynb #dc05a3ce
+# %% ../../nbs/library/vision_widgets.ipynb #5f1c0cd5
 def small_picture(pic, # File name, PIL image, array or tensor
                   height:int, width:int): # Pixels that it has to fit into
     "`pic` as a small PIL image; a tiny one is enlarged by a whole factor"
@@ -33,7 +33,7 @@ def small_picture(pic, # File name, PIL image, array or tensor
     k = min(height//im.height, width//im.width)
     return im.resize((k*im.width, k*im.height), Image.Resampling.NEAREST) if k>1 else im
 
-# %% ../../nbs/library/vision_widgets.ipynb #a643f3f8
+# %% ../../nbs/library/vision_widgets.ipynb #77b13fe7
 _keep,_delete = '<Keep>','<Delete>'
 _colours = {_keep:'transparent', _delete:'#D55E00'}             # of the frame; any other mark is blue
 def _colour(mark): return _colours.get(mark, '#0072B2')
@@ -181,7 +181,7 @@ class ImagesCleaner:
         return (self.widget._repr_mimebundle_() or {}) | picture
     def __repr__(self): return f'{type(self).__name__}: {self.summary()}'
 
-# %% ../../nbs/library/vision_widgets.ipynb #ce0e6e46
+# %% ../../nbs/library/vision_widgets.ipynb #bfe4d9e0
 def _folder_for(cat, fn): # Class, file: the folder beside that of the file
     name = str(cat)
     strange = not name or name.startswith('.') or set(name)&{'\\','\0'} or name!=name.strip()
@@ -239,7 +239,7 @@ def _move(fn, to): # `to`: a name that is free, or None to erase
         if fn.exists(): to.unlink(missing_ok=True)
         raise
 
-# %% ../../nbs/library/vision_widgets.ipynb #2d3b9891
+# %% ../../nbs/library/vision_widgets.ipynb #58168ab7
 def _is_picture(o): return isinstance(o, (Image.Image,TensorImageBase,np.ndarray))
 def _is_class(o):   return isinstance(o, TensorCategory)
 
