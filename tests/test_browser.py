@@ -4,7 +4,7 @@
 import importlib, inspect, os, re, shutil, signal, socket, subprocess, sys, textwrap, time, urllib.request
 from pathlib import Path
 import pytest
-from coursekit.course.notebooks import code_cells, read_nb
+from coursekit.course.notebooks import code_cells, make_nb, read_nb, write_nb
 ROOT = Path(__file__).resolve().parents[1]
 LESSON,EXERCISES = '02_gradients','coursekit.course.exercises.gradients'
 COMMAND = 'import sys; from coursekit.course.maintain import main; sys.exit(main())'
@@ -131,13 +131,17 @@ class Notebook:
 
     def answer(self, i, source): # State and text of the verdict
         "Replace the text of cell `i` and press shift-enter"
-        cell,before = self.cell(i),self.js('return cells[arg].executionCount', i)
-        cell.locator('.cm-content').click()
+        self.cell(i).locator('.cm-content').click()
         self.page.keyboard.press('ControlOrMeta+a')
         self.page.keyboard.insert_text(source)
-        self.page.keyboard.press('Shift+Enter')
-        self.wait(RUN_AGAIN, [i, before or 0])
+        self.run(i)
         return self.verdict(i)
+
+    def run(self, i):
+        "Shift-enter in cell `i`"
+        before = self.js('return cells[arg].executionCount', i)
+        self.cell(i).locator('.cm-content').press('Shift+Enter')
+        self.wait(RUN_AGAIN, [i, before or 0])
 
     def verdict(self, i):
         box = self.cell(i).locator('.ck-check')
@@ -271,3 +275,82 @@ def test_a_bold_word_leads_to_the_glossary(lesson):
     click()
     until(lambda: (b := heading.bounding_box()) and 0<b['y']<850, 10, f'the glossary shows {term}')
     shot(page, 'glossary')
+
+# The cleaner of labels, in a notebook of a few tiny pictures
+
+CLEANER = """
+import tempfile
+from coursekit.vision.all import *
+root,tints = Path(tempfile.mkdtemp()),{'blue <b>':2, 'green':1, 'red':0}
+rng = np.random.default_rng(0)
+for kind,channel in tints.items():
+    (root/kind).mkdir()
+    for i in range(8):
+        px = rng.integers(0, 90, (24,32,3), dtype='uint8')
+        px[...,channel] += 150
+        Image.fromarray(px).save(root/kind/f'{i} & more.png')
+block = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label,
+                  splitter=IndexSplitter(range(0, 24, 3)), item_tfms=Resize(16))
+dls = block.dataloaders(root, bs=8)
+set_seed(0)
+learn = Learner(dls, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)))
+with learn.no_bar(): cleaner = ImageClassifierCleaner(learn, opts=['yellow'], max_n=4)
+cleaner
+""","""
+def told(i): return '/'.join(cleaner.fns[i].parts[-2:])
+print('changed', sorted((told(i),c) for i,c in cleaner.change()))
+print('deleted', [told(i) for i in cleaner.delete()])
+"""
+
+class CleanerCell:
+    "What a reader sees and does in the cell of the cleaner"
+    def __init__(self, cell): self.cell = cell
+    def menus(self): return self.cell.locator('.widget-dropdown select')
+    def choose(self, k, label): self.menus().nth(k).select_option(label=label)
+    def view(self, kind, split): # Choose class and split, and wait for the pictures
+        self.choose(0, kind)
+        self.choose(1, split)
+        note = self.cell.get_by_text(f'{kind}, {split}: 1–')
+        until(note.count, 20, f'{kind} in {split} is shown')
+        return self.names()
+    def names(self): # Class and file of each picture in view
+        shown = self.cell.locator('.widget-html div[title]').all()
+        titles = [o.get_attribute('title').split('\n')[0] for o in shown]
+        return ['/'.join(o.split('/')[-2:]) for o in titles]
+    def marks(self): # What the menus under the pictures say
+        chosen = [o.evaluate('e => e.selectedOptions[0].text') for o in self.menus().all()[2:]]
+        return [o.replace('\xa0', ' ') for o in chosen]
+
+def test_labels_are_cleaned_by_hand(lab, browser, lessons_folder):
+    "Marks made in the browser are there after another class and split, and Python reads them"
+    nb = make_nb(*(o.strip() for o in CLEANER))
+    nb['metadata'] = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+    write_nb(nb, lessons_folder/'cleaner.ipynb')
+    page = browser.new_page(viewport=dict(width=1280, height=1100))
+    page.set_default_timeout(20_000)
+    nb = Notebook(page, lab, 'cleaner')
+    nb.run_all()
+    assert nb.errors()==[]
+    cleaner = CleanerCell(nb.cell(0))
+    cleaner.menus().nth(5).wait_for()                        # of the last of four pictures
+    assert len(cleaner.names())==4
+    first = cleaner.view('red', 'Train')
+    assert {o.split('/')[0] for o in first}=={'red'}
+    cleaner.choose(2, 'blue <b>')
+    cleaner.choose(3, '<Delete>')
+    until(lambda: cleaner.cell.get_by_text('2 of these 4 marked').count(), 20, 'both marks are counted')
+    shot(page, 'cleaner')
+    other = cleaner.view('blue <b>', 'Valid')
+    assert cleaner.marks()==['<Keep>']*len(other) and other
+    cleaner.choose(2, 'yellow')
+    assert cleaner.view('red', 'Train')==first
+    assert cleaner.marks()==['blue <b>','<Delete>','<Keep>','<Keep>']
+    cleaner.cell.get_by_role('button', name='less bad').click()
+    until(lambda: cleaner.names()[0] not in first, 20, 'the next page is shown')
+    pixels = cleaner.cell.locator('.widget-image, .jupyter-widgets img').first.evaluate('i => i.naturalWidth')
+    assert pixels>=32
+    nb.run(1)
+    text = nb.cell(1).locator('.jp-OutputArea-output').inner_text()
+    changed = sorted([(other[0],'yellow'), (first[0],'blue <b>')])
+    assert text.split('\n')[:2]==[f'changed {changed}', f'deleted {[first[1]]}']
+    page.close()
