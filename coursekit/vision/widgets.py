@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['small_picture', 'ImagesCleaner', 'CorrectedLabels', 'ImageClassifierCleaner']
 
-# %% ../../nbs/library/vision_widgets.ipynb #233c3ecf
+# %% ../../nbs/library/vision_widgets.ipynb #c901a1b0
 import base64, html, io, os, shutil
 import numpy as np, pandas as pd
 from itertools import islice
@@ -23,17 +23,20 @@ from ..torch_core import *
 from ..transform import Pipeline
 from .core import *
 
-# %% ../../nbs/library/vision_widgets.ipynb #5f1c0cd5
+# %% ../../nbs/library/vision_widgets.ipynb #2ea3ee44
 def small_picture(pic, # File name, PIL image, array or tensor
                   height:int, width:int): # Pixels that it has to fit into
     "`pic` as a small PIL image; a tiny one is enlarged by a whole factor"
     im = PILImage.create(pic)
-    if im.waits: im.thumbnail((width,height))                 # a JPEG is decoded small
-    else: im = im.to_thumb(height, width)
-    k = min(height//im.height, width//im.width)
-    return im.resize((k*im.width, k*im.height), Image.Resampling.NEAREST) if k>1 else im
+    (w,h),k = im.size,min(width/im.width, height/im.height)
+    if k>1: k = int(k)
+    size = [max(1, round(k*o)) for o in (w,h)]
+    how = Image.Resampling.NEAREST if k>1 else Image.Resampling.BILINEAR
+    im = im.cut((0,0,w,h), size, how)                         # of a JPEG no more is decoded than that needs
+    im.load()
+    return im
 
-# %% ../../nbs/library/vision_widgets.ipynb #77b13fe7
+# %% ../../nbs/library/vision_widgets.ipynb #a849b72d
 _keep,_delete = '<Keep>','<Delete>'
 _colours = {_keep:'transparent', _delete:'#D55E00'}             # of the frame; any other mark is blue
 def _colour(mark): return _colours.get(mark, '#0072B2')
@@ -181,7 +184,7 @@ class ImagesCleaner:
         return (self.widget._repr_mimebundle_() or {}) | picture
     def __repr__(self): return f'{type(self).__name__}: {self.summary()}'
 
-# %% ../../nbs/library/vision_widgets.ipynb #bfe4d9e0
+# %% ../../nbs/library/vision_widgets.ipynb #f6341011
 def _folder_for(cat, fn): # Class, file: the folder beside that of the file
     name = str(cat)
     strange = not name or name.startswith('.') or set(name)&{'\\','\0'} or name!=name.strip()
@@ -239,7 +242,7 @@ def _move(fn, to): # `to`: a name that is free, or None to erase
         if fn.exists(): to.unlink(missing_ok=True)
         raise
 
-# %% ../../nbs/library/vision_widgets.ipynb #58168ab7
+# %% ../../nbs/library/vision_widgets.ipynb #28c91841
 def _is_picture(o): return isinstance(o, (Image.Image,TensorImageBase,np.ndarray))
 def _is_class(o):   return isinstance(o, TensorCategory)
 
@@ -482,8 +485,9 @@ class ImageClassifierCleaner(ImagesCleaner):
         Nothing is overwritten. Returns a table, `file` and `to`. Raises `ValueError`, before any move, for
         files that are links or outside of `path`, and for labels that are not the name of the folder"""
         plan = _planned_moves(self._decisions(), Path(path or self._folder()), bin, really)
-        if not dry_run:
-            for fn,to in plan: _move(fn, to)
+        try:
+            for fn,to in () if dry_run else plan: _move(fn, to)
+        finally:                                              # also of those before one that fails
             for i in [i for i in self.marks if not self.is_there(i)]: self.marks.pop(i)
             self._show_page()
         rows = [(str(fn), None if to is None else str(to)) for fn,to in plan]
@@ -493,4 +497,5 @@ class ImageClassifierCleaner(ImagesCleaner):
         files = [os.path.abspath(o) for o in self.fns if isinstance(o, Path)]
         path = self.learn.dls.path
         if str(path)!='.' and all(Path(o).is_relative_to(os.path.abspath(path)) for o in files): return path
-        return os.path.commonpath([Path(o).parent.parent for o in files])
+        is_label = all(parent_label(f)==str(o) for f,o in zip(self.fns, self.labels) if isinstance(f, Path))
+        return os.path.commonpath([Path(o).parents[is_label] for o in files])
