@@ -211,7 +211,9 @@ def _asked_classes(learn, outs, target): # A class for each row of `outs`
 
 def _check_grid(out, x, where): # What a layer gives: channels, and places that lie as in the picture
     shape = tuple(getattr(out, 'shape', ()))
-    if len(shape)==4 and shape[2]*shape[3]>1 and 0.4<shape[2]*x.shape[3]/(shape[3]*x.shape[2])<2.5: return
+    if len(shape)==4 and shape[2]*shape[3]>1:
+        (h,w),ratio = shape[2:],x.shape[2]/x.shape[3]                      # give or take one place
+        if (h-1)/(w+1) <= ratio and (w-1)/(h+1) <= 1/ratio: return
     got = f"a tensor of shape {shape}" if shape else f"a {type(out).__name__}"
     raise ValueError(
         f"{where} gives {got}, and a map needs a grid, (n, channels, height, width), of more than one place. "
@@ -276,7 +278,7 @@ def grad_cam(learn, # A `Learner`, or a module
 def show_heatmap(im, # A picture, as for `show_image`
                  heat, # (height, width) of numbers, such as one of the maps of `grad_cam`
                  hottest:float=None, # The number that is fully lit; default: the largest one
-                 shade:float=0.8, # How dark the rest is, 0…1
+                 shade:float=0.7, # How dark the rest is, 0…1
                  ctx=None, **kwargs): # As for `show_image`
     "Draw `im` as if a lamp shone where `heat` is large; where it is 0 or less it is dark. Returns the axis"
     ax = show_image(im, ctx=ctx, **kwargs)
@@ -290,8 +292,7 @@ def show_heatmap(im, # A picture, as for `show_image`
 
 # %% ../nbs/15_interpretation.ipynb #2f453649
 #| code-fold: true
-def check_probabilities(preds, # (n, classes)
-                        targs=None): # (n,), class numbers
+def check_probabilities(preds): # (n, classes)
     "`preds`. Raises `TypeError` unless each row holds probabilities that add up to 1"
     ok = isinstance(preds, Tensor) and preds.ndim==2 and preds.is_floating_point() and len(preds)
     if ok and preds.min()>=0 and (preds.double().sum(1)-1).abs().max()<1e-2: return preds
@@ -302,6 +303,7 @@ def calibration_table(preds, targs, # Probabilities (n, classes); actual classes
                       n_bins:int=10): # Of equal width, from 0 to 1
     """A DataFrame with a row for each bin of confidence, the probability of the predicted class: its bounds,
     the items in it, their mean confidence, and which share of them is right (nan in an empty bin)"""
+    n_bins = int(check_number('n_bins', n_bins, 1))
     conf,pred = check_probabilities(preds).double().max(1)
     edges = torch.linspace(0, 1, n_bins+1, dtype=conf.dtype)
     at = torch.bucketize(conf, edges[1:-1])
@@ -444,10 +446,10 @@ class ClassificationInterpretation(Interpretation):
             label,said = label_text(s[-1]),label_text(o)
             numbers = f'loss {self.losses[i]:.2f}, probability {self.preds[i].max():.2f}'
             s[0].show(ctx=left)
-            write_title(left, f'predicted: {said}\nlabel: {label}\n{numbers}', fontsize=9)
+            write_title(left, f'predicted: {said}\nlabel: {label}\n{numbers}', fontsize=8)
             if len(ex): next(examples)[0].show(ctx=right)
             else: right.axis('off')
-            write_title(right, f'{"a typical" if len(ex) else "there is no"}\n{said}', fontsize=9)
+            write_title(right, f'{"a typical" if len(ex) else "there is no"}\n{said}', fontsize=8)
 
     def plot_grad_cam(self, k, # How many, or the positions themselves
                       largest:bool=True, # The worst first? (else the best)
@@ -463,8 +465,8 @@ class ClassificationInterpretation(Interpretation):
             hottest = max(for_pred.max(), for_targ.max())
             show_heatmap(s[0], for_pred, hottest, ctx=left)
             show_heatmap(s[0], for_targ, hottest, ctx=right)
-            write_title(left, f'predicted:\n{label_text(o)}', fontsize=9)
-            write_title(right, f'label:\n{label_text(s[-1])}', fontsize=9)
+            write_title(left, f'predicted:\n{label_text(o)}', fontsize=8)
+            write_title(right, f'label:\n{label_text(s[-1])}', fontsize=8)
 
     def calibration(self, n_bins:int=10): # As for `calibration_table`
         "`calibration_table` of these predictions, which must be probabilities"
@@ -481,7 +483,7 @@ class ClassificationInterpretation(Interpretation):
 
     def _probabilities(self): # And the targets
         targs,_ = self._classes()
-        return check_probabilities(self.preds, targs),targs
+        return check_probabilities(self.preds),targs
 
     def _order(self, order): # Positions of the classes
         names,cm = self._names(),self.confusion_matrix()
