@@ -310,16 +310,19 @@ class CleanerCell:
     def view(self, kind, split): # Choose class and split, and wait for the pictures
         self.choose(0, kind)
         self.choose(1, split)
-        note = self.cell.get_by_text(f'{kind}, {split}: 1–')
-        until(note.count, 20, f'{kind} in {split} is shown')
+        first = 8*['blue <b>','green','red'].index(kind)        # every third file is for validation
+        wanted = {f'{kind}/{i} & more.png' for i in range(8) if ((first+i)%3==0)==(split=='Valid')}
+        def is_shown(): # the browser brings text, menus and pictures up to date in any order
+            n = re.search(re.escape(f'{kind}, {split}: 1–')+r'(\d+)', self.cell.inner_text())
+            return n and {*self.names()}<=wanted and len(self.names())==len(self.marks())==int(n[1])
+        until(is_shown, 20, f'{kind} in {split} is shown')
         return self.names()
     def names(self): # Class and file of each picture in view
-        shown = self.cell.locator('.widget-html div[title]').all()
-        titles = [o.get_attribute('title').split('\n')[0] for o in shown]
-        return ['/'.join(o.split('/')[-2:]) for o in titles]
+        titles = self.cell.locator('.widget-html div[title]').evaluate_all('es => es.map(e => e.title)')
+        return ['/'.join(o.split('\n')[0].split('/')[-2:]) for o in titles]
     def marks(self): # What the menus under the pictures say
-        chosen = [o.evaluate('e => e.selectedOptions[0].text') for o in self.menus().all()[2:]]
-        return [o.replace('\xa0', ' ') for o in chosen]
+        chosen = self.menus().evaluate_all('es => es.map(e => e.selectedOptions[0]?.text ?? "")')
+        return [o.replace('\xa0', ' ') for o in chosen[2:]]
 
 def test_labels_are_cleaned_by_hand(lab, browser, lessons_folder):
     "Marks made in the browser are there after another class and split, and Python reads them"
@@ -332,21 +335,20 @@ def test_labels_are_cleaned_by_hand(lab, browser, lessons_folder):
     nb.run_all()
     assert nb.errors()==[]
     cleaner = CleanerCell(nb.cell(0))
-    cleaner.menus().nth(5).wait_for()                        # of the last of four pictures
-    assert len(cleaner.names())==4
+    until(lambda: len(cleaner.marks())==4, 20, 'four pictures are shown')
     first = cleaner.view('red', 'Train')
-    assert {o.split('/')[0] for o in first}=={'red'}
     cleaner.choose(2, 'blue <b>')
     cleaner.choose(3, '<Delete>')
     until(lambda: cleaner.cell.get_by_text('2 of these 4 marked').count(), 20, 'both marks are counted')
     shot(page, 'cleaner')
     other = cleaner.view('blue <b>', 'Valid')
-    assert cleaner.marks()==['<Keep>']*len(other) and other
+    until(lambda: {*cleaner.marks()}=={'<Keep>'}, 20, 'nothing is marked here')
     cleaner.choose(2, 'yellow')
     assert cleaner.view('red', 'Train')==first
-    assert cleaner.marks()==['blue <b>','<Delete>','<Keep>','<Keep>']
+    marks = ['blue <b>','<Delete>','<Keep>','<Keep>']
+    until(lambda: cleaner.marks()==marks, 20, 'the marks are there')
     cleaner.cell.get_by_role('button', name='less bad').click()
-    until(lambda: cleaner.names()[0] not in first, 20, 'the next page is shown')
+    until(lambda: len(cleaner.marks())==2 and not {*cleaner.names()} & {*first}, 20, 'the rest is shown')
     pixels = cleaner.cell.locator('.widget-image, .jupyter-widgets img').first.evaluate('i => i.naturalWidth')
     assert pixels>=32
     nb.run(1)

@@ -99,10 +99,15 @@ def test_more_pictures_than_fit(root):
     c.dd_cats.value = 'red'
     assert len(c.shown)==6 and c.pager[0].layout.display=='none'
 
-def test_cards_are_used_again(c):
-    cards = list(c.grid.children)
-    for cat in ('red','green',None)*3: c.dd_cats.value = cat
-    assert list(c.grid.children)==cards
+def test_a_picture_keeps_its_card(c):
+    "So that a choice, however late it comes, is one for the picture under which it was made"
+    cards = dict(zip(c.shown, c.grid.children))
+    for cat in ('red','green',None)*2: c.dd_cats.value = cat
+    assert dict(zip(c.shown, c.grid.children))==cards
+    old = c.shown[0]
+    c.dd_ds.value = 'Valid'
+    cards[old].children[2].value = '<Delete>'
+    assert c.delete()==[old]
 
 def test_an_error_while_losses_are_measured_is_shown(c):
     c.learn.model = nn.Linear(1, 1)
@@ -120,9 +125,10 @@ def test_a_picture_that_vanishes_is_left_out(c):
     assert gone not in c.shown and len(c.shown)==11
 
 def test_a_broken_picture_is_told_on_its_card(c):
-    i = c.shown[0]
+    c.judge('Valid')
+    i = c.worst(None, 'Valid')[0]
     c.fns[i].write_bytes(b'no picture')
-    c.dd_cats.value = c.labels[i]
+    c.dd_ds.value = 'Valid'
     assert 'Cannot read the picture' in c.grid.children[0].children[0].value
     assert c._repr_mimebundle_()['image/png']
 

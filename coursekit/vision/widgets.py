@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['small_picture', 'ImagesCleaner', 'CorrectedLabels', 'ImageClassifierCleaner']
 
-# %% ../../nbs/library/vision_widgets.ipynb #c901a1b0
+# %% ../../nbs/library/vision_widgets.ipynb #0006e14e
 import base64, html, io, os, shutil
 import numpy as np, pandas as pd
 from itertools import islice
@@ -23,7 +23,7 @@ from ..torch_core import *
 from ..transform import Pipeline
 from .core import *
 
-# %% ../../nbs/library/vision_widgets.ipynb #2ea3ee44
+# %% ../../nbs/library/vision_widgets.ipynb #1867de71
 def small_picture(pic, # File name, PIL image, array or tensor
                   height:int, width:int): # Pixels that it has to fit into
     "`pic` as a small PIL image; a tiny one is enlarged by a whole factor"
@@ -36,22 +36,29 @@ def small_picture(pic, # File name, PIL image, array or tensor
     im.load()
     return im
 
-# %% ../../nbs/library/vision_widgets.ipynb #a849b72d
+# %% ../../nbs/library/vision_widgets.ipynb #a12b10f6
 _keep,_delete = '<Keep>','<Delete>'
 _colours = {_keep:'transparent', _delete:'#D55E00'}             # of the frame; any other mark is blue
 def _colour(mark): return _colours.get(mark, '#0072B2')
 
-class _Card: # One picture of the grid: text above, a menu below
-    def __init__(self, w, opts, height, width, choose): # `w`: the module ipywidgets
-        self.i = None                                         # which picture
-        self.text = w.HTML(layout=w.Layout(max_width=f'{width}px', margin='0'))
-        self.image = w.Image(format='jpeg', layout=w.Layout(
-            height=f'{height}px', max_width=f'{width}px', object_fit='scale-down', align_self='center'))
-        self.menu = w.Dropdown(options=opts, layout=w.Layout(width='100%'))
-        self.box = w.VBox([self.text, self.image, self.menu], layout=w.Layout(
+class _Card: # A picture with text above it and a menu below
+    def __init__(self, w, # The module ipywidgets
+                 text, jpeg, opts, choose, # `choose(mark)` is called when the menu changes
+                 width, shared): # Of all cards, see `layouts`
+        self.menu = w.Dropdown(options=opts, layout=shared['menu'], style=shared['style'])
+        image = w.Image(value=jpeg, format='jpeg', layout=shared['image'])
+        text = w.HTML(text, layout=shared['text'], style=shared['html'])
+        self.box = w.VBox([text, image, self.menu], layout=w.Layout(
             min_width='170px', max_width=f'{max(width, 160)+12}px', margin='3px', padding='3px',
             flex='0 0 auto'))
-        self.menu.observe(lambda change: choose(self.i, change['new']), 'value')
+        self.menu.observe(lambda change: choose(change['new']), 'value')
+
+    @staticmethod
+    def layouts(w, height, width): # One of each for all cards, which makes them three times quicker
+        image = w.Layout(height=f'{height}px', max_width=f'{width}px', object_fit='scale-down',
+                         align_self='center')
+        return dict(image=image, text=w.Layout(max_width=f'{width}px', margin='0'),
+                    menu=w.Layout(width='100%'), style=w.Dropdown().style, html=w.HTML().style)
 
     def show_mark(self, mark):
         self.box.layout.border = f'2px solid {_colour(mark)}'
@@ -70,7 +77,8 @@ class ImagesCleaner:
             if o in opts: raise ValueError(
                 f"ImagesCleaner: a class may not be called {o!r}, which is one of the menu's own choices")
         self.opts = [_keep, _delete, *opts]
-        self.fns,self.marks,self.shown,self._cards = L(),{},[],[]
+        self.fns,self.marks,self.shown,self._cards = L(),{},[],{}
+        self._layouts = _Card.layouts(w, self.height, self.width)
         self.note = w.HTML()
         self.grid = w.Box([], layout=w.Layout(flex_flow='row wrap', max_height='620px', overflow='auto'))
         self.widget = w.VBox([self.note, self.grid])
@@ -80,33 +88,33 @@ class ImagesCleaner:
         old = {self.fns[i]: o for i,o in self.marks.items() if isinstance(self.fns[i], Path)}
         self.fns = L(as_items(fns, 'fns')).map(lambda o: Path(o) if isinstance(o, str) else o)
         self.marks = {i: old[f] for i,f in enumerate(self.fns) if isinstance(f, Path) and f in old}
+        self._cards = {}
         self.show(range(len(self.fns)))
 
     def show(self, idxs): # Positions in `fns`
         "Show the first `max_n` of the pictures `idxs` that are still there"
         self.shown = list(islice(filter(self.is_there, idxs), self.max_n))
-        while len(self._cards)<len(self.shown): self._cards.append(self._new_card())
-        for card,i in zip(self._cards, self.shown): self._fill(card, i)
-        self.grid.children = [card.box for card in self._cards[:len(self.shown)]]
+        for i in self.shown:
+            if i not in self._cards: self._cards[i] = self._new_card(i)
+        self.grid.children = [self._cards[i].box for i in self.shown]
         self._tell()
 
-    def _new_card(self):
+    def _new_card(self, i):
         import ipywidgets as w
-        opts = [(one_line(o, 40), o) for o in self.opts]
-        return _Card(w, opts, self.height, self.width, self._choose)
-    def _choose(self, i, mark):
-        if mark!=self.marks.get(i, _keep): self.mark(i, mark)
-    def _fill(self, card, i):
-        card.i,lines,jpeg = i,self.caption(i),io.BytesIO()
+        lines,jpeg,whole = self.caption(i),io.BytesIO(),[one_line(self._name(i), 400)]
         try:
             small_picture(self.picture(i), self.height, self.width).save(jpeg, 'jpeg', quality=85)
         except (OSError,ValueError) as e: lines = [*lines, f'{type(e).__name__}: {e}']
         cut = 'overflow:hidden;text-overflow:ellipsis;white-space:nowrap'
         text = ''.join(f'<div style="{cut}">{html.escape(o)}</div>' for o in lines)
-        whole = html.escape('\n'.join([one_line(self._name(i), 400), *lines]))
-        card.text.value = f'<div title="{whole}" style="font-size:12px;line-height:1.3">{text}</div>'
-        card.image.value = jpeg.getvalue()
+        whole = html.escape('\n'.join(whole+lines))           # shown when the mouse rests on it
+        text = f'<div title="{whole}" style="font-size:12px;line-height:1.3">{text}</div>'
+        card = _Card(w, text, jpeg.getvalue(), [(one_line(o, 40), o) for o in self.opts],
+                     lambda mark: self._choose(i, mark), self.width, self._layouts)
         card.show_mark(self.marks.get(i, _keep))
+        return card
+    def _choose(self, i, mark):
+        if mark!=self.marks.get(i, _keep): self.mark(i, mark)
 
     def _name(self, i): return str(self.fns[i]) if isinstance(self.fns[i], Path) else brief(self.fns[i])
     def is_there(self, i): # Position in `fns`
@@ -134,8 +142,7 @@ class ImagesCleaner:
         for i in idxs:
             self.marks.pop(i, None)
             if (o := self.chosen(i, mark))!=_keep: self.marks[i] = o
-        for card in self._cards[:len(self.shown)]:
-            if card.i in idxs: card.show_mark(self.marks.get(card.i, _keep))
+            if i in self._cards: self._cards[i].show_mark(self.marks.get(i, _keep))
         self._tell()
     def _positions(self, which): # Of a file, all places where it stands
         if hasattr(which, '__index__'): return as_positions([which], len(self.fns), 'mark')
@@ -184,7 +191,7 @@ class ImagesCleaner:
         return (self.widget._repr_mimebundle_() or {}) | picture
     def __repr__(self): return f'{type(self).__name__}: {self.summary()}'
 
-# %% ../../nbs/library/vision_widgets.ipynb #f6341011
+# %% ../../nbs/library/vision_widgets.ipynb #51e22ba0
 def _folder_for(cat, fn): # Class, file: the folder beside that of the file
     name = str(cat)
     strange = not name or name.startswith('.') or set(name)&{'\\','\0'} or name!=name.strip()
@@ -242,7 +249,7 @@ def _move(fn, to): # `to`: a name that is free, or None to erase
         if fn.exists(): to.unlink(missing_ok=True)
         raise
 
-# %% ../../nbs/library/vision_widgets.ipynb #28c91841
+# %% ../../nbs/library/vision_widgets.ipynb #5b40d938
 def _is_picture(o): return isinstance(o, (Image.Image,TensorImageBase,np.ndarray))
 def _is_class(o):   return isinstance(o, TensorCategory)
 
