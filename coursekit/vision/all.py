@@ -25,6 +25,7 @@ from .points import *
 from .data import *
 from .learner import *
 from ..interpret import *
+from .widgets import *
 
 # %% ../../nbs/library/vision_all.ipynb #530c4eb0
 class _Arch:
