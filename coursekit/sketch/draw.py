@@ -435,7 +435,8 @@ def develop(img, rng): # float (H,W,3), may exceed 1
     k = np.float32(.38)
     img = np.clip(img*np.float32(np.clip(rng.normal(1.02,.10),.78,1.25)),0,4)
     img = mix(img,img.mean(-1,keepdims=True),np.float32(rng.uniform(0,.3)))
-    img = np.where(img>1-k,1-k*np.exp((1-k-img)/k),img)
+    hot = img>1-k
+    img[hot] = 1-k*np.exp((1-k-img[hot])/k)
     grain = tile('hair').take(np.arange(H)+rng.integers(512),0,
                               mode='wrap').take(np.arange(W)+rng.integers(512),1,mode='wrap')-.5
     img = img*(1-rng.uniform(0,.28)*(x*x+y*y)/2).astype(np.float32)[...,None]
