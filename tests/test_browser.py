@@ -4,7 +4,7 @@
 import importlib, inspect, os, re, shutil, signal, socket, subprocess, sys, textwrap, time, urllib.request
 from pathlib import Path
 import pytest
-from coursekit.course.notebooks import code_cells, read_nb
+from coursekit.course.notebooks import code_cells, make_nb, read_nb, write_nb
 ROOT = Path(__file__).resolve().parents[1]
 LESSON,EXERCISES = '02_gradients','coursekit.course.exercises.gradients'
 COMMAND = 'import sys; from coursekit.course.maintain import main; sys.exit(main())'
@@ -131,13 +131,17 @@ class Notebook:
 
     def answer(self, i, source): # State and text of the verdict
         "Replace the text of cell `i` and press shift-enter"
-        cell,before = self.cell(i),self.js('return cells[arg].executionCount', i)
-        cell.locator('.cm-content').click()
+        self.cell(i).locator('.cm-content').click()
         self.page.keyboard.press('ControlOrMeta+a')
         self.page.keyboard.insert_text(source)
-        self.page.keyboard.press('Shift+Enter')
-        self.wait(RUN_AGAIN, [i, before or 0])
+        self.run(i)
         return self.verdict(i)
+
+    def run(self, i):
+        "Shift-enter in cell `i`"
+        before = self.js('return cells[arg].executionCount', i)
+        self.cell(i).locator('.cm-content').press('Shift+Enter')
+        self.wait(RUN_AGAIN, [i, before or 0])
 
     def verdict(self, i):
         box = self.cell(i).locator('.ck-check')
@@ -271,3 +275,84 @@ def test_a_bold_word_leads_to_the_glossary(lesson):
     click()
     until(lambda: (b := heading.bounding_box()) and 0<b['y']<850, 10, f'the glossary shows {term}')
     shot(page, 'glossary')
+
+# The cleaner of labels, in a notebook of a few tiny pictures
+
+CLEANER = """
+import tempfile
+from coursekit.vision.all import *
+root,tints = Path(tempfile.mkdtemp()),{'blue <b>':2, 'green':1, 'red':0}
+rng = np.random.default_rng(0)
+for kind,channel in tints.items():
+    (root/kind).mkdir()
+    for i in range(8):
+        px = rng.integers(0, 90, (24,32,3), dtype='uint8')
+        px[...,channel] += 150
+        Image.fromarray(px).save(root/kind/f'{i} & more.png')
+block = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label,
+                  splitter=IndexSplitter(range(0, 24, 3)), item_tfms=Resize(16))
+dls = block.dataloaders(root, bs=8)
+set_seed(0)
+learn = Learner(dls, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)))
+with learn.no_bar(): cleaner = ImageClassifierCleaner(learn, opts=['yellow'], max_n=4)
+cleaner
+""","""
+def told(i): return '/'.join(cleaner.fns[i].parts[-2:])
+print('changed', sorted((told(i),c) for i,c in cleaner.change()))
+print('deleted', [told(i) for i in cleaner.delete()])
+"""
+
+class CleanerCell:
+    "What a reader sees and does in the cell of the cleaner"
+    def __init__(self, cell): self.cell = cell
+    def menus(self): return self.cell.locator('.widget-dropdown select')
+    def choose(self, k, label): self.menus().nth(k).select_option(label=label)
+    def view(self, kind, split): # Choose class and split, and wait for the pictures
+        self.choose(0, kind)
+        self.choose(1, split)
+        first = 8*['blue <b>','green','red'].index(kind)        # every third file is for validation
+        wanted = {f'{kind}/{i} & more.png' for i in range(8) if ((first+i)%3==0)==(split=='Valid')}
+        def is_shown(): # the browser brings text, menus and pictures up to date in any order
+            n = re.search(re.escape(f'{kind}, {split}: 1–')+r'(\d+)', self.cell.inner_text())
+            return n and {*self.names()}<=wanted and len(self.names())==len(self.marks())==int(n[1])
+        until(is_shown, 20, f'{kind} in {split} is shown')
+        return self.names()
+    def names(self): # Class and file of each picture in view
+        titles = self.cell.locator('.widget-html div[title]').evaluate_all('es => es.map(e => e.title)')
+        return ['/'.join(o.split('\n')[0].split('/')[-2:]) for o in titles]
+    def marks(self): # What the menus under the pictures say
+        chosen = self.menus().evaluate_all('es => es.map(e => e.selectedOptions[0]?.text ?? "")')
+        return [o.replace('\xa0', ' ') for o in chosen[2:]]
+
+def test_labels_are_cleaned_by_hand(lab, browser, lessons_folder):
+    "Marks made in the browser are there after another class and split, and Python reads them"
+    nb = make_nb(*(o.strip() for o in CLEANER))
+    nb['metadata'] = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+    write_nb(nb, lessons_folder/'cleaner.ipynb')
+    page = browser.new_page(viewport=dict(width=1280, height=1100))
+    page.set_default_timeout(20_000)
+    nb = Notebook(page, lab, 'cleaner')
+    nb.run_all()
+    assert nb.errors()==[]
+    cleaner = CleanerCell(nb.cell(0))
+    until(lambda: len(cleaner.marks())==4, 20, 'four pictures are shown')
+    first = cleaner.view('red', 'Train')
+    cleaner.choose(2, 'blue <b>')
+    cleaner.choose(3, '<Delete>')
+    until(lambda: cleaner.cell.get_by_text('2 of these 4 marked').count(), 20, 'both marks are counted')
+    shot(page, 'cleaner')
+    other = cleaner.view('blue <b>', 'Valid')
+    until(lambda: {*cleaner.marks()}=={'<Keep>'}, 20, 'nothing is marked here')
+    cleaner.choose(2, 'yellow')
+    assert cleaner.view('red', 'Train')==first
+    marks = ['blue <b>','<Delete>','<Keep>','<Keep>']
+    until(lambda: cleaner.marks()==marks, 20, 'the marks are there')
+    cleaner.cell.get_by_role('button', name='less bad').click()
+    until(lambda: len(cleaner.marks())==2 and not {*cleaner.names()} & {*first}, 20, 'the rest is shown')
+    pixels = cleaner.cell.locator('.widget-image, .jupyter-widgets img').first.evaluate('i => i.naturalWidth')
+    assert pixels>=32
+    nb.run(1)
+    text = nb.cell(1).locator('.jp-OutputArea-output').inner_text()
+    changed = sorted([(other[0],'yellow'), (first[0],'blue <b>')])
+    assert text.split('\n')[:2]==[f'changed {changed}', f'deleted {[first[1]]}']
+    page.close()

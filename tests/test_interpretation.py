@@ -5,8 +5,10 @@ import numpy as np, pytest, torch
 import matplotlib.pyplot as plt
 from PIL import Image
 from torch import nn
-from coursekit.core import one_line
+from coursekit.core import one_line, tensor
 from coursekit.errors import full_message
+from coursekit.interpret import (calibration_table, class_activation_map, expected_calibration_error,
+    fit_temperature, grad_cam, likeness_order, show_heatmap, with_temperature)
 from coursekit.vision.all import (CategoryBlock, ClassificationInterpretation, CrossEntropyLossFlat,
     DataBlock, DataLoaders, ImageBlock, Interpretation, Learner, MaskBlock, MultiCategoryBlock, PointBlock,
     RandomSplitter, RegressionBlock, Resize, get_image_files, parent_label)
@@ -166,3 +168,223 @@ def test_a_loss_without_decodes_is_named(root):
     for f in (lambda: interp.plot_top_losses(2), interp.confusion_matrix):
         with pytest.raises((ValueError,TypeError)) as e: f()
         assert 'Has the loss function no `decodes`?' in full_message(e.value)
+
+# Classes that are alike, and a table of each
+def fake_interpretation(targs, preds, names):
+    "An interpretation of given answers: no model, no data"
+    dl = torch_learner([0]).dls.valid
+    dl.dataset.classes = list(names)
+    targs,preds = torch.as_tensor(targs),torch.as_tensor(preds)
+    probs = preds if preds.is_floating_point() else nn.functional.one_hot(preds, len(names)).float()
+    losses = torch.zeros(len(targs))
+    return ClassificationInterpretation(None, dl, None, probs, targs, probs.argmax(1), losses)
+
+def test_classes_that_are_mixed_up_stand_together():
+    rng,n = np.random.default_rng(0),12
+    mates = rng.permutation(n).reshape(-1, 2)                             # six pairs, anywhere
+    cm = np.eye(n)*20
+    for a,b in mates: cm[a,b],cm[b,a] = 3,1
+    at = likeness_order(cm)
+    assert sorted(at)==list(range(n)) and at==likeness_order(cm)
+    assert all(abs(at.index(a)-at.index(b))==1 for a,b in mates)
+    assert [likeness_order(np.eye(k)) for k in (1,2)]==[[0],[0,1]]
+    assert sorted(likeness_order(np.zeros((4,4))))==[0,1,2,3]             # nothing is known
+
+def ticks(ax): return [o.get_text() for o in ax.get_yticklabels()]
+
+def test_order_of_the_confusion_matrix():
+    interp = fake_interpretation([0,0,1,2,2,3], [0,2,1,2,0,3], 'abcd')
+    assert ticks(interp.plot_confusion_matrix())==list('abcd')
+    names = ticks(interp.plot_confusion_matrix(order='likeness'))
+    assert abs(names.index('a')-names.index('c'))==1
+    ax = interp.plot_confusion_matrix(order=list('dcab'))
+    assert ticks(ax)==list('dcab') and ax.images[0].get_array().tolist()[1]==[0,1,1,0]
+    for bad,says in (('alphabet',"expected 'likeness'"), (['a','b'],'each of the 4 classes once'),
+                     (list('abcx'),"no class 'x'")):
+        with pytest.raises(ValueError, match=says): interp.plot_confusion_matrix(order=bad)
+
+def test_likeness_counts_probabilities_too():
+    probs = torch.full((4,4), .01)+torch.eye(4)                           # all right, but 0 and 3 only just
+    probs[0,3] = probs[3,0] = .9
+    names = ticks(fake_interpretation(range(4), probs/probs.sum(1, keepdim=True), 'abcd')
+                  .plot_confusion_matrix(order='likeness'))
+    assert abs(names.index('a')-names.index('d'))==1
+
+def test_shares_of_many_classes_are_short_and_rows_add_up():
+    n = 37
+    ax = fake_interpretation(list(range(n))*2, list(range(n))+[1]*n, range(n)).plot_confusion_matrix(True)
+    texts = {o.get_text() for o in ax.texts}
+    assert texts=={'.50','1.00'}
+    assert np.allclose(ax.images[0].get_array().sum(1), 1)
+
+def test_table_of_classes_as_sklearn_has_it():
+    from sklearn.metrics import precision_recall_fscore_support
+    rng = np.random.default_rng(1)
+    targs,preds = rng.integers(0, 4, 60),rng.integers(0, 5, 60)           # class 4 never occurs
+    t = fake_interpretation(targs, preds, 'abcde').class_table()
+    *want,n = precision_recall_fscore_support(targs, preds, labels=range(5), zero_division=np.nan)
+    for k,w in zip(('precision','recall','F1'), want): np.testing.assert_allclose(t[k], w, err_msg=k)
+    assert t.n.tolist()==n.tolist() and t.index.tolist()==list('abcde')
+    assert t.right.tolist()==[((targs==i)&(preds==i)).sum() for i in range(5)]
+    for i,row in enumerate(t.itertuples()):
+        others = [((targs==i)&(preds==j)).sum() for j in range(5) if j!=i]
+        assert row.times==max(others)
+    right = fake_interpretation([0,1], [0,1], 'ab').class_table()
+    assert right.taken_for.tolist()==['',''] and right.times.tolist()==[0,0]
+
+def test_typical_pictures(root):
+    learn = learner(root)
+    interp = ClassificationInterpretation.from_learner(learn, ds_idx=0)
+    for c,name in enumerate(interp.vocab):
+        i, = interp.typical(name)
+        mine = interp.targs==c
+        assert interp.targs[i]==c and interp.preds[i,c]==interp.preds[mine,c].max()
+        assert len(interp.typical(c, 100))==mine.sum()
+    with pytest.raises(ValueError, match="no class 'hem': did you mean 'hen'"): interp.typical('hem')
+    interp.plot_top_losses(3, typical=True)
+    axs = plt.gcf().axes
+    said = interp.vocab[int(interp.decoded[interp.top_losses(1)[1]])]
+    assert len(axs)==6 and axs[0].get_title().startswith(f'predicted: {said}\nlabel: ')
+    assert axs[1].get_title()==f'a typical\n{said}' and len(axs[1].images)==1
+    only = ClassificationInterpretation.from_learner(learn, dl=learn.dls.test_dl(
+        [f for f in get_image_files(root) if f.parent.name=='hen'], with_labels=True))
+    only.decoded = torch.ones_like(only.decoded)                          # all are taken for owls
+    only.plot_top_losses(2, typical=True)
+    assert plt.gcf().axes[1].get_title()=='there is no\nowl' and not plt.gcf().axes[1].images
+
+# Where does the network look?
+def conv_net(head=None, inplace=False):
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3,6,3,2,1), nn.BatchNorm2d(6), nn.ReLU(inplace=inplace),
+                         nn.Conv2d(6,8,3,2,1))
+    return nn.Sequential(body, head or nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,5)))
+
+def everything_of(model): # What a look must not change
+    hooks = '_forward_hooks','_forward_pre_hooks','_backward_hooks'
+    return ([(m.training, *(len(getattr(m, k)) for k in hooks)) for m in model.modules()],
+            [(p.grad,p.requires_grad) for p in model.parameters()],
+            [t.tolist() for t in model.state_dict().values()],
+            torch.get_rng_state().tolist(), torch.is_grad_enabled())
+
+def test_maps_by_hand():
+    m,x = conv_net().eval(),torch.randn(3,3,24,32)
+    grid,lin = m[0](x).detach(),m[1][2]
+    picked = m(x).argmax(1)
+    cam = torch.einsum('nchw,nc->nhw', grid, lin.weight[picked]) + lin.bias[picked][:,None,None]
+    maps = class_activation_map(m, x)
+    torch.testing.assert_close(maps, cam.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(maps.mean((1,2)), m(x).max(1)[0].detach(), atol=1e-5, rtol=1e-5)
+    by_weights = torch.einsum('nchw,nc->nhw', grid, lin.weight[picked]/(6*8)).relu()      # 6 × 8 places
+    torch.testing.assert_close(grad_cam(m, x), by_weights.detach(), atol=1e-6, rtol=1e-5)
+
+@pytest.mark.parametrize('inplace', [False,True])
+def test_grad_cam_of_any_layer(inplace):
+    m,x = conv_net(inplace=inplace).eval(),torch.randn(2,3,16,16)
+    acts = m[0][1](m[0][0](x)).detach().requires_grad_()
+    score = m[1](m[0][3](acts.relu()))[:,3].sum()
+    grad, = torch.autograd.grad(score, acts)
+    want = (grad.mean((2,3), keepdim=True)*acts).sum(1).relu().detach()
+    torch.testing.assert_close(grad_cam(m, x, 3, layer=m[0][1]), want)
+
+def test_a_look_leaves_nothing_behind():
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8,5)
+    m,x,foreign = conv_net(nn.Sequential(*head)).train(),torch.randn(2,3,16,16),nn.Conv2d(3,3,3)
+    m[0][1].eval()
+    for p in m[0].parameters(): p.requires_grad_(False)                   # as a frozen body
+    before = everything_of(m)
+    with torch.no_grad():
+        for f in (grad_cam, class_activation_map): assert not f(m, x).requires_grad
+        assert not torch.is_grad_enabled()
+    for bad in (dict(target=9), dict(target=[0]), dict(target='cat')):
+        for f in (grad_cam, class_activation_map):
+            with pytest.raises(ValueError): f(m, x, **bad)
+    with pytest.raises(ValueError, match='does not use this Conv2d'): grad_cam(m, x, layer=foreign)
+    with pytest.raises(ValueError, match='needs a grid'): grad_cam(m, x, layer=m[1][4])
+    assert str(everything_of(m))==str(before)
+
+def test_classes_of_maps(root):
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,2))
+    learn = learner(root, model=conv_net(head))
+    x = learn.dls.valid.one_batch()[0]
+    for f in (grad_cam, class_activation_map):
+        one,two = f(learn, x, 'hen'),f(learn, x, 1)
+        mixed = f(learn, x, ['hen']+['owl']*(len(x)-1))
+        assert torch.equal(mixed[0], one[0]) and torch.equal(mixed[1:], two[1:]) and not torch.equal(one, two)
+        with pytest.raises(ValueError, match="no class 'hem': did you mean 'hen'"): f(learn, x, 'hem')
+        with pytest.raises(ValueError, match='no class 2: they are 0…1'): f(learn, x, 2)
+        with pytest.raises(ValueError, match=f'1 classes for {len(x)} pictures'): f(learn, x, ['hen'])
+        with pytest.raises(TypeError, match='batch of pictures'): f(learn, x[0])
+    ClassificationInterpretation.from_learner(learn).plot_grad_cam(2)
+    axs = plt.gcf().axes
+    assert [len(o.images) for o in axs]==[2]*4 and axs[1].get_title().startswith('label:\n')
+
+class Tokens(nn.Module):
+    "A transformer in small: patches, then a list of tokens"
+    def __init__(self, last=False):
+        super().__init__()
+        self.patches,self.last = nn.Conv2d(3,8,8,8),last
+        self.block = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+        self.norm,self.out = nn.LayerNorm(8),nn.Linear(8,2)
+    def forward(self, x):
+        x = self.patches(x)
+        if self.last: return self.out(self.norm(x.permute(0,2,3,1)).mean((1,2)))
+        return self.out(self.norm(self.block(x.flatten(2).transpose(1,2))).mean(1))
+
+def test_networks_without_a_grid_are_told():
+    x = torch.randn(2,3,32,32)
+    for m in (Tokens(), Tokens(last=True)):
+        with pytest.raises(ValueError, match=r'LayerNorm.*Transformers'): grad_cam(m, x)
+        assert grad_cam(m, x, layer=m.patches).shape==(2,4,4)
+        with pytest.raises(TypeError, match='two parts.*grad_cam'): class_activation_map(m, x)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 2))
+    with pytest.raises(ValueError, match='No layer of this network gives a grid'): grad_cam(flat, x)
+    with pytest.raises(TypeError, match='score for each class'): grad_cam(nn.Conv2d(3,2,3), x)
+    fixed = nn.Sequential(nn.Conv2d(3,4,3,2,1), nn.Sequential(nn.Flatten(), nn.Linear(4*16*16, 2)))
+    with pytest.raises(Exception) as e: class_activation_map(fixed, x)
+    assert 'cannot judge a single place' in full_message(e.value)
+    assert grad_cam(fixed, x).shape==(2,16,16)
+
+def test_a_heatmap_is_stretched_over_its_picture():
+    ax = show_heatmap(torch.rand(3,20,40), tensor([[0.,1],[2,4]]))
+    over = ax.images[1]
+    assert over.get_extent()==[-.5,39.5,19.5,-.5]
+    np.testing.assert_allclose(over.get_array()[...,3], .7*np.array([[1,.75],[.5,0]]))
+    ax = show_heatmap(torch.rand(3,20,40), torch.zeros(2,2))              # nothing speaks for it: dark
+    np.testing.assert_allclose(ax.images[1].get_array()[...,3], .7)
+
+# How sure, and how often right?
+def test_calibration_by_hand():
+    probs = torch.tensor([[.95,.05],[.91,.09],[.35,.65],[.31,.69],[.5,.5]])
+    targs = torch.tensor([0,1,1,1,1])
+    t = calibration_table(probs, targs, 10)
+    rows = t[t.n>0]
+    assert rows.n.tolist()==[1,2,2] and rows['from'].round(1).tolist()==[.4,.6,.9]
+    np.testing.assert_allclose(rows.confidence, [.5,.67,.93], atol=1e-6)
+    np.testing.assert_allclose(rows.accuracy, [0,1,.5])
+    want = (.5*1 + .33*2 + .43*2)/5
+    assert abs(expected_calibration_error(probs, targs, 10)-want)<1e-6
+    assert expected_calibration_error(torch.eye(3), torch.arange(3))==0
+    interp = fake_interpretation(targs, probs, 'ab')
+    assert abs(interp.calibration_error(10)-want)<1e-6 and interp.calibration().equals(t)
+    assert [o.get_text() for o in interp.plot_calibration().texts]==['1','2','2']
+
+def test_temperature_is_found_again():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000,5, generator=g)*2
+    targs = torch.multinomial(logits.softmax(1), 1, generator=g)[:,0]
+    for t in (.5,1,2.5):
+        probs = (logits*t).softmax(1)                                     # t times too sure
+        assert abs(fit_temperature(probs, targs)/t-1)<.03
+        torch.testing.assert_close(with_temperature(probs, t), logits.softmax(1), atol=1e-4, rtol=1e-3)
+        assert torch.equal(with_temperature(probs, 3*t).argmax(1), logits.argmax(1))
+    torch.testing.assert_close(with_temperature(torch.eye(2), 2.), torch.eye(2))
+
+def test_what_is_no_probability_is_told():
+    t = torch.tensor([0,1])
+    for bad in (torch.randn(2,3), torch.rand(2), torch.eye(2).long(), torch.zeros(0,2), torch.eye(2)*2):
+        for f in (calibration_table, expected_calibration_error, fit_temperature):
+            with pytest.raises(TypeError, match='needs probabilities'): f(bad, t)
+    for bad in (0, -1., float('nan'), 'x'):
+        with pytest.raises(ValueError, match='t='): with_temperature(torch.eye(2), bad)
+    with pytest.raises(ValueError, match='n_bins'): calibration_table(torch.eye(2), t, 0)

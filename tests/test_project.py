@@ -174,7 +174,7 @@ def test_settings_and_constraints_agree():
         (s,) = r.specifier
         assert s.operator=='==' and not r.url, l
         pins[canon(r.name)] = s.version
-    for key in ('requirements', 'dev_requirements', 'bench_requirements'):
+    for key in (k for k in ini() if k.endswith('requirements')):
         for r in map(Requirement, ini()[key].split()):
             if r.name in ('setuptools', 'wheel'): continue   # the builders need no exact version
             pin = pins.get(canon(r.name))

@@ -17,12 +17,14 @@ import PIL
 from PIL import Image
 from .models import *
 from .xresnet import *
+from .efficientnet import *
 from .core import *
 from .augment import *
 from .points import *
 from .data import *
 from .learner import *
 from ..interpret import *
+from .widgets import *
 
 # %% ../../nbs/library/vision_all.ipynb #530c4eb0
 class _Arch:
@@ -48,10 +50,11 @@ class _Models(types.ModuleType):
     def __getattr__(self, nm):
         o = getattr(importlib.import_module('torchvision.models'), nm)
         return _Arch(nm) if inspect.isfunction(o) and 'weights' in inspect.signature(o).parameters else o
-    def __dir__(self): return dir(importlib.import_module('torchvision.models'))
+    def __dir__(self): return [*dir(importlib.import_module('torchvision.models')), *vars(self)]
 
 # %% ../../nbs/library/vision_all.ipynb #6d32540f
 models = _Models('torchvision.models')
+for _f in (efficientnet_lite0,efficientnet_lite1,efficientnet_lite2): setattr(models, _f.__name__, _f)
 resnet18,resnet34,resnet50,resnet101,resnet152 = (_Arch(f'resnet{n}') for n in (18,34,50,101,152))
 densenet121,densenet161,densenet169,densenet201 = (_Arch(f'densenet{n}') for n in (121,161,169,201))
 vgg11_bn,vgg13_bn,vgg16_bn,vgg19_bn = (_Arch(f'vgg{n}_bn') for n in (11,13,16,19))
