@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['small_picture', 'ImagesCleaner', 'CorrectedLabels', 'ImageClassifierCleaner']
 
-# %% ../../nbs/library/vision_widgets.ipynb #0006e14e
+# %% ../../nbs/library/vision_widgets.ipynb #6f9f48bb
 import base64, html, io, os, shutil
 import numpy as np, pandas as pd
 from itertools import islice
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from fastcore.foundation import L
 from ..core import *
 from ..callback.progress import *
-from ..course.widgets import as_png
+from ..course.widgets import as_png, few_colours
 from ..data.core import *
 from ..data.transforms import *
 from ..errors import brief, check_number
@@ -23,7 +23,7 @@ from ..torch_core import *
 from ..transform import Pipeline
 from .core import *
 
-# %% ../../nbs/library/vision_widgets.ipynb #1867de71
+# %% ../../nbs/library/vision_widgets.ipynb #39845551
 def small_picture(pic, # File name, PIL image, array or tensor
                   height:int, width:int): # Pixels that it has to fit into
     "`pic` as a small PIL image; a tiny one is enlarged by a whole factor"
@@ -36,7 +36,7 @@ def small_picture(pic, # File name, PIL image, array or tensor
     im.load()
     return im
 
-# %% ../../nbs/library/vision_widgets.ipynb #a12b10f6
+# %% ../../nbs/library/vision_widgets.ipynb #ea4cc352
 _keep,_delete = '<Keep>','<Delete>'
 _colours = {_keep:'transparent', _delete:'#D55E00'}             # of the frame; any other mark is blue
 def _colour(mark): return _colours.get(mark, '#0072B2')
@@ -185,13 +185,12 @@ class ImagesCleaner:
         fig.suptitle(self.summary().replace('; ', '\n', 1)+more, fontsize=10, parse_math=False)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        png,small = io.BytesIO(as_png(self.draw)),io.BytesIO()
-        Image.open(png).convert('RGB').quantize(128).save(small, 'png', optimize=True)
-        picture = {'image/png': base64.b64encode(small.getvalue()).decode(), 'text/plain': repr(self)}
+        png = few_colours(as_png(self.draw), 128, 0)
+        picture = {'image/png': base64.b64encode(png).decode(), 'text/plain': repr(self)}
         return (self.widget._repr_mimebundle_() or {}) | picture
     def __repr__(self): return f'{type(self).__name__}: {self.summary()}'
 
-# %% ../../nbs/library/vision_widgets.ipynb #51e22ba0
+# %% ../../nbs/library/vision_widgets.ipynb #f3d4abe5
 def _folder_for(cat, fn): # Class, file: the folder beside that of the file
     name = str(cat)
     strange = not name or name.startswith('.') or set(name)&{'\\','\0'} or name!=name.strip()
@@ -249,7 +248,7 @@ def _move(fn, to): # `to`: a name that is free, or None to erase
         if fn.exists(): to.unlink(missing_ok=True)
         raise
 
-# %% ../../nbs/library/vision_widgets.ipynb #5b40d938
+# %% ../../nbs/library/vision_widgets.ipynb #5d40f575
 def _is_picture(o): return isinstance(o, (Image.Image,TensorImageBase,np.ndarray))
 def _is_class(o):   return isinstance(o, TensorCategory)
 
