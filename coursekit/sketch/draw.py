@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SKULL', 'MUZZLE', 'EAR', 'TORSO', 'LEG', 'PAW', 'TAIL', 'SEAM', 'SCENES', 'smooth', 'mix', 'tile', 'lookup', 'Part',
-           'rot', 'ball', 'limb', 'window', 'ellipsoid', 'plate', 'splat', 'rasterize', 'comb', 'pick_light', 'lamp',
-           'shade', 'box_blur', 'enlarge', 'decal', 'wet', 'hsv', 'hue', 'Canvas', 'indoors', 'outdoors', 'backdrop',
-           'scene', 'frame', 'toy', 'develop', 'trimap']
+           'rot', 'ball', 'taper', 'limb', 'window', 'ellipsoid', 'nearest', 'sweep', 'plate', 'splat', 'rasterize',
+           'comb', 'pick_light', 'lamp', 'shade', 'box_blur', 'enlarge', 'decal', 'wet', 'hsv', 'hue', 'Canvas',
+           'indoors', 'outdoors', 'backdrop', 'scene', 'frame', 'toy', 'develop', 'trimap']
 
 # %% ../../nbs/library/sketch_draw.ipynb #f25247b1
 import colorsys, numpy as np
@@ -56,7 +56,7 @@ def lookup(kind:str, u, v): # `u` to the right, `v` down: arrays, in pixels of t
 SKULL,MUZZLE,EAR,TORSO,LEG,PAW,TAIL = range(7)
 
 class Part(NamedTuple):
-    "One shape: an ellipsoid (or, with a `profile`, a plate) and the fur that grows on it."
+    "One shape: an ellipsoid (swept along `to`; or, with a `profile`, a plate) and the fur that grows on it."
     c: np.ndarray          # Centre (of a plate: the middle of its base)
     A: np.ndarray          # 3×3, columns = half axes (of a plate: half width, length, normal)
     kind: int              # SKULL … TAIL
@@ -64,11 +64,21 @@ class Part(NamedTuple):
     flow: tuple = None     # Where the fur points; None: away from the nose
     soft: float = .12      # How far it melts into its neighbours
     profile: tuple = None  # A plate's outline: (sharpness of the tip, belly, width of the root)
+    to: np.ndarray = None  # The vector along which the ellipsoid sweeps; None: it stays where it is
+    grow: float = 1.       # How many times as large it is at the end of its way
 
     def moved(self, R, o=0.): # Rotation (3,3), then shift (3,)
         "The part in another frame."
-        return self._replace(c=R@self.c+o, A=R@self.A,
-                             flow=None if self.flow is None else R@np.array(self.flow,float))
+        turned = lambda v: None if v is None else R@np.array(v,float)
+        return self._replace(c=R@self.c+o, A=R@self.A, flow=turned(self.flow), to=turned(self.to))
+
+    def extent(self, longer=0.): # How much longer to make the half axes, in units
+        "The lowest and the highest coordinates (3,) that the solid reaches."
+        r = np.linalg.norm(self.A,axis=0)
+        e = np.sqrt(((self.A*(1+longer/r))**2).sum(1))
+        if self.to is None: return self.c-e,self.c+e
+        ends = np.stack([self.c-e,self.c+e,self.c+self.to-e*self.grow,self.c+self.to+e*self.grow])
+        return ends.min(0),ends.max(0)
 
 def rot(yaw=0., pitch=0., roll=0.): # Degrees: to the viewer's right, nose down, clockwise
     "The 3×3 matrix that pitches, then yaws, then rolls."
@@ -81,17 +91,14 @@ def ball(c, r, kind, fur=.04, flow=None, soft=.12, pitch=0.):
     "An ellipsoid along the axes."
     return Part(np.array(c,float), rot(0,pitch)@np.diag(np.maximum(r,.03)), kind, fur, flow, soft)
 
-def limb(p, q, r0, r1, kind, fur=.04, flow=(0,-1,0), n=2, soft=.15): # Two ends, the radius at either end
-    "`n` overlapping ellipsoids from `p` to `q`: a list of parts."
-    p,q = np.array(p,float),np.array(q,float)
-    l = np.linalg.norm(q-p)+1e-6
-    d = (q-p)/l
-    e = np.cross(d,[0,0,1] if abs(d[2])<.9 else [1,0,0])
-    e /= np.linalg.norm(e)
-    g = np.cross(d,e)
-    t = (np.arange(n)+.5)/n
-    return [Part(p+(q-p)*k, np.stack([e*r,d*(l/n*.5+r*.55),g*r],1), kind, fur, flow, soft) for k,
-            r in zip(t,r0+(r1-r0)*t)]
+# Where it starts, the three radii there; where it ends and how many times as large it is there
+def taper(p, r, q, grow, kind, fur=.04, flow=None, soft=.12):
+    "An ellipsoid along the axes that sweeps from `p` to `q`."
+    return ball(p,r,kind,fur,flow,soft)._replace(to=np.array(q,float)-np.array(p,float), grow=grow)
+
+def limb(p, q, r0, r1, kind, fur=.04, flow=(0,-1,0), soft=.15): # Two ends, the radius at either end
+    "A round cone from `p` to `q`: a ball that sweeps."
+    return taper(p,(r0,)*3,q,r1/r0,kind,fur,flow,soft)
 
 # %% ../../nbs/library/sketch_draw.ipynb #42d84395
 def window(lo, hi, s, ox, oy, W, H): # Corners in units; pixels per unit; the origin's pixel
@@ -110,6 +117,35 @@ def ellipsoid(A, X, Y): # Half axes; positions relative to the centre
     q = np.maximum(M[0,0]*X*X+2*M[0,1]*X*Y+M[1,1]*Y*Y-M[2,2]*b*b,0)
     Z = np.sqrt(np.maximum(1-q,0)/M[2,2])-b
     return np.sqrt(q), Z, np.stack([m[0]*X+m[1]*Y+m[2]*Z for m in M])
+
+def nearest(e, Q0, h, a, grows):
+    """The `t` in 0–1 at which e·t+√(Q0+2ht+at²) is largest, and the one at which the root alone is: two
+    arrays; `h` and `Q0` are arrays, the others numbers."""
+    if a<0:                                        # seen from the side: its disc moves out of itself
+        mid = h/-a
+        lead = e*np.sqrt(np.maximum(Q0+h*mid,0)/(a*(a-e*e)))
+        return np.clip(mid+lead,0,1), np.clip(mid,0,1)
+    big = np.float32(grows)                        # seen from the end: the larger disc hides the smaller
+    if (e>0)==grows: return big,big                # … and is in front
+    lead = abs(e)*np.sqrt(np.maximum((Q0-h*h/a)/(a*min(a-e*e,-1e-6)),0))
+    return np.clip(-h/a+(lead if grows else -lead),0,1), big
+
+def sweep(A, to, grow, X, Y): # Half axes, way and growth; positions relative to the start
+    "The same as `ellipsoid` for one that sweeps, with the distance inside its outline (in radii) first."
+    M = np.linalg.inv(A@A.T)
+    m,b = M[2,2],M[2,:2]/M[2,2]
+    F = M[:2,:2]-m*np.outer(b,b)                   # the outline's ellipse: q² = (x,y)F(x,y)
+    D,dr = to[:2],grow-1
+    a = dr*dr-D@F@D
+    if abs(a)<1e-6: a = -1e-6
+    f = np.float32
+    q = lambda X,Y: np.maximum(f(F[0,0])*X*X+f(2*F[0,1])*X*Y+f(F[1,1])*Y*Y,0)
+    h = f(dr)+f((F@D)[0])*X+f((F@D)[1])*Y
+    t,mid = nearest(f((to[2]+b@D)*np.sqrt(m)),1-q(X,Y),h,f(a),dr>0)
+    inside = 1+f(dr)*mid-np.sqrt(q(X-f(D[0])*mid,Y-f(D[1])*mid))
+    X,Y = X-f(D[0])*t,Y-f(D[1])*t
+    Z = np.sqrt(np.maximum((1+f(dr)*t)**2-q(X,Y),0)*f(1/m))-f(b[0])*X-f(b[1])*Y
+    return inside, Z+f(to[2])*t, np.stack([f(k[0])*X+f(k[1])*Y+f(k[2])*Z for k in M])
 
 def plate(p, X, Y):
     """The same for a plate, with the distance inside its outline (units) first, and the hollow of the ear
@@ -145,13 +181,15 @@ def splat(B, i:int, p, s, ox, oy): # Buffers, the part's number, the part; pixel
         lo,hi = k.min(0)-p.fur,k.max(0)+p.fur
     else:
         A = p.A*(1+.45*p.fur/r)
-        e = np.sqrt((A**2).sum(1))
-        lo,hi = p.c-e,p.c+e
+        lo,hi = p.extent(.45*p.fur)
     if (w := window(lo,hi,s,ox,oy,W,H)) is None: return
     sl,X,Y = w
     X,Y = X-np.float32(p.c[0]),Y-np.float32(p.c[1])
     hollow = 0.
     if p.profile: inside,Z,N,hollow = plate(p,X,Y)
+    elif p.to is not None:
+        inside,Z,N = sweep(A,p.to,p.grow,X,Y)
+        inside = inside*np.float32(np.sort(r)[1]*.9)
     else:
         q,Z,N = ellipsoid(A,X,Y)
         inside = (1-q)*np.sort(r)[1]*.9
@@ -397,7 +435,8 @@ def develop(img, rng): # float (H,W,3), may exceed 1
     k = np.float32(.38)
     img = np.clip(img*np.float32(np.clip(rng.normal(1.02,.10),.78,1.25)),0,4)
     img = mix(img,img.mean(-1,keepdims=True),np.float32(rng.uniform(0,.3)))
-    img = np.where(img>1-k,1-k*np.exp((1-k-img)/k),img)
+    hot = img>1-k
+    img[hot] = 1-k*np.exp((1-k-img[hot])/k)
     grain = tile('hair').take(np.arange(H)+rng.integers(512),0,
                               mode='wrap').take(np.arange(W)+rng.integers(512),1,mode='wrap')-.5
     img = img*(1-rng.uniform(0,.28)*(x*x+y*y)/2).astype(np.float32)[...,None]

@@ -35,7 +35,7 @@ def whereabouts(t, kind, h, b, nb, side=1):
     q.u = q.bz+q.bx
     q.blob = texture(q,'blob',60,36)
     q.n = q.blob-.5
-    q.fleck = texture(q,'fleck',80,50)
+    q.fleck = texture(q,'fleck',120,80)
     return q
 
 def texture(q, kind, on_head, on_body, shift=0):
@@ -45,7 +45,7 @@ def texture(q, kind, on_head, on_body, shift=0):
 
 def paint_coat(t, q): # An `individual`; its `whereabouts`
     "Every pixel's colour (n,3): the base coat, then each layer that this coat has."
-    col = np.tile(t.coat['base'],(len(q.kind),1))*(1+.16*q.n-.10*q.ear*(not t.cat))[:,None]
+    col = np.tile(t.coat['base'],(len(q.kind),1))*(1+.16*q.n-.16*q.ear*(not t.cat))[:,None]
     for name,f in LAYERS.items():
         if (k := t.coat.get(name)): col = f(t,q,col,k)
     return np.clip(col,.015,1)
@@ -120,7 +120,7 @@ def eyepatch(t, q, col, k):
 
 @layer
 def roan(t, q, col, k):
-    w = smooth(q.fleck*.5+texture(q,'fleck',55,30,77)*.5,.52,.68)*~q.ear
+    w = smooth(q.fleck*.5+texture(q,'fleck',110,52,77)*.5,.52,.68)*~q.ear
     col = mix(col,t.coat['mark'],k*.9*w)
     return mix(col,col*.6+.4*t.coat['mark'],np.full(len(w),k*.35))
 
@@ -229,7 +229,7 @@ def finish_face(img, B, t, g, hc, light, rng, s, ox, oy): # `hc`: the centre of 
     lid = t.lid*(.3 if rng.random()<.03 else 1)
     if g.gape>.25:
         p = Part(view((0,t.my-.47-.10*t.jowl-.13*g.gape-t.droop*max(t.ml,0)*.8,.56+t.ml*.86)),
-                 R@np.diag([t.mw*.52,.20+.12*g.gape,.13]),MUZZLE)
+                 R@np.diag([t.mw*.42,.17+.10*g.gape,.13]),MUZZLE)
         wet(img,B,p,s,ox,oy,np.float32([.86,.45,.47]),light,lambda l: 1-.3*smooth(.12-np.abs(l[0]),0,.12),.02)
     for k in (-1,1):
         p,n = eye_spot(t,k)
@@ -348,8 +348,7 @@ def camera(shot, parts, rng, W, H):
     or all of the pet."""
     if shot not in SHOTS: raise ValueError(f'unknown shot {shot!r}: choose one of {", ".join(SHOTS)}')
     ps = [p for p in parts if shot=='full' or p.kind in (SKULL,MUZZLE,EAR)]
-    e = [np.sqrt((p.A**2).sum(1)) for p in ps]
-    lo,hi = np.min([p.c-k for p,k in zip(ps,e)],0),np.max([p.c+k for p,k in zip(ps,e)],0)
+    lo,hi = (f(e,0) for f,e in zip((np.min,np.max),zip(*(p.extent() for p in ps))))
     bw,bh = (hi-lo)[:2]
     fit = min(W/bw,H/bh)
     m = (lo+hi)/2
@@ -381,9 +380,10 @@ def ground_shadow(img, parts, s, ox, oy, light):
     d = ImageDraw.Draw(m)
     top = parts[0].c[1]-1.
     for p in parts:
-        if p.kind==PAW or p.kind in (TORSO,LEG,TAIL) and p.c[1]-np.sqrt((p.A[1]**2).sum())<top:
-            x,y = ox+s*(p.c[0]-.25*light.dir[0]),oy-s*min(p.c[1]-.12,p.c[1])
-            r = s*np.sqrt((p.A[0]**2).sum())*1.25
+        lo,hi = p.extent()
+        if p.kind==PAW or p.kind in (TORSO,LEG,TAIL) and lo[1]<top:
+            x,y = ox+s*((lo+hi)[0]/2-.25*light.dir[0]),oy-s*(lo[1]+.08)
+            r = s*(hi-lo)[0]*.62
             d.ellipse([v/4 for v in (x-r,y-r*.22 if p.kind==PAW else y,x+r,y+r*.3)],fill=150)
     return img*(1-.62*enlarge(np.asarray(m.filter(ImageFilter.GaussianBlur(max(1,s/22))),np.float32)/255,W,
                               H))[...,None]
