@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check', 'mean_loss', 'group_rates', 'share_within']
 
-# %% ../../../nbs/library/course_exercises_pets.ipynb #b30c63d6
+# %% ../../../nbs/library/course_exercises_pets.ipynb #27412d72
 import math, re
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from ...core import *
 from ..exercise import *
 check = Exercises('16_pets')
 
-# %% ../../../nbs/library/course_exercises_pets.ipynb #311fd352
+# %% ../../../nbs/library/course_exercises_pets.ipynb #1e9982f2
 _paths = ['/data/images/german_shorthaired_105.jpg', '/my_pets/oxford_1/Egyptian_Mau_7.jpg', '/pug_1.jpg',
           'C:/a/b_3.jpg/Bengal_20.jpg', '/images/Abyssinian_1.png']
 def _found(pattern):
@@ -52,7 +52,7 @@ check.add(Exercise('pattern', r'/([^/]+)_\d+.jpg$', 'The classic of the first fa
                                              'one or more '
                    'characters that are no slash, `[^/]+`; an underscore; digits; `.jpg`; the end.'))
 
-# %% ../../../nbs/library/course_exercises_pets.ipynb #d75c1b20
+# %% ../../../nbs/library/course_exercises_pets.ipynb #8d59d5e9
 check.value('p_second', math.exp(1)/(math.exp(1)+math.exp(0)+math.exp(2)), tol=2e-3,
     done='e⁰ = 1, e¹ ≈ 2.72 and e² ≈ 7.39 add up to 11.11, and 2.72/11.11 ≈ 0.245.',
     mistakes=[(1/3, 'That is its share of the activations, 1/(0+1+2). Take the exponential of each first.'),
@@ -65,10 +65,10 @@ check.value('p_second', math.exp(1)/(math.exp(1)+math.exp(0)+math.exp(2)), tol=2
               (-math.log(math.exp(1)/(math.exp(1)+math.exp(0)+math.exp(2))),
                'That is the loss, −log p. The question was p itself.')])
 
-# %% ../../../nbs/library/course_exercises_pets.ipynb #f650bf6b
+# %% ../../../nbs/library/course_exercises_pets.ipynb #cb5c4cf7
 check.value('untrained_loss', math.log(120), tol=2e-3,
-    done='−log(1/120) = log 120 ≈ 4.79. If a network for 120 breeds starts far from it, something is '
-         'wired wrongly.',
+    done='−log(1/120) = log 120 ≈ 4.79. It is what a network that knows nothing, and knows that, would '
+         'start with.',
     mistakes=[(math.log(37), 'That is the guesser of this lesson, with 37 breeds. Now there are 120.'),
               (-math.log(120), 'The right size with the wrong sign: the loss is *minus* the logarithm of '
                                '1/120, and '
@@ -85,7 +85,7 @@ check.value('untrained_loss', math.log(120), tol=2e-3,
                                 'one, '
                                 '`math.log`.')])
 
-# %% ../../../nbs/library/course_exercises_pets.ipynb #e235f3a2
+# %% ../../../nbs/library/course_exercises_pets.ipynb #a4e2707f
 def _batch(n, c, seed, scale=2.):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(n, c, generator=g)*scale, torch.randint(c, (n,), generator=g)
@@ -120,7 +120,7 @@ def _ce(acts, targs): return F.cross_entropy(acts, targs)
                'first.')])
 def mean_loss(acts, targs): return -acts.softmax(1)[range(len(targs)),targs].log().mean()
 
-# %% ../../../nbs/library/course_exercises_pets.ipynb #dec50519
+# %% ../../../nbs/library/course_exercises_pets.ipynb #1849fe2e
 @check.exercise(done='Equal factors, not equal steps: a rate is a matter of powers of ten.',
     cases=[(1e-5,1e-3,3), (1e-6,1e-3,4), (2e-4,2e-4,2), (1e-4,1e-2,2)], tol=1e-9,
     mistakes=[(lambda start,stop,n: [start+(stop-start)*i/(n-1) for i in range(n)],
@@ -141,7 +141,7 @@ def mean_loss(acts, targs): return -acts.softmax(1)[range(len(targs)),targs].log
                '`(stop/start)**(1/(n-1))`.')])
 def group_rates(start, stop, n): return [start*(stop/start)**(i/(n-1)) for i in range(n)]
 
-# %% ../../../nbs/library/course_exercises_pets.ipynb #db9851a6
+# %% ../../../nbs/library/course_exercises_pets.ipynb #41f0b33c
 _confused = [('Ragdoll','Birman',4), ('Birman','Ragdoll',1), ('pug','boxer',2), ('Bengal','Egyptian_Mau',1)]
 _close = [('Ragdoll','Birman'), ('Bengal','Egyptian_Mau')]
 @check.exercise(done='In which direction a pair is confused does not matter, and a row that counts four '
