@@ -1,8 +1,8 @@
 """Real photos through `vision_learner` and one call of `fine_tune`: the numbers that lessons 00 and 16 quote
 
 The photos are not part of the project (see `COURSEKIT_REAL_DATA` in CONTRIBUTING.md): 185 of them, five of
-each of Oxford's 37 breeds. Each of five turns learns from four photos of a breed and is asked about the fifth,
-so that in the end all 185 have been asked about once. `pytest -s tests/test_real_photos.py` shows the table.
+each of Oxford's 37 breeds. Each of five turns learns from four photos of a breed and is asked about the
+fifth, so that in the end all 185 have been asked about once. `pytest -s tests/test_real_photos.py` shows the table.
 """
 import os
 from collections import OrderedDict
