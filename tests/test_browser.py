@@ -327,7 +327,7 @@ class CleanerCell:
         def is_shown(): # the browser brings text, menus and pictures up to date in any order
             n = re.search(re.escape(f'{kind}, {split}: 1–')+r'(\d+)', self.cell.inner_text())
             return n and {*self.names()}<=wanted and len(self.names())==len(self.marks())==int(n[1])
-        until(is_shown, 20, f'{kind} in {split} is shown')
+        until(is_shown, 60, f'{kind} in {split} is shown')
         return self.names()
     def names(self): # Class and file of each picture in view
         titles = self.cell.locator('.widget-html div[title]').evaluate_all('es => es.map(e => e.title)')
@@ -344,23 +344,23 @@ def test_labels_are_cleaned_by_hand(lab, browser, lessons_folder):
     page = browser.new_page(viewport=dict(width=1280, height=1100))
     page.set_default_timeout(20_000)
     nb = Notebook(page, lab, 'cleaner')
-    nb.run_all()
+    nb.run_all(seconds=180)
     assert nb.errors()==[]
     cleaner = CleanerCell(nb.cell(0))
-    until(lambda: len(cleaner.marks())==4, 20, 'four pictures are shown')
+    until(lambda: len(cleaner.marks())==4, 60, 'four pictures are shown')
     first = cleaner.view('red', 'Train')
     cleaner.choose(2, 'blue <b>')
     cleaner.choose(3, '<Delete>')
-    until(lambda: cleaner.cell.get_by_text('2 of these 4 marked').count(), 20, 'both marks are counted')
+    until(lambda: cleaner.cell.get_by_text('2 of these 4 marked').count(), 60, 'both marks are counted')
     shot(page, 'cleaner')
     other = cleaner.view('blue <b>', 'Valid')
-    until(lambda: {*cleaner.marks()}=={'<Keep>'}, 20, 'nothing is marked here')
+    until(lambda: {*cleaner.marks()}=={'<Keep>'}, 60, 'nothing is marked here')
     cleaner.choose(2, 'yellow')
     assert cleaner.view('red', 'Train')==first
     marks = ['blue <b>','<Delete>','<Keep>','<Keep>']
-    until(lambda: cleaner.marks()==marks, 20, 'the marks are there')
+    until(lambda: cleaner.marks()==marks, 60, 'the marks are there')
     cleaner.cell.get_by_role('button', name='less bad').click()
-    until(lambda: len(cleaner.marks())==2 and not {*cleaner.names()} & {*first}, 20, 'the rest is shown')
+    until(lambda: len(cleaner.marks())==2 and not {*cleaner.names()} & {*first}, 60, 'the rest is shown')
     pixels = cleaner.cell.locator('.widget-image, .jupyter-widgets img').first.evaluate('i => i.naturalWidth')
     assert pixels>=32
     nb.run(1)

@@ -35,6 +35,7 @@ class Callback:
     "Reads from its learner, and may change it, at any event that it has a method for"
     order,learn,run,run_train,run_valid = 0,None,True,True,True
     not_written = () # what could not be written in this training, see `training_goes_on`
+    only_numbers = False # Does it need only losses, metrics and rates, and neither batches nor the model?
 
     def __init__(self, **kwargs): # Functions of the callback, named by event: `Callback(after_loss=f)`
         for k,f in kwargs.items():
@@ -155,9 +156,15 @@ class CancelStepException(CancelException):
     level = 'step'
 
 # %% ../../nbs/library/callback_core.ipynb #14073be8
+def _evaluate_frozen(model): # Parts of it that have weights, none of which learn, do not train in any way
+    ps = list(model.parameters())
+    if any(p.requires_grad for p in ps):
+        for child in model.children(): _evaluate_frozen(child)
+    elif ps: model.eval()
+
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
-    order,run_valid = -10,False
+    order,run_valid,only_numbers = -10,False,True
     def after_create(self): self.learn.n_epoch = 1
     def before_fit(self):
         self.learn.epoch,self.learn.loss = self.start_epoch,torch.tensor(0.)
@@ -166,6 +173,7 @@ class TrainEvalCallback(Callback):
         if hasattr(self.loss_func, 'to'): self.loss_func.to(self.learn.device)
     def before_train(self):
         self.model.train()
+        _evaluate_frozen(self.model)
         self.learn.training = True
         self.learn.pct_train = self.epoch/self.n_epoch
     def before_validate(self):
@@ -248,6 +256,7 @@ def nothing_counts(learn): # A `Learner` that has just computed a loss
 # %% ../../nbs/library/callback_core.ipynb #8ab96e90
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
+    only_numbers = True
     order,_seen,_n_read = 50,None,0 # the batch whose loss it has seen; so many losses were looked at
     def __init__(self, add_time=True, # Is the time of each epoch a column?
                  train_metrics=False, # Compute the metrics over the training data, too?

@@ -17,6 +17,7 @@ from .core import *
 from ..errors import check_names, names_of
 from ..learner import *
 from ..metrics import func_name
+from ..probe import features_once, why_no_features
 from ..state import in_turn, keep_weights, undo_if_fails, untouched
 
 # %% ../../nbs/09_schedules.ipynb #94965098
@@ -195,6 +196,7 @@ def fine_tune(self:Learner,
               freeze_epochs=1, # Epochs with all but the last group frozen; 0: none
               lr_mult=100, # The first group learns so many times slower than the last
               pct_start=.3, div=5., # As in `fit_one_cycle`, for the second part
+              probe=None, # Compute features of frozen layers once? `None`: where it means the same; see `features_once`
               **kwargs): # Passed to `fit_one_cycle`, both times
     "Train the last group alone, then everything. Where there is only one group, it trains in both parts"
     check_lr(base_lr, 'base_lr', one=True)
@@ -204,7 +206,11 @@ def fine_tune(self:Learner,
     try:
         if freeze_epochs:
             self.freeze()
-            self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
+            if probe is None: probe = not (kwargs.get('cbs') or why_no_features(self, freeze_epochs))
+            if probe:
+                with features_once(self, freeze_epochs):
+                    self.fit_one_cycle(freeze_epochs, slice(base_lr), **kwargs)
+            else: self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
         base_lr /= 2
         self.unfreeze()
         self.fit_one_cycle(epochs, slice(base_lr/lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
