@@ -18,6 +18,7 @@ from ..core import *
 from ..errors import brief, explain, explained
 from ..losses import loss_of_items, n_counted
 from ..metrics import AvgLoss, AvgSmoothLoss, find_bs, mean_loss
+from ..torch_core import bn_types
 
 # %% ../../nbs/library/callback_core.ipynb #47c462b7
 event = types.SimpleNamespace(**{o:o for o in ( # All events, as attributes: `event.after_loss`
@@ -156,11 +157,16 @@ class CancelStepException(CancelException):
     level = 'step'
 
 # %% ../../nbs/library/callback_core.ipynb #14073be8
-def _evaluate_frozen(model): # Parts of it that have weights, none of which learn, do not train in any way
+def _evaluate_frozen(model): # Parts that have weights, none of which learn: no dropout, no statistics
     ps = list(model.parameters())
     if any(p.requires_grad for p in ps):
         for child in model.children(): _evaluate_frozen(child)
     elif ps: model.eval()
+
+def _evaluate_norms(model, but_of): # Batchnorm keeps its statistics, but where its parameters are in `but_of`
+    ours = {id(p) for p in but_of}
+    for m in model.modules():
+        if isinstance(m, bn_types) and not any(id(p) in ours for p in m.parameters()): m.eval()
 
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
@@ -174,6 +180,9 @@ class TrainEvalCallback(Callback):
     def before_train(self):
         self.model.train()
         _evaluate_frozen(self.model)
+        if not self.train_bn:
+            *others,last = self.opt.param_lists
+            if others: _evaluate_norms(self.model, last)
         self.learn.training = True
         self.learn.pct_train = self.epoch/self.n_epoch
     def before_validate(self):
