@@ -6,7 +6,7 @@
 __all__ = ['max_bytes', 'few', 'steps_to_converge', 'split_frozen', 'why_no_features', 'suits_probe', 'FeatureLoader',
            'features_once', 'HalfwayBack']
 
-# %% ../nbs/library/probe.ipynb #9624e4bf
+# %% ../nbs/library/probe.ipynb #ed2f3293
 import math
 from contextlib import contextmanager
 import torch
@@ -16,8 +16,9 @@ from .learner import as_plain_tensor, n_batches
 from .state import keep_modes, replaced
 from .torch_core import to_device
 
-# %% ../nbs/library/probe.ipynb #8a8d71b3
-_same_each_time = {f'torch.nn.modules.{o}' for o in ('activation','pooling','flatten','padding')} | {'coursekit.layers'}
+# %% ../nbs/library/probe.ipynb #49c88b8c
+_torch_modules = [f'torch.nn.modules.{o}' for o in ('activation','pooling','flatten','padding')]
+_same_each_time = {*_torch_modules, 'coursekit.layers'}
 
 def _layers(model): # One after the other; a `Sequential` is what it holds
     if type(model) is not nn.Sequential: return [model]
@@ -29,18 +30,19 @@ def _stays(layer): # Does it give the same for the same input, however long one 
     return type(layer).__module__ in _same_each_time and not isinstance(layer, nn.RReLU)
 
 def split_frozen(model): # An `nn.Module`
-    """`(frozen, rest)`, two `Sequential`s that make up `model`: the layers in front that stay as they are, and
-    those from the first one that learns or plays with chance"""
+    """`(frozen, rest)`, two `Sequential`s that make up `model`: the layers in front that stay as they are,
+    and those from the first one that learns or plays with chance"""
     layers = _layers(model)
     n = next((i for i,o in enumerate(layers) if not _stays(o)), len(layers))
     return nn.Sequential(*layers[:n]),nn.Sequential(*layers[n:])
 
-# %% ../nbs/library/probe.ipynb #29379a73
+# %% ../nbs/library/probe.ipynb #f53dc3e9
 max_bytes = 2**30 # of features that are kept
 
 def _width(layers): # How many numbers the first layer with weights takes; None where it takes a grid
     first = next((o for o in layers.modules() if any(True for _ in o.parameters(recurse=False))), None)
-    return getattr(first, 'num_features', None) if isinstance(first, nn.BatchNorm1d) else getattr(first, 'in_features', None)
+    if isinstance(first, nn.BatchNorm1d): return first.num_features
+    return first.in_features if isinstance(first, nn.Linear) else None
 
 def _n_items(dl): # Of a data loader, roughly; 0 where it cannot say
     return (n_batches(dl) or 0)*(getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or 1)
@@ -52,7 +54,7 @@ def why_no_features(learn, # A `Learner`
     if not any(True for _ in frozen.parameters()):
         return 'the model does not begin with layers that are frozen, in an `nn.Sequential`'
     looking = [o for o in learn.cbs if not o.only_numbers]
-    if looking: return f'the callback `{type(looking[0]).__name__}` may want to see the pictures, or the whole model'
+    if looking: return f'the callback `{type(looking[0]).__name__}` may want to see pictures or the model'
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in learn.model.modules()):
         return 'there are hooks on the layers of the model'
     if (getattr(learn.dls, 'n_inp', None) or 1)!=1: return 'the model has several inputs'
@@ -60,24 +62,26 @@ def why_no_features(learn, # A `Learner`
     if width is None: return 'what the frozen layers give is no vector of features for each picture'
     n = _n_items(learn.get_dl(0)) + (0 if learn.get_dl(1) is None else _n_items(learn.get_dl(1)))
     if not n: return 'the data loaders do not say how many batches they have'
-    if n*views*width*4>max_bytes: return f'the features of {n} pictures would fill more than {max_bytes/2**30:.3g} GB'
+    if n*views*width*4>max_bytes:
+        return f'the features of {n} pictures would fill more than {max_bytes/2**30:.3g} GB'
     return ''
 
-few = 10_000 # items
+few = 10_000 # items: up to here a probe was measured to help
 
 def suits_probe(learn, # A `Learner` whose first layers are frozen
                 views=1): # How often each picture will be looked at
     "Is the training set small (up to `few` items), and can the head be trained on features?"
     return not why_no_features(learn, views) and _n_items(learn.get_dl(0))<=few
 
-# %% ../nbs/library/probe.ipynb #8ad39fbc
+# %% ../nbs/library/probe.ipynb #7e6f9b96
 class FeatureLoader:
-    "Batches of what `layers` make of the batches of `dl`; each epoch looks at `dl` once more, `views` times at most"
+    """Batches of what `layers` make of the batches of `dl`; each epoch looks at `dl` once more, `views` times
+    at most"""
     def __init__(self, layers, # Frozen ones, an `nn.Module`
                  dl, # A loader of pictures and targets
                  device, # Where `layers` are
                  views=1, # How often to look at the pictures
-                 steps=None): # Batches in an epoch, drawn at random from all views; `None`: one view in its order
+                 steps=None): # Batches in an epoch, at random from all views; `None`: one view in order
         self.layers,self.dl,self.device,self.views,self.steps = layers,dl,device,views,steps
         self.bs = min(64, getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or 64)
         self.seen,self.n_inp = [],1
@@ -112,14 +116,14 @@ class _Features: # Loaders of features, and for the rest what `dls` says
     def __init__(self, dls, train, valid): self.dls,self.train,self.valid,self.n_inp = dls,train,valid,1
     def __getattr__(self, k): return getattr(self.dls, k)
 
-# %% ../nbs/library/probe.ipynb #e7ee6bca
+# %% ../nbs/library/probe.ipynb #99f256fe
 steps_to_converge = 1000 # that a head takes on features, in all
 
 @contextmanager
 def features_once(learn, # A `Learner` whose first layers are frozen
                   n_epoch=1): # Epochs that will be trained
-    """In the `with`, `learn` trains the layers that learn on features of those before, each computed once an epoch.
-    Raises `ValueError` where that would not mean the same"""
+    """In the `with`, `learn` trains the layers that learn on features of those before, which are computed once
+    an epoch. Raises `ValueError` where that would not mean the same"""
     why = why_no_features(learn, n_epoch)
     if why: raise ValueError(f'The head cannot be trained on features that are computed once: {why}')
     frozen,rest = split_frozen(learn.model)
@@ -130,15 +134,16 @@ def features_once(learn, # A `Learner` whose first layers are frozen
     train = FeatureLoader(frozen, train, learn.device, n_epoch, steps)
     if valid is not None: valid = FeatureLoader(frozen, valid, learn.device)
     data = _Features(learn.dls, train, valid)
-    data.note = f'The body is frozen: its features were computed once, and the head took {steps} steps on them in each epoch.'
+    data.note = f'Frozen body: {steps} steps an epoch of the head, on features that are computed once.'
     with replaced(learn, model=rest, dls=data): yield train
 
-# %% ../nbs/library/probe.ipynb #5398b5ad
+# %% ../nbs/library/probe.ipynb #d0489279
 class HalfwayBack(Callback):
     "At the end of a training each weight becomes the mean of what it was and what it has become (WiSE-FT)"
     order,only_numbers = -5,False
     def before_fit(self):
-        self.start = {k:v.detach().clone() for k,v in self.model.state_dict().items() if v.is_floating_point()}
+        weights = self.model.state_dict().items()
+        self.start = {k:v.detach().clone() for k,v in weights if v.is_floating_point()}
     def after_train(self): # before the last validation, so that it measures the model that stays
         if self.epoch!=self.n_epoch-1: return
         with torch.no_grad():

@@ -157,13 +157,13 @@ class CancelStepException(CancelException):
     level = 'step'
 
 # %% ../../nbs/library/callback_core.ipynb #14073be8
-def _evaluate_frozen(model): # Parts that have weights, none of which learn, are evaluated: no dropout, no statistics
+def _evaluate_frozen(model): # Parts that have weights, none of which learn: no dropout, no statistics
     ps = list(model.parameters())
     if any(p.requires_grad for p in ps):
         for child in model.children(): _evaluate_frozen(child)
     elif ps: model.eval()
 
-def _evaluate_norms(model, but_of): # Batchnorm keeps its statistics, except where it has parameters of the list `but_of`
+def _evaluate_norms(model, but_of): # Batchnorm keeps its statistics, but where its parameters are in `but_of`
     ours = {id(p) for p in but_of}
     for m in model.modules():
         if isinstance(m, bn_types) and not any(id(p) in ours for p in m.parameters()): m.eval()
@@ -180,7 +180,9 @@ class TrainEvalCallback(Callback):
     def before_train(self):
         self.model.train()
         _evaluate_frozen(self.model)
-        if not self.train_bn and len(self.opt.param_lists)>1: _evaluate_norms(self.model, self.opt.param_lists[-1])
+        if not self.train_bn:
+            *others,last = self.opt.param_lists
+            if others: _evaluate_norms(self.model, last)
         self.learn.training = True
         self.learn.pct_train = self.epoch/self.n_epoch
     def before_validate(self):

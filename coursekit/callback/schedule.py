@@ -192,14 +192,15 @@ def fit_sgdr(self:Learner,
 @in_turn(trains=True)
 def fine_tune(self:Learner,
               epochs, # Epochs with all layers
-              base_lr=2e-3, # Highest rate of the last group while the others are frozen; then half of it, after a probe 1/20
+              base_lr=2e-3, # Highest rate of the last group; when all train: half of it, after a probe 1/20
               freeze_epochs=1, # Epochs with all but the last group frozen; 0: none
-              lr_mult=None, # The first group learns so many times slower than the last; `None`: 100, after a probe 1
+              lr_mult=None, # The first group learns so many times slower; `None`: 100, after a probe 1
               pct_start=.3, div=5., # As in `fit_one_cycle`, for the second part
               probe=None, # Fit the last group on features that are computed once? `None`: see `suits_probe`
               **kwargs): # Passed to `fit_one_cycle`, both times
     """Train the last group alone, then everything. Where there is only one group, it trains in both parts.
-    With a probe, the last group converges first, and what follows is gentle (Kumar et al. 2022, Wortsman et al. 2022)"""
+    With a probe, the last group converges first, and what follows is gentle (Kumar et al. 2022, Wortsman
+    et al. 2022)"""
     check_lr(base_lr, 'base_lr', one=True)
     check_names(kwargs, names_of(self.fine_tune, self.fit_one_cycle), 'fine_tune')
     if self.opt is None: self.create_opt()
