@@ -1,10 +1,11 @@
 """A lesson as a reader meets it: in JupyterLab, everything run, sliders moved, exercises answered.
 
 `COURSEKIT_SCREENSHOTS=folder pytest tests/test_browser.py` keeps pictures of what the browser showed."""
-import importlib, inspect, os, re, shutil, signal, socket, subprocess, sys, textwrap, time, urllib.request
+import ast, importlib, inspect, os, re, shutil, signal, socket, subprocess, sys, textwrap, time
+import urllib.request
 from pathlib import Path
 import pytest
-from coursekit.course.notebooks import code_cells, make_nb, read_nb, write_nb
+from coursekit.course.notebooks import code_cells, make_nb, read_nb, source, write_nb
 ROOT = Path(__file__).resolve().parents[1]
 LESSON,EXERCISES = '02_gradients','coursekit.course.exercises.gradients'
 COMMAND = 'import sys; from coursekit.course.maintain import main; sys.exit(main())'
@@ -40,6 +41,7 @@ def lab(lessons_folder, browser):
     url = f'http://127.0.0.1:{port}'
     env = {k:v for k,v in os.environ.items() if not k.startswith(('JUPYTER','IPYTHON','XDG_'))}
     env |= dict(HOME=str(tmp/'home'), PYTHONPATH=str(ROOT), PYTHONUTF8='1', OMP_NUM_THREADS='1')
+    env.setdefault('COURSEKIT_HOME', str(Path.home()/'.coursekit'))         # the sketches drawn already
     (tmp/'home').mkdir()
     with open(tmp/'lab.log', 'w+') as log:
         p = subprocess.Popen(lab_command(lessons_folder, port), cwd=tmp, env=env, stdout=log,
@@ -198,27 +200,37 @@ def test_runs_to_the_end(lesson):
     assert lesson.errors()==[]
     assert sum(s is not None for s in lesson.sources())>10
 
+EXPLORE = re.compile(r'^explore\(', re.M)
+
+def move_controls(nb, i):
+    "Move the first slider of cell `i`, else choose from its first menu: the figure follows each time"
+    cell = nb.cell(i)
+    cell.locator('img').first.wait_for()
+    handle,menu = cell.locator('.noUi-handle').first,cell.locator('.widget-dropdown select').first
+    cell.locator('.noUi-handle, .widget-dropdown select').first.wait_for()
+    if handle.count(): moves = [lambda k=k: handle.press(k) for k in ('Home','End','ArrowLeft')]
+    else: moves = [lambda k=k: menu.select_option(index=k) for k in (1,0)]
+    def setting(): return handle.get_attribute('aria-valuetext') if handle.count() else menu.input_value()
+    seen,old = {setting()},nb.picture(cell)
+    for move in moves:
+        before = setting()
+        move()
+        if setting()==before: continue                                       # it was there already
+        def follows(old=old): return nb.picture(cell)!=old
+        until(follows, 30, f'the figure of cell {i} follows')
+        old = nb.picture(cell)
+        seen.add(setting())
+    assert len(seen)>=2, f'cell {i}: {seen}'
+    assert not cell.locator('pre', has_text='Error').count(), f'cell {i}: an error below the figure'
+
 def test_sliders_move_and_the_figure_follows(lesson):
-    found = [i for i,s in enumerate(lesson.sources()) if s and re.search(r'^explore\(', s, re.M)]
+    found = [i for i,s in enumerate(lesson.sources()) if s and EXPLORE.search(s)]
     assert found, f'{LESSON} has no widget'
     for i in found:
-        cell = lesson.cell(i)
-        handle,readout = cell.locator('.noUi-handle').first,cell.locator('.widget-readout').first
-        handle.wait_for()
-        cell.locator('img').first.wait_for()
-        texts,moves,old = {readout.inner_text()},0,lesson.picture(cell)
-        handle.focus()
-        for key in ('Home','End','ArrowLeft'):
-            at = handle.get_attribute('aria-valuetext')
-            handle.press(key)
-            if handle.get_attribute('aria-valuetext')==at: continue          # it was there already
-            def follows(cell=cell, old=old): return lesson.picture(cell)!=old
-            until(follows, 20, f'the figure of cell {i} follows the slider')
-            old = lesson.picture(cell)
-            moves += 1
-            texts.add(readout.inner_text())
-        assert moves>=2 and len(texts)>=2, f'cell {i}: {moves} moves, {texts}'
-        assert not cell.locator('pre', has_text='Error').count(), f'cell {i}: an error below the figure'
+        readout = lesson.cell(i).locator('.widget-readout').first
+        text = readout.inner_text()
+        move_controls(lesson, i)
+        assert readout.inner_text()!=text
         shot(lesson.page, f'slider_{i}')
 
 def exercises(): return importlib.import_module(EXERCISES).check.all
@@ -315,7 +327,7 @@ class CleanerCell:
         def is_shown(): # the browser brings text, menus and pictures up to date in any order
             n = re.search(re.escape(f'{kind}, {split}: 1–')+r'(\d+)', self.cell.inner_text())
             return n and {*self.names()}<=wanted and len(self.names())==len(self.marks())==int(n[1])
-        until(is_shown, 20, f'{kind} in {split} is shown')
+        until(is_shown, 60, f'{kind} in {split} is shown')
         return self.names()
     def names(self): # Class and file of each picture in view
         titles = self.cell.locator('.widget-html div[title]').evaluate_all('es => es.map(e => e.title)')
@@ -332,27 +344,98 @@ def test_labels_are_cleaned_by_hand(lab, browser, lessons_folder):
     page = browser.new_page(viewport=dict(width=1280, height=1100))
     page.set_default_timeout(20_000)
     nb = Notebook(page, lab, 'cleaner')
-    nb.run_all()
+    nb.run_all(seconds=180)
     assert nb.errors()==[]
     cleaner = CleanerCell(nb.cell(0))
-    until(lambda: len(cleaner.marks())==4, 20, 'four pictures are shown')
+    until(lambda: len(cleaner.marks())==4, 60, 'four pictures are shown')
     first = cleaner.view('red', 'Train')
     cleaner.choose(2, 'blue <b>')
     cleaner.choose(3, '<Delete>')
-    until(lambda: cleaner.cell.get_by_text('2 of these 4 marked').count(), 20, 'both marks are counted')
+    until(lambda: cleaner.cell.get_by_text('2 of these 4 marked').count(), 60, 'both marks are counted')
     shot(page, 'cleaner')
     other = cleaner.view('blue <b>', 'Valid')
-    until(lambda: {*cleaner.marks()}=={'<Keep>'}, 20, 'nothing is marked here')
+    until(lambda: {*cleaner.marks()}=={'<Keep>'}, 60, 'nothing is marked here')
     cleaner.choose(2, 'yellow')
     assert cleaner.view('red', 'Train')==first
     marks = ['blue <b>','<Delete>','<Keep>','<Keep>']
-    until(lambda: cleaner.marks()==marks, 20, 'the marks are there')
+    until(lambda: cleaner.marks()==marks, 60, 'the marks are there')
     cleaner.cell.get_by_role('button', name='less bad').click()
-    until(lambda: len(cleaner.marks())==2 and not {*cleaner.names()} & {*first}, 20, 'the rest is shown')
+    until(lambda: len(cleaner.marks())==2 and not {*cleaner.names()} & {*first}, 60, 'the rest is shown')
     pixels = cleaner.cell.locator('.widget-image, .jupyter-widgets img').first.evaluate('i => i.naturalWidth')
     assert pixels>=32
     nb.run(1)
     text = nb.cell(1).locator('.jp-OutputArea-output').inner_text()
     changed = sorted([(other[0],'yellow'), (first[0],'blue <b>')])
     assert text.split('\n')[:2]==[f'changed {changed}', f'deleted {[first[1]]}']
+    page.close()
+
+# The widgets of lessons that train for minutes: their cells and those that they need run, without training
+
+NO_TRAINING = """
+from coursekit.vision.all import *
+for method in ('fit','fit_one_cycle','fit_flat_cos','fine_tune'):
+    setattr(Learner, method, lambda self, *args, **kwargs: None)
+"""
+
+class WithoutChecks(ast.NodeTransformer):
+    "A network that is not trained passes none"
+    def visit_Assert(self, node): return ast.Pass()
+    def visit_Expr(self, node):
+        f = getattr(node.value, 'func', None)
+        return ast.Pass() if getattr(f, 'id', '').startswith('test_') else node
+
+def parsed(src): # A cell
+    src = re.sub(r'^[%!].*$', '', src, flags=re.M)
+    return WithoutChecks().visit(ast.parse(src))
+
+def names(src): # Of a cell: what it defines, and what it uses
+    tree,inner = parsed(src),(ast.FunctionDef,ast.ClassDef,ast.Lambda)
+    def own(node): # The node and what is below it, but not what stands inside of functions
+        yield node
+        for o in ast.iter_child_nodes(node) if not isinstance(node, inner) else (): yield from own(o)
+    nodes = list(own(tree))
+    defined = {o.id for o in nodes if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store)}
+    defined |= {o.name for o in nodes if isinstance(o, inner[:2])}
+    imported = [a for o in nodes if isinstance(o, (ast.Import,ast.ImportFrom)) for a in o.names]
+    defined |= {(a.asname or a.name).split('.')[0] for a in imported}
+    used = [o for o in ast.walk(tree) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Load)]
+    return defined,{o.id for o in used}
+
+def needed_by(sources, i): # Positions of cells
+    "Cell `i`, and the cells above it that define, directly or not, what it uses"
+    res,wanted = [i],names(sources[i])[1]|{'*'}
+    for j in range(i-1, -1, -1):
+        defined,used = names(sources[j] or '')
+        if defined & wanted:
+            res.append(j)
+            wanted |= used
+    return sorted(res)
+
+def test_needed_cells():
+    cells = ['from x import *', 'a = f(1)\nprint(b)', None, 'c = a+1\nassert z', 'def draw(k):\n  q = 2*c',
+             'q = learn.fit()', '%time a.x()', 'explore(draw, k=slider(0, 1, 0))']
+    assert needed_by(cells, 7)==[0,1,3,4,7]
+
+def widgets_of(name): # Positions of their cells
+    return [i for i,c in enumerate(read_nb(ROOT/'nbs'/f'{name}.ipynb')['cells'])
+            if c['cell_type']=='code' and EXPLORE.search(source(c))]
+
+@pytest.mark.parametrize('name', ['14_transfer','15_interpretation','16_pets'])
+def test_widgets_of_lessons_that_train(lab, browser, lessons_folder, name):
+    found = widgets_of(name)
+    if not found: pytest.skip(f'{name} has no slider')
+    cells = read_nb(ROOT/'nbs'/f'{name}.ipynb')['cells']
+    sources = [source(c) if c['cell_type']=='code' else None for c in cells]
+    wanted = sorted({j for i in found for j in needed_by(sources, i)})
+    nb = make_nb(NO_TRAINING.strip(), *(ast.unparse(parsed(sources[j])) for j in wanted))
+    nb['metadata'] = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+    write_nb(nb, lessons_folder/f'widgets_of_{name}.ipynb')
+    page = browser.new_page(viewport=dict(width=1280, height=900))
+    page.set_default_timeout(20_000)
+    nb = Notebook(page, lab, f'widgets_of_{name}')
+    nb.run_all(seconds=240)
+    assert nb.errors()==[]
+    for i in found:
+        move_controls(nb, wanted.index(i)+1)
+        shot(page, f'{name}_{i}')
     page.close()

@@ -389,6 +389,17 @@ def test_files_are_moved_and_none_is_lost(c, root):
     assert not c.marks and len(c.move_files())==0 and len(c.shown)<=12
     block().dataloaders(root, bs=4)
 
+def test_views_and_labels_when_the_first_file_has_moved(c, root):
+    first = c.fns[0]
+    c.mark(0, '<Delete>')
+    c.mark(1, 'red' if c.labels[1]!='red' else 'blue')
+    c.move_files()
+    c.dd_ds.value = 'Valid'
+    c.dd_cats.value = c.labels[0]
+    c.dd_ds.value = 'Train'
+    assert c.grid.children and not any('Error' in card.children[0].value for card in c.grid.children)
+    assert c.labelling()(first)==c.labels[0]
+
 def test_train_and_valid_folders(tmp_path):
     for split in ('train','valid'):
         for kind,channel in TINTS.items():

@@ -238,6 +238,16 @@ def test_notebooks_show_no_errors():
            for i,c in enumerate(code_cells(read_nb(p)), 1) if errors(c)]
     assert not bad
 
+def test_widgets_have_pictures():
+    "For pages without a kernel"
+    bad = []
+    for f,c in [(p.name,c) for p in notebooks(NBS) for c in code_cells(read_nb(p))]:
+        shown = [o.get('data', {}) for o in c['outputs']]
+        pictured = any('image/png' in o for o in shown)
+        if re.search(r'^explore\(', source(c), re.M) and not pictured: bad.append(f'{f}: {source(c)[:60]!r}')
+        if any(NO_PICTURE in ''.join(o.get('text/html', '')) for o in shown): bad.append(f'{f}: no picture')
+    assert not bad, '\n'.join(bad)
+
 def test_markdown_is_prose():
     "No Markdown cell was written as comments of Python, which shows as headings with a number sign in front"
     sign = re.compile(r'^#+ +#|^#$', re.M)

@@ -14,6 +14,7 @@ from ..layers import flatten_model, in_channels, num_features_model
 from ..torch_core import one_param, total_params
 from ..metrics import find_bs
 from ..state import keep_modes, keep_rng, undo_if_fails
+from .channelslast import has_channels_last
 from .core import *
 from ..learner import *
 
@@ -276,5 +277,6 @@ def summary(self:Learner):
     if self.opt is not None:
         frozen = self.opt.frozen_idx
         res += [f'Model frozen up to parameter group #{frozen}' if frozen else 'Model unfrozen', '']
+    if has_channels_last(self.model): res += ['Order in memory: channels last', '']
     cbs = sorted(self.cbs, key=lambda o: o.order)
     return PrettyString('\n'.join([*res, 'Callbacks:', *(f'  - {type(o).__name__}' for o in cbs)]))

@@ -87,17 +87,22 @@ def headline(nb): # The text after the arrow; '' if there is none
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 NO_PICTURE = '<p><em>A widget stands here: run the lesson to use it.</em></p>'
 
+def _is_bar(o): # Is this output a progress bar, ' 50%|█████     | 1/2', of something that is over?
+    data = o.get('data', {})
+    return WIDGET in data and re.search(r'\d%\|', ''.join(data.get('text/plain', '')))
+
 def _without_widget(data): # The data of an output
     if WIDGET not in data: return data
     if 'image/png' not in data: return {'text/html': NO_PICTURE}
     return {k:v for k,v in data.items() if k!=WIDGET}
 
 def neutral(nb): # The same notebook
-    "Make the outputs of `nb` fit for any machine: `~` for the home folder, and widgets as their pictures"
+    "Make the outputs of `nb` fit for any machine: `~` for the home folder, widgets as their pictures"
     home = re.compile(re.escape(str(Path.home())) + r'(?=[/\\])')
     def at_home(text):
         return [home.sub('~', t) for t in text] if isinstance(text, list) else home.sub('~', text)
     nb['metadata'].pop('widgets', None)
+    for c in code_cells(nb): c['outputs'] = [o for o in c.get('outputs', []) if not _is_bar(o)]
     for o in outputs(nb):
         if 'text' in o: o['text'] = at_home(o['text'])
         if 'data' in o:

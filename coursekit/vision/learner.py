@@ -14,6 +14,7 @@ from pathlib import Path
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import nn
+from ..callback.channelslast import suits_channels_last
 from ..core import *
 from ..data.transforms import Normalize, get_c
 from ..errors import no_typos
@@ -210,6 +211,7 @@ def vision_learner(dls, # `DataLoaders` of pictures
                    cut=None, # Where to cut, if `find_cut` is wrong
                    init=nn.init.kaiming_normal_, custom_head=None, # Initializes the head; a head of your own
                    n_in:int=3, # Channels of the pictures
+                   channels_last:bool=None, # Order of memory; default: as `suits_channels_last` says
                    **kwargs):
     """A `Learner` with a pretrained body and a new head. Raises `ConnectionError` if the weights cannot be
     had, `TypeError` and `ValueError` for arguments that do not fit; then `dls` is as before"""
@@ -222,6 +224,8 @@ def vision_learner(dls, # `DataLoaders` of pictures
                                       **kwargs)
     learn = Learner(dls, model, loss_func, opt_func, lr, splitter or default_split, cbs, metrics, path,
                     model_dir, wd, wd_bn_bias, train_bn, moms)
+    if channels_last or channels_last is None and suits_channels_last(model, learn.device):
+        learn.to_channelslast()
     if pretrained: learn.freeze()
     if normalize and stats and len(stats[0])==n_in: _add_normalize(dls, stats)   # last: now all has worked
     return learn

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['small_picture', 'ImagesCleaner', 'CorrectedLabels', 'ImageClassifierCleaner']
 
-# %% ../../nbs/library/vision_widgets.ipynb #6f9f48bb
+# %% ../../nbs/library/vision_widgets.ipynb #264782f2
 import base64, html, io, os, shutil
 import numpy as np, pandas as pd
 from itertools import islice
@@ -23,7 +23,7 @@ from ..torch_core import *
 from ..transform import Pipeline
 from .core import *
 
-# %% ../../nbs/library/vision_widgets.ipynb #39845551
+# %% ../../nbs/library/vision_widgets.ipynb #0573a7ec
 def small_picture(pic, # File name, PIL image, array or tensor
                   height:int, width:int): # Pixels that it has to fit into
     "`pic` as a small PIL image; a tiny one is enlarged by a whole factor"
@@ -36,7 +36,7 @@ def small_picture(pic, # File name, PIL image, array or tensor
     im.load()
     return im
 
-# %% ../../nbs/library/vision_widgets.ipynb #ea4cc352
+# %% ../../nbs/library/vision_widgets.ipynb #c7ff6ad4
 _keep,_delete = '<Keep>','<Delete>'
 _colours = {_keep:'transparent', _delete:'#D55E00'}             # of the frame; any other mark is blue
 def _colour(mark): return _colours.get(mark, '#0072B2')
@@ -190,7 +190,7 @@ class ImagesCleaner:
         return (self.widget._repr_mimebundle_() or {}) | picture
     def __repr__(self): return f'{type(self).__name__}: {self.summary()}'
 
-# %% ../../nbs/library/vision_widgets.ipynb #f3d4abe5
+# %% ../../nbs/library/vision_widgets.ipynb #9fbc4c99
 def _folder_for(cat, fn): # Class, file: the folder beside that of the file
     name = str(cat)
     strange = not name or name.startswith('.') or set(name)&{'\\','\0'} or name!=name.strip()
@@ -248,19 +248,19 @@ def _move(fn, to): # `to`: a name that is free, or None to erase
         if fn.exists(): to.unlink(missing_ok=True)
         raise
 
-# %% ../../nbs/library/vision_widgets.ipynb #5d40f575
+# %% ../../nbs/library/vision_widgets.ipynb #684d4e56
 def _is_picture(o): return isinstance(o, (Image.Image,TensorImageBase,np.ndarray))
 def _is_class(o):   return isinstance(o, TensorCategory)
 
-def _until(tl, is_end): # The steps of `tl` up to the one that makes what `is_end` says, for the first item
-    x,fs = item_at(tl.items, 0),list(tl.tfms.fs)
-    for k,f in enumerate(fs):
-        x = f(x, split_idx=1)
-        if is_end(x): return fs[:k]
-    return fs
-
-def _made_by(fs, tl, items): # What the steps `fs` make of `items`
-    return list(tl.with_items(items, fs, 1))
+class _Lane: # Items behind a pipeline, of a picture or a class, and its steps up to the one that makes that
+    def __init__(self, tl, is_end): # Is this what the lane is to make?
+        self.tl,x,fs = tl,item_at(tl.items, 0),list(tl.tfms.fs)
+        for k,f in enumerate(fs):
+            x = f(x, split_idx=1)
+            if is_end(x): break
+        self.fs = fs[:k]
+    def sources(self, items): # What the last step gets for each item: files, or labels
+        return list(self.tl.with_items(items, self.fs, 1))
 
 def _labelled(learn): # Names and data sets of the loaders whose pictures have one class each
     who = 'ImageClassifierCleaner'
@@ -285,8 +285,7 @@ def _labelled(learn): # Names and data sets of the loaders whose pictures have o
             raise TypeError(f"{who}: the inputs are no pictures, but {brief(ds.tls[0][0])}")
     return res
 
-def _label_column(y): # The column that the first step of `y` reads
-    reader = y.tfms.fs[0]
+def _label_column(reader): # The column that the first step towards the label reads
     cols = getattr(reader, 'cols', ())
     if len(cols)==1 and not (reader.pref or reader.suff or reader.label_delim): return cols[0]
     raise ValueError("cleaned_table: the labels are made by a function: say in which column they are, "
@@ -322,12 +321,13 @@ class ImageClassifierCleaner(ImagesCleaner):
         first = next(iter(self.splits.values()))
         self.vocab = first.tls[first.n_inp].vocab
         super().__init__([*self.vocab, *L(opts)], height, width, max_n)
-        self._first,files,targs = {},[],[]
-        for nm,ds in self.splits.items():
-            tl,y = self._lanes(ds)
+        self._first,self._lanes,files,targs = {},{},[],[]
+        for nm,ds in self.splits.items():                     # now, for the first file may be moved later
+            tl = next(o for o in ds.tls[:ds.n_inp] if _is_picture(o[0]))
+            x,y = self._lanes[nm] = _Lane(tl, _is_picture),_Lane(ds.tls[ds.n_inp], _is_class)
             self._first[nm] = len(files)
-            files += _made_by(_until(tl, _is_picture), tl, tl.items)
-            targs += [int(o) for o in y]
+            files += x.sources(ds.items)
+            targs += [int(o) for o in y.tl]
         self.fns = L(Path(o) if isinstance(o, str) else o for o in files)
         self.labels = L(self.vocab[t] for t in targs)         # of each of `fns`, as the data has it
         n = len(files)
@@ -344,10 +344,6 @@ class ImageClassifierCleaner(ImagesCleaner):
         self.on_change_ds()
         top = w.HBox([self.dd_cats, self.dd_ds, *self.pager], layout=w.Layout(flex_flow='row wrap'))
         self.widget = w.VBox([top, self.note, self.grid])
-
-    @staticmethod
-    def _lanes(ds): # Where the pictures come from, and where the classes
-        return next(tl for tl in ds.tls[:ds.n_inp] if _is_picture(tl[0])),ds.tls[ds.n_inp]
 
     def judge(self, split): # 'Train', 'Valid' …
         "Measure losses and predictions of `split`, without augmentation, unless that was done before"
@@ -397,7 +393,7 @@ class ImageClassifierCleaner(ImagesCleaner):
 
     def picture(self, i):
         nm = self.split_of(i)
-        return self._lanes(self.splits[nm])[0][i-self._first[nm]]
+        return self._lanes[nm][0].tl[i-self._first[nm]]
     def split_of(self, i): # Position in `fns`
         "The name of the split in which picture `i` is"
         return max((a,nm) for nm,a in self._first.items() if a<=i)[1]
@@ -455,15 +451,14 @@ class ImageClassifierCleaner(ImagesCleaner):
                       label_col=None): # Name or place of the labels' column; default: as the data has it
         """A copy of `df` without the rows of deleted pictures, and with the right labels in the others.
         Raises `TypeError` where the data was not made from a table"""
-        tl,y = self._lanes(next(iter(self.splits.values())))
-        if not hasattr(y.items, 'iloc'): raise TypeError(
+        x,y = next(iter(self._lanes.values()))
+        if not hasattr(y.tl.items, 'iloc'): raise TypeError(
             "cleaned_table: the data was not made from a table: see `cleaned`, `labelling` and `move_files`")
         if df is None:
             df = pd.concat([o.items for nm,o in self.splits.items() if nm in ('Train','Valid')])
             if df.index.is_unique: df = df.sort_index(kind='stable')
-        if label_col is None: label_col = _label_column(y)
-        done,files = self._decisions(),_made_by(_until(tl, _is_picture), tl, df)
-        labels = map(plain_label, _made_by(_until(y, _is_class), y, df))
+        if label_col is None: label_col = _label_column(y.tl.tfms.fs[0])
+        done,files,labels = self._decisions(),x.sources(df),map(plain_label, y.sources(df))
         marks = [self._mark_of(done, fn, '#na#' if missing(o) else o) for fn,o in zip(files, labels)]
         res,name = df.copy(),read_column(df, label_col).name
         res[name] = _relabelled(df[name], [None if m in (_keep,_delete) else m for m in marks])
@@ -472,10 +467,10 @@ class ImageClassifierCleaner(ImagesCleaner):
     def labelling(self, get_y=None): # File → label; default: as the data block does it
         "A function for a new data block's `get_y`: the old labels of files, but corrected. See also `kept`"
         if get_y is None:
-            _,y = self._lanes(next(iter(self.splits.values())))
-            if hasattr(y.items, 'iloc'):
+            _,y = next(iter(self._lanes.values()))
+            if hasattr(y.tl.items, 'iloc'):
                 raise TypeError("labelling: the labels are in a table: use `cleaned_table` or `cleaned`")
-            get_y = Pipeline(_until(y, _is_class))
+            get_y = Pipeline(y.fs)
         changed = {fn: m for (fn,_),m in self._decisions().items() if m!=_delete}
         return CorrectedLabels(get_y, changed)
     def kept(self, files): # Paths, for example of `get_image_files`
