@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['max_bytes', 'few', 'steps_to_converge', 'split_frozen', 'why_no_features', 'suits_probe', 'FeatureLoader',
-           'features_once', 'HalfwayBack']
+           'features_once', 'GentleTuning']
 
-# %% ../nbs/library/probe.ipynb #ed2f3293
+# %% ../nbs/library/probe.ipynb #83b4b8da
 import math
 from contextlib import contextmanager
 import torch
@@ -16,7 +16,7 @@ from .learner import as_plain_tensor, n_batches
 from .state import keep_modes, replaced
 from .torch_core import to_device
 
-# %% ../nbs/library/probe.ipynb #49c88b8c
+# %% ../nbs/library/probe.ipynb #08b1fc18
 _torch_modules = [f'torch.nn.modules.{o}' for o in ('activation','pooling','flatten','padding')]
 _same_each_time = {*_torch_modules, 'coursekit.layers'}
 
@@ -36,7 +36,7 @@ def split_frozen(model): # An `nn.Module`
     n = next((i for i,o in enumerate(layers) if not _stays(o)), len(layers))
     return nn.Sequential(*layers[:n]),nn.Sequential(*layers[n:])
 
-# %% ../nbs/library/probe.ipynb #f53dc3e9
+# %% ../nbs/library/probe.ipynb #5426cf17
 max_bytes = 2**30 # of features that are kept
 
 def _width(layers): # How many numbers the first layer with weights takes; None where it takes a grid
@@ -73,7 +73,7 @@ def suits_probe(learn, # A `Learner` whose first layers are frozen
     "Is the training set small (up to `few` items), and can the head be trained on features?"
     return not why_no_features(learn, views) and _n_items(learn.get_dl(0))<=few
 
-# %% ../nbs/library/probe.ipynb #7e6f9b96
+# %% ../nbs/library/probe.ipynb #3e7b7eae
 class FeatureLoader:
     """Batches of what `layers` make of the batches of `dl`; each epoch looks at `dl` once more, `views` times
     at most"""
@@ -81,7 +81,7 @@ class FeatureLoader:
                  dl, # A loader of pictures and targets
                  device, # Where `layers` are
                  views=1, # How often to look at the pictures
-                 steps=None): # Batches in an epoch, at random from all views; `None`: one view in order
+                 steps=None): # Batches an epoch, drawn from all views; `None`: one view in order
         self.layers,self.dl,self.device,self.views,self.steps = layers,dl,device,views,steps
         self.bs = min(64, getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or 64)
         self.seen,self.n_inp = [],1
@@ -116,14 +116,14 @@ class _Features: # Loaders of features, and for the rest what `dls` says
     def __init__(self, dls, train, valid): self.dls,self.train,self.valid,self.n_inp = dls,train,valid,1
     def __getattr__(self, k): return getattr(self.dls, k)
 
-# %% ../nbs/library/probe.ipynb #99f256fe
+# %% ../nbs/library/probe.ipynb #eda6229b
 steps_to_converge = 1000 # that a head takes on features, in all
 
 @contextmanager
 def features_once(learn, # A `Learner` whose first layers are frozen
                   n_epoch=1): # Epochs that will be trained
-    """In the `with`, `learn` trains the layers that learn on features of those before, which are computed once
-    an epoch. Raises `ValueError` where that would not mean the same"""
+    """In the `with`, `learn` trains the layers that learn on features of those before, which are computed
+    once an epoch. Raises `ValueError` where that would not mean the same"""
     why = why_no_features(learn, n_epoch)
     if why: raise ValueError(f'The head cannot be trained on features that are computed once: {why}')
     frozen,rest = split_frozen(learn.model)
@@ -137,16 +137,21 @@ def features_once(learn, # A `Learner` whose first layers are frozen
     data.note = f'Frozen body: {steps} steps an epoch of the head, on features that are computed once.'
     with replaced(learn, model=rest, dls=data): yield train
 
-# %% ../nbs/library/probe.ipynb #d0489279
-class HalfwayBack(Callback):
-    "At the end of a training each weight becomes the mean of what it was and what it has become (WiSE-FT)"
-    order,only_numbers = -5,False
+# %% ../nbs/library/probe.ipynb #a8c2ec76
+class GentleTuning(Callback):
+    """For fine-tuning after a probe: Adam's steps shrink with the gradients, and at the end each weight
+    becomes the mean of what it was and what it has become (WiSE-FT, Wortsman et al. 2022)"""
+    order,eps = -5,1e-3
     def before_fit(self):
         weights = self.model.state_dict().items()
         self.start = {k:v.detach().clone() for k,v in weights if v.is_floating_point()}
+        self.old = [h['eps'] for h in self.opt.hypers if 'eps' in h]
+        if self.old: self.opt.set_hyper('eps', [max(o, self.eps) for o in self.old])
     def after_train(self): # before the last validation, so that it measures the model that stays
         if self.epoch!=self.n_epoch-1: return
         with torch.no_grad():
             for k,v in self.model.state_dict().items():
                 if k in self.start: v.lerp_(self.start[k], 0.5)
-    def after_fit(self): del self.start
+    def after_fit(self):
+        del self.start
+        if self.old: self.opt.set_hyper('eps', self.old)

@@ -17,7 +17,7 @@ from .core import *
 from ..errors import check_names, names_of
 from ..learner import *
 from ..metrics import func_name
-from ..probe import HalfwayBack, features_once, suits_probe
+from ..probe import GentleTuning, features_once, suits_probe
 from ..state import in_turn, keep_weights, undo_if_fails, untouched
 
 # %% ../../nbs/09_schedules.ipynb #94965098
@@ -215,7 +215,7 @@ def fine_tune(self:Learner,
             else: self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
         top,mult = base_lr/2,100
         if freeze_epochs and probe: # the last group has converged, and needs no head start
-            top,mult,kwargs['cbs'] = base_lr/20,1,[*L(kwargs.get('cbs')), HalfwayBack]
+            top,mult,kwargs['cbs'] = base_lr/20,1,[*L(kwargs.get('cbs')), GentleTuning]
         self.unfreeze()
         lrs = slice(top/(mult if lr_mult is None else lr_mult), top)
         self.fit_one_cycle(epochs, lrs, pct_start=pct_start, div=div, **kwargs)

@@ -76,6 +76,10 @@ def create_body(model, # A network, uncut
     if n_in!=3: _convert_first_conv(model, n_in, pretrained)
     return cut_model(model, cut)
 
+def _check_n_out(n_out): # The number of outputs, if it is one
+    if hasattr(n_out, '__index__') and n_out is not True and n_out>0: return n_out
+    raise ValueError(f"n_out={n_out!r}: the number of outputs must be a whole number, 1 or more.")
+
 @no_typos
 def create_head(nf:int, # Channels of the body
                 n_out:int, # Classes, or numbers to predict
@@ -88,8 +92,7 @@ def create_head(nf:int, # Channels of the body
                 y_range=None): # Squeeze the outputs into this range
     "Pool, then two small linear layers with batchnorm and dropout: the new end of a network"
     if pool and concat_pool: nf *= 2
-    if not hasattr(n_out, '__index__') or n_out is True or n_out<1: raise ValueError(
-        f"n_out={n_out!r}: the number of outputs must be a whole number, 1 or more.")
+    _check_n_out(n_out)
     if y_range is not None and (not is_listy(y_range) or len(y_range)!=2):
         raise ValueError(f"y_range={y_range!r}: expected the smallest and the largest output.")
     sizes = [nf, *([512] if lin_ftrs is None else L(lin_ftrs)), n_out]
@@ -139,7 +142,7 @@ def linear_head(nf, n_out, # Channels of the body; outputs
                 pool=True): # Begin with pooling?
     """The mean of each channel, and one linear layer. It starts at zero: no class is preferred, and what is
     not in the pictures stays out of the weights (Kumar et al. 2022, arXiv:2202.10054)"""
-    linear = nn.Linear(nf, n_out)
+    linear = nn.Linear(nf, _check_n_out(n_out))
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return nn.Sequential(*([nn.AdaptiveAvgPool2d(1), nn.Flatten()] if pool else []), linear)
