@@ -26,14 +26,16 @@ def _without(d, i, worst):
               (lambda rows,i: _without(_distances(rows,i), i, -1).argmax().item(),
                'That is the one farthest away: the smallest distance is wanted.'),
               (lambda rows,i: _without(rows@rows[i], i, -math.inf).argmax().item(),
-               'A large product is not a small distance: a row of large numbers wins against all others. Subtract, '
+               'A large product is not a small distance: a row of large numbers wins against all others. '
+               'Subtract, '
                'square, add up.'),
               (lambda rows,i: _without((rows-rows[i]).sum(1), i, math.inf).argmin().item(),
                'Without squares the differences cancel: one too large makes up for one too small.'),
               (lambda rows,i: _without(_distances(rows,i), i, math.inf).min().sqrt().item(),
                'That is the distance. Which row has it? `argmin` says so.'),
               (lambda rows,i: _distances(rows, i)[torch.arange(len(rows))!=i].argmin().item(),
-               'Nearly. If you take row `i` out, all rows behind it move up by one. Keep it, at an infinite distance.')])
+               'Nearly. If you take row `i` out, all rows behind it move up by one. Keep it, at an '
+               'infinite distance.')])
 def nearest(rows, i):
     d = (rows-rows[i]).pow(2).sum(1)
     d[i] = math.inf
@@ -47,7 +49,8 @@ check.value('probe_parameters', 1280*37+37,
               (1280+37, 'Every feature has a weight for every breed: multiply.'),
               (37, 'Those are the biases. How many weights are there?'),
               (1280*1000+1000, 'That is the layer for ImageNet\'s thousand classes. We have 37 breeds.'),
-              (1280*2*37+37, 'That would be a head that takes average and maximum. Ours takes averages only.')])
+              (1280*2*37+37, 'That would be a head that takes average and maximum. Ours takes averages '
+                             'only.')])
 
 # %% ../../../nbs/library/course_exercises_transfer.ipynb #6a8dd951
 _kinds = (['Sequential','AdaptiveAvgPool2d','Sequential'],
@@ -56,14 +59,16 @@ _kinds = (['Sequential','AdaptiveAvgPool2d','Sequential'],
           ['Conv2d','ReLU','Sequential','Linear'])
 def _pools(kinds): return [i for i,k in enumerate(kinds) if 'AvgPool' in k]
 
-@check.exercise(done='`find_cut` does the same with the parts of a network, and knows some more kinds of pooling.',
+@check.exercise(done='`find_cut` does the same with the parts of a network, and knows some more kinds of '
+                     'pooling.',
     cases=[(o,) for o in _kinds],
     mistakes=[(lambda kinds: len(kinds)-1,
                'That takes off the last part only. Where there is a pooling layer, it goes as well.'),
               (lambda kinds: _pools(kinds)[0] if _pools(kinds) else len(kinds)-1,
                'There may be several poolings on the way. The *last* one is where the body ends.'),
               (lambda kinds: _pools(kinds)[-1]+1 if _pools(kinds) else len(kinds)-1,
-               'Nearly: now the pooling stays in the body. `parts[:k]` leaves out part `k`, so k is the place of '
+               'Nearly: now the pooling stays in the body. `parts[:k]` leaves out part `k`, so k is the '
+               'place of '
                'the pooling itself.'),
               (lambda kinds: _pools(kinds)[-1] if _pools(kinds) else len(kinds),
                'Without a pooling layer the last part, the classifier, still has to go.'),
@@ -85,7 +90,8 @@ def _model():
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4,2))
         return nn.Sequential(body, head).train()
 
-def _norm_modes(part): return [m.training for m in part.modules() if isinstance(m, (nn.BatchNorm2d,nn.BatchNorm1d))]
+_norms = nn.BatchNorm2d,nn.BatchNorm1d
+def _norm_modes(part): return [m.training for m in part.modules() if isinstance(m, _norms)]
 
 def _state_after(answer):
     m = _model()
@@ -102,7 +108,8 @@ def _freeze(stop, evaluate, which=lambda p: True):
     return f
 
 @check.exercise(observe=_state_after,
-    otherwise='Not yet. Look at the result: `[n for n,p in model.named_parameters() if p.requires_grad]` says what '
+    otherwise='Not yet. Look at the result: `[n for n,p in model.named_parameters() if p.requires_grad]` '
+              'says what '
               'still learns, and `model[0][1].training` whether the first norm is in training mode.',
     done='That is what a frozen body needs: parameters that do not learn, and norms that do not drift.',
     mistakes=[(_freeze(lambda m: [m[0]], lambda m: []),
@@ -114,9 +121,11 @@ def _freeze(stop, evaluate, which=lambda p: True):
               (_freeze(lambda m: [m], lambda m: [m]),
                'Now nothing learns, and the head is evaluated too. Only the body, `model[0]`.'),
               (_freeze(lambda m: [], lambda m: [m[0]]),
-               'The norms are right. But `eval` stops no parameter: `requires_grad_(False)` on each of the body.'),
+               'The norms are right. But `eval` stops no parameter: `requires_grad_(False)` on each of '
+               'the body.'),
               (_freeze(lambda m: [m[0]], lambda m: [m[0]], lambda p: p.ndim>1),
-               'The convolutions are frozen. Norms and biases have parameters as well, and they still learn.'),
+               'The convolutions are frozen. Norms and biases have parameters as well, and they still '
+               'learn.'),
               (_freeze(lambda m: [m[1]], lambda m: [m[1]]),
                'The other way round: the body, `model[0]`, is frozen, and the head learns.')])
 def freeze_body(model):
@@ -127,7 +136,8 @@ def freeze_body(model):
 @check.exercise(done='Each rate is the same multiple of the one before. `slice(lo, hi)` means just these.',
     cases=[(1e-5,1e-3,3), (1e-4,1e-2,5), (0.1,0.4,2), (1.,8.,4)],
     mistakes=[(lambda lo,hi,n: [lo+(hi-lo)*i/(n-1) for i in range(n)],
-               'That adds the same amount each time. It is the *ratio* that stays the same: the middle one of 1e-5, ?, '
+               'That adds the same amount each time. It is the *ratio* that stays the same: the middle '
+               'one of 1e-5, ?, '
                '1e-3 is 1e-4.'),
               (lambda lo,hi,n: [hi*(lo/hi)**(i/(n-1)) for i in range(n)],
                'The other way round: the first group, the early layers, gets `lo`.'),
@@ -136,7 +146,9 @@ def freeze_body(model):
               (lambda lo,hi,n: [lo*(hi/lo)**(i/n) for i in range(1,n+1)],
                'The first one must be `lo`. Between n groups there are n-1 steps.'),
               (lambda lo,hi,n: [lo*10**i for i in range(n)],
-               'The factor is 10 only by chance, for 1e-5 to 1e-3 in three groups. It depends on both ends and on n.'),
+               'The factor is 10 only by chance, for 1e-5 to 1e-3 in three groups. It depends on both '
+               'ends and on n.'),
               (lambda lo,hi,n: [hi/10]*(n-1)+[hi],
-               'That is what `slice(hi)` means, with one number. With two the rates are spread between them.')])
+               'That is what `slice(hi)` means, with one number. With two the rates are spread between '
+               'them.')])
 def group_rates(lo, hi, n): return [lo*(hi/lo)**(i/(n-1)) for i in range(n)]
