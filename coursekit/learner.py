@@ -221,7 +221,7 @@ class Learner:
                  model_dir='models', # In it the folder for `save`
                  wd=None, # Weight decay, default the optimizer's
                  wd_bn_bias=False, # Weight decay for biases and norms, too?
-                 train_bn=True, # Do norms of frozen groups train?
+                 train_bn=True, # Do norms of frozen groups train? `False`: nor statistics before the last
                  moms=(0.95,0.85,0.95), # Momenta of `fit_one_cycle`
                  default_cbs=True): # Add `defaults.callbacks`?
         check_dls(dls)

@@ -18,6 +18,7 @@ from ..core import *
 from ..errors import brief, explain, explained
 from ..losses import loss_of_items, n_counted
 from ..metrics import AvgLoss, AvgSmoothLoss, find_bs, mean_loss
+from ..torch_core import bn_types
 
 # %% ../../nbs/library/callback_core.ipynb #47c462b7
 event = types.SimpleNamespace(**{o:o for o in ( # All events, as attributes: `event.after_loss`
@@ -35,6 +36,7 @@ class Callback:
     "Reads from its learner, and may change it, at any event that it has a method for"
     order,learn,run,run_train,run_valid = 0,None,True,True,True
     not_written = () # what could not be written in this training, see `training_goes_on`
+    only_numbers = False # Does it need only losses, metrics and rates, and neither batches nor the model?
 
     def __init__(self, **kwargs): # Functions of the callback, named by event: `Callback(after_loss=f)`
         for k,f in kwargs.items():
@@ -155,9 +157,20 @@ class CancelStepException(CancelException):
     level = 'step'
 
 # %% ../../nbs/library/callback_core.ipynb #14073be8
+def _evaluate_frozen(model): # Parts that have weights, none of which learn: no dropout, no statistics
+    ps = list(model.parameters())
+    if any(p.requires_grad for p in ps):
+        for child in model.children(): _evaluate_frozen(child)
+    elif ps: model.eval()
+
+def _evaluate_norms(model, but_of): # Batchnorm keeps its statistics, but where its parameters are in `but_of`
+    ours = {id(p) for p in but_of}
+    for m in model.modules():
+        if isinstance(m, bn_types) and not any(id(p) in ours for p in m.parameters()): m.eval()
+
 class TrainEvalCallback(Callback):
     "Puts the model on its device and into training or evaluation mode, and counts: `train_iter`, `pct_train`"
-    order,run_valid = -10,False
+    order,run_valid,only_numbers = -10,False,True
     def after_create(self): self.learn.n_epoch = 1
     def before_fit(self):
         self.learn.epoch,self.learn.loss = self.start_epoch,torch.tensor(0.)
@@ -166,6 +179,10 @@ class TrainEvalCallback(Callback):
         if hasattr(self.loss_func, 'to'): self.loss_func.to(self.learn.device)
     def before_train(self):
         self.model.train()
+        _evaluate_frozen(self.model)
+        if not self.train_bn:
+            *others,last = self.opt.param_lists
+            if others: _evaluate_norms(self.model, last)
         self.learn.training = True
         self.learn.pct_train = self.epoch/self.n_epoch
     def before_validate(self):
@@ -248,6 +265,7 @@ def nothing_counts(learn): # A `Learner` that has just computed a loss
 # %% ../../nbs/library/callback_core.ipynb #8ab96e90
 class Recorder(Callback):
     "Records losses, rates and metrics, and stops training when the loss is no longer a number"
+    only_numbers = True
     order,_seen,_n_read = 50,None,0 # the batch whose loss it has seen; so many losses were looked at
     def __init__(self, add_time=True, # Is the time of each epoch a column?
                  train_metrics=False, # Compute the metrics over the training data, too?

@@ -54,7 +54,7 @@ class _Table:
 # %% ../../nbs/library/callback_progress.ipynb #273855de
 class ProgressCallback(Callback):
     "Shows a progress bar and a table of losses and metrics"
-    order,every = 60,0.5
+    order,every,only_numbers = 60,0.5,True
     table,handle,bar = _Table(),None,None # the last two: what the notebook shows, the bar of a terminal
 
     def before_fit(self):
@@ -62,6 +62,8 @@ class ProgressCallback(Callback):
         self.table = _Table(() if silent else self.recorder.metric_names)
         self.handle,self.bar,self.shown = None,None,in_notebook()
         if silent: return
+        self.table.note = getattr(self.dls, 'note', '')                # what is special about this training
+        if self.table.note and not self.shown: print(self.table.note)
         self.old_logger,self.learn.logger = self.logger,self._write
         self._say(self.table.names)
     def _write(self, row):
@@ -144,7 +146,7 @@ def no_mbar(self:Learner):
 # %% ../../nbs/library/callback_progress.ipynb #5d6173be
 class ShowGraphCallback(Callback):
     "Draws training and validation loss, anew after each epoch"
-    order,run_valid = 65,False
+    order,run_valid,only_numbers = 65,False,True
     def before_fit(self):
         self.run = in_notebook() and self.in_real_fit and self.logger is not noop
         self.handle = None
@@ -175,7 +177,7 @@ def _keep_as_another(path): # Rename a file: `history.csv` to `history_1.csv`, o
 class CSVLogger(Callback):
     """Writes the rows of the table to `path/fname`, each as soon as it is known. What is there from
     an earlier training, and is not to go on, is kept under another name"""
-    order = 60
+    order,only_numbers = 60,True
     def __init__(self, fname='history.csv', # Name of the file
                  append=False): # Add to it, if it is there and has the same columns?
         self.fname,self.append,self.waiting = Path(fname),append,[]

@@ -17,6 +17,7 @@ from .core import *
 from ..errors import check_names, names_of
 from ..learner import *
 from ..metrics import func_name
+from ..probe import GentleTuning, features_once, suits_probe
 from ..state import in_turn, keep_weights, undo_if_fails, untouched
 
 # %% ../../nbs/09_schedules.ipynb #94965098
@@ -191,12 +192,15 @@ def fit_sgdr(self:Learner,
 @in_turn(trains=True)
 def fine_tune(self:Learner,
               epochs, # Epochs with all layers
-              base_lr=2e-3, # Highest rate of the last group while the others are frozen, then half of it
+              base_lr=2e-3, # Highest rate of the last group; when all train: half of it, after a probe 1/20
               freeze_epochs=1, # Epochs with all but the last group frozen; 0: none
-              lr_mult=100, # The first group learns so many times slower than the last
+              lr_mult=None, # The first group learns so many times slower; `None`: 100, after a probe 1
               pct_start=.3, div=5., # As in `fit_one_cycle`, for the second part
+              probe=None, # Fit the last group on features that are computed once? `None`: see `suits_probe`
               **kwargs): # Passed to `fit_one_cycle`, both times
-    "Train the last group alone, then everything. Where there is only one group, it trains in both parts"
+    """Train the last group alone, then everything. Where there is only one group, it trains in both parts.
+    With a probe, the last group converges first, and what follows is gentle (Kumar et al. 2022, Wortsman
+    et al. 2022)"""
     check_lr(base_lr, 'base_lr', one=True)
     check_names(kwargs, names_of(self.fine_tune, self.fit_one_cycle), 'fine_tune')
     if self.opt is None: self.create_opt()
@@ -204,10 +208,17 @@ def fine_tune(self:Learner,
     try:
         if freeze_epochs:
             self.freeze()
-            self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
-        base_lr /= 2
+            if probe is None: probe = not kwargs.get('cbs') and suits_probe(self, freeze_epochs)
+            if probe:
+                with features_once(self, freeze_epochs):
+                    self.fit_one_cycle(freeze_epochs, slice(base_lr), **kwargs)
+            else: self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
+        top,mult = base_lr/2,100
+        if freeze_epochs and probe: # the last group has converged, and needs no head start
+            top,mult,kwargs['cbs'] = base_lr/20,1,[*L(kwargs.get('cbs')), GentleTuning]
         self.unfreeze()
-        self.fit_one_cycle(epochs, slice(base_lr/lr_mult, base_lr), pct_start=pct_start, div=div, **kwargs)
+        lrs = slice(top/(mult if lr_mult is None else lr_mult), top)
+        self.fit_one_cycle(epochs, lrs, pct_start=pct_start, div=div, **kwargs)
     except Exception: # after Ctrl-C one may want to go on, so then it stays as it was
         frozen_before()
         raise
