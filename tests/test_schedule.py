@@ -383,11 +383,12 @@ def test_fine_tune_lets_a_callback_see_the_pictures():
     learn = body_and_head(Sees)
     with learn.no_logging(): learn.fine_tune(1)
     assert Sees.shapes=={(3,9,9)}
-    with pytest.raises(ValueError, match='the callback `Sees` may want to see'): learn.fine_tune(1, probe=True)
+    with pytest.raises(ValueError, match='the callback `Sees` may want to see'):
+        learn.fine_tune(1, probe=True)
 
 def test_a_failing_fine_tune_gives_the_learner_back():
     learn = body_and_head()
-    model,dls,opt = learn.model,learn.dls,learn.opt
+    model,dls = learn.model,learn.dls
     class Fails(Callback):
         only_numbers = True
         def after_step(self): raise RuntimeError('now')
