@@ -138,7 +138,7 @@ def features_once(learn, # A `Learner` whose first layers are frozen
                   n_epoch=1, # Epochs that will be trained
                   base_lr=2e-3): # Highest rate for Adam; that for SGD grows and shrinks with it
     """In the `with`, `learn` trains the layers that learn on features of those before, which are computed
-    once an epoch; gives the highest rate to train with. Raises `ValueError` where that means something else"""
+    once an epoch; gives the highest rate to train with. Raises `ValueError` where it means something else"""
     why = why_no_features(learn, n_epoch)
     if why: raise ValueError(f'The head cannot be trained on features that are computed once: {why}')
     frozen,rest = split_frozen(learn.model)

@@ -61,7 +61,7 @@ def test_cat_or_dog(photos):
     rights = [right_answers(photos, cat_or_dog, k, Resize(192), efficientnet_lite0) for k in range(5)]
     assert report('cat or dog', rights)>=0.99
 
-WHOLE = Resize(256, method='squish') # with four photos of a breed, a crop that misses the animal costs too much
+WHOLE = Resize(256, method='squish') # a crop that misses the animal costs too much, with four of a breed
 
 @lite0
 def test_breeds(photos):
