@@ -11,6 +11,9 @@ INSTALL := $(PYTHON) .ci/install.py
 # The course runs on its own environment alone: nothing of another project, another Jupyter or another kernel leaks in.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP JUPYTER_PATH JUPYTER_DATA_DIR JUPYTER_CONFIG_DIR JUPYTER_CONFIG_PATH IPYTHONDIR MPLBACKEND VIRTUAL_ENV
 export PYTHONUTF8 := 1
+# glibc hands freed memory back to the system, and a training step asks for it again: a third of the time of a network on the CPU
+export MALLOC_TRIM_THRESHOLD_ ?= 2000000000
+export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
 .DEFAULT_GOAL := help
 .PHONY: help setup course lab test site readme export bench clean

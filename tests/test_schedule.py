@@ -16,6 +16,7 @@ from coursekit.callback.schedule import _group_lrs
 from coursekit.data.load import DataLoader, TensorDataset
 from coursekit.layers import simple_cnn
 from coursekit.learner import *
+from coursekit.metrics import accuracy
 from coursekit.optimizer import SGD, Adam
 
 @pytest.fixture(autouse=True, scope='module')
@@ -334,3 +335,63 @@ def test_restarts_start_at_the_top():
     for n in (3,7,10):
         l = trained(learner(), 'fit_sgdr', n, 1, .1, cycle_mult=1)
         assert l.recorder.hps['lr'][::7]==pytest.approx([.1]*n)
+
+
+def body_and_head(cbs=None, n=96):
+    "A learner as `vision_learner` makes them: a body that is frozen, and a linear head that starts at zero"
+    torch.manual_seed(1)
+    x,y = torch.randn(n,3,9,9),torch.arange(n)%2
+    x[y==1,0] += 0.5
+    body = nn.Sequential(nn.Conv2d(3,8,3), nn.BatchNorm2d(8), nn.ReLU())
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,2))
+    nn.init.zeros_(head[2].weight)
+    nn.init.zeros_(head[2].bias)
+    loaders = DataLoader(TensorDataset(x, y), bs=32, shuffle=True),DataLoader(TensorDataset(x, y), bs=32)
+    def groups(m): return [list(m[0].parameters()),list(m[1].parameters())]
+    return Learner(loaders, nn.Sequential(body, head), nn.CrossEntropyLoss(), splitter=groups,
+                   metrics=accuracy, cbs=cbs, train_bn=False)
+
+class Watch(Callback):
+    "Notes of each training: epochs, the highest rate of each group, how many parameters learn, steps"
+    only_numbers = True
+    def before_fit(self):
+        self.seen = getattr(self, 'seen', [])
+        self.seen.append([self.n_epoch, 0., 0, sum(p.requires_grad for p in self.model.parameters())])
+    def after_step(self):
+        now = self.seen[-1]
+        now[1],now[2] = max(now[1], *(h['lr'] for h in self.opt.hypers)),now[2]+1
+
+def test_fine_tune_fits_the_head_on_features_first():
+    learn = body_and_head(Watch)
+    with learn.no_logging(): learn.fine_tune(2, freeze_epochs=2)
+    (n1,lr1,steps1,learn1),(n2,lr2,steps2,learn2) = learn.watch.seen
+    assert (n1,steps1,learn1) == (2,1000,2)             # the linear layer alone, to convergence
+    assert (n2,steps2,learn2) == (2,6,6)                # everything, as many steps as there are batches
+    assert lr2==pytest.approx(2e-3/20, rel=0.02) and lr1>lr2
+    assert learn.validate()[1]>0.8
+
+def test_fine_tune_as_fastai_does_it():
+    learn = body_and_head(Watch)
+    with learn.no_logging(): learn.fine_tune(2, freeze_epochs=2, probe=False)
+    assert [o[2:] for o in learn.watch.seen] == [[6,2],[6,6]]
+    assert learn.watch.seen[1][1]==pytest.approx(1e-3, rel=0.02)
+
+def test_fine_tune_lets_a_callback_see_the_pictures():
+    class Sees(Callback):
+        shapes = set()
+        def before_batch(self): self.shapes.add(tuple(self.xb[0].shape[1:]))
+    learn = body_and_head(Sees)
+    with learn.no_logging(): learn.fine_tune(1)
+    assert Sees.shapes=={(3,9,9)}
+    with pytest.raises(ValueError, match='the callback `Sees` may want to see'):
+        learn.fine_tune(1, probe=True)
+
+def test_a_failing_fine_tune_gives_the_learner_back():
+    learn = body_and_head()
+    model,dls = learn.model,learn.dls
+    class Fails(Callback):
+        only_numbers = True
+        def after_step(self): raise RuntimeError('now')
+    learn.add_cb(Fails)
+    with learn.no_logging(), pytest.raises(RuntimeError, match='now'): learn.fine_tune(1)
+    assert learn.model is model and learn.dls is dls and all(p.requires_grad for p in model.parameters())

@@ -210,8 +210,8 @@ def fine_tune(self:Learner,
             self.freeze()
             if probe is None: probe = not kwargs.get('cbs') and suits_probe(self, freeze_epochs)
             if probe:
-                with features_once(self, freeze_epochs):
-                    self.fit_one_cycle(freeze_epochs, slice(base_lr), **kwargs)
+                with features_once(self, freeze_epochs, base_lr) as lr:
+                    self.fit_one_cycle(freeze_epochs, lr, **kwargs)
             else: self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
         top,mult = base_lr/2,100
         if freeze_epochs and probe: # the last group has converged, and needs no head start

@@ -16,8 +16,8 @@ from .notebooks import *
 # %% ../../nbs/library/course_run.ipynb #89bc6b15
 THREADS = 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'
 NOT_OURS = 'PYTHONHOME', 'PYTHONSTARTUP', 'MPLBACKEND'
-# glibc hands freed memory back to the system, and a training step asks for it again: 14 % of its time
-KEEP_MEMORY = dict(MALLOC_TRIM_THRESHOLD_='2000000000', MALLOC_MMAP_THRESHOLD_='33554432')
+# glibc hands freed memory back to the system, and a training step asks for it again: a third of its time
+KEEP_MEMORY = dict(MALLOC_TRIM_THRESHOLD_='2000000000', MALLOC_MMAP_THRESHOLD_='1073741824')
 
 def cores(): # At least 1
     "Count the cores that this process may use: affinity, then the container's quota"
