@@ -126,7 +126,7 @@ def test_weights_come_with_their_statistics(loaders, hub):
     whole = timm.create_model('tf_efficientnet_lite0')
     hub.make = lambda: whole.state_dict()
     dls = loaders()
-    learn = vision_learner(dls, 'tf_efficientnet_lite0')
+    learn = vision_learner(dls, 'tf_efficientnet_lite0', channels_last=False) # which sums in another order
     assert torch.equal(learn.model[0].model.conv_stem.weight, whole.conv_stem.weight)
     assert normalizer(dls).mean.flatten().tolist()==[.5]*3
     assert not learn.model[0].model.conv_stem.weight.requires_grad     # it begins frozen
