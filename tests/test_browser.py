@@ -427,6 +427,7 @@ def test_widgets_of_lessons_that_train(lab, browser, lessons_folder, name):
     cells = read_nb(ROOT/'nbs'/f'{name}.ipynb')['cells']
     sources = [source(c) if c['cell_type']=='code' else None for c in cells]
     wanted = sorted({j for i in found for j in needed_by(sources, i)})
+    wanted = [j for j in wanted if '.lr_find(' not in sources[j]]          # it is a training, too
     nb = make_nb(NO_TRAINING.strip(), *(ast.unparse(parsed(sources[j])) for j in wanted))
     nb['metadata'] = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
     write_nb(nb, lessons_folder/f'widgets_of_{name}.ipynb')
