@@ -420,8 +420,9 @@ def widgets_of(name): # Positions of their cells
     return [i for i,c in enumerate(read_nb(ROOT/'nbs'/f'{name}.ipynb')['cells'])
             if c['cell_type']=='code' and EXPLORE.search(source(c))]
 
-@pytest.mark.parametrize('name', ['14_transfer','16_pets', pytest.param('15_interpretation', marks=pytest.mark.skip(
-    reason='to be mended in issue 10: its cells need a network that has trained'))])
+WAITS = pytest.mark.skip(reason='its cells need a network that has trained')
+
+@pytest.mark.parametrize('name', ['14_transfer', '16_pets', pytest.param('15_interpretation', marks=WAITS)])
 def test_widgets_of_lessons_that_train(lab, browser, lessons_folder, name):
     found = widgets_of(name)
     if not found: pytest.skip(f'{name} has no slider')
