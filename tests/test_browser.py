@@ -420,13 +420,16 @@ def widgets_of(name): # Positions of their cells
     return [i for i,c in enumerate(read_nb(ROOT/'nbs'/f'{name}.ipynb')['cells'])
             if c['cell_type']=='code' and EXPLORE.search(source(c))]
 
-@pytest.mark.parametrize('name', ['14_transfer','15_interpretation','16_pets'])
+WAITS = pytest.mark.skip(reason='its cells need a network that has trained')
+
+@pytest.mark.parametrize('name', ['14_transfer', '16_pets', pytest.param('15_interpretation', marks=WAITS)])
 def test_widgets_of_lessons_that_train(lab, browser, lessons_folder, name):
     found = widgets_of(name)
     if not found: pytest.skip(f'{name} has no slider')
     cells = read_nb(ROOT/'nbs'/f'{name}.ipynb')['cells']
     sources = [source(c) if c['cell_type']=='code' else None for c in cells]
     wanted = sorted({j for i in found for j in needed_by(sources, i)})
+    wanted = [j for j in wanted if '.lr_find(' not in sources[j]]          # it is a training, too
     nb = make_nb(NO_TRAINING.strip(), *(ast.unparse(parsed(sources[j])) for j in wanted))
     nb['metadata'] = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
     write_nb(nb, lessons_folder/f'widgets_of_{name}.ipynb')
