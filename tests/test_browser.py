@@ -420,7 +420,7 @@ def widgets_of(name): # Positions of their cells
     return [i for i,c in enumerate(read_nb(ROOT/'nbs'/f'{name}.ipynb')['cells'])
             if c['cell_type']=='code' and EXPLORE.search(source(c))]
 
-WAITS = pytest.mark.skip(reason='its cells need a network that has trained')
+WAITS = pytest.mark.skip(reason='with training switched off it ends in an error whose cause is not known yet')
 
 @pytest.mark.parametrize('name', ['14_transfer', '16_pets', pytest.param('15_interpretation', marks=WAITS)])
 def test_widgets_of_lessons_that_train(lab, browser, lessons_folder, name):

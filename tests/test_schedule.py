@@ -385,6 +385,8 @@ def test_fine_tune_lets_a_callback_see_the_pictures():
     assert Sees.shapes=={(3,9,9)}
     with pytest.raises(ValueError, match='the callback `Sees` may want to see'):
         learn.fine_tune(1, probe=True)
+    with pytest.raises(ValueError, match='the callback `Sees` may want to see'):
+        body_and_head().fine_tune(1, probe=True, cbs=Sees)
 
 def test_a_failing_fine_tune_gives_the_learner_back():
     learn = body_and_head()

@@ -206,19 +206,20 @@ def fine_tune(self:Learner,
     if self.opt is None: self.create_opt()
     frozen_before = self.opt.undo_of_freezing()
     try:
-        if freeze_epochs:
-            self.freeze()
-            if probe is None: probe = not kwargs.get('cbs') and suits_probe(self, freeze_epochs)
-            if probe:
-                with features_once(self, freeze_epochs, base_lr) as lr:
-                    self.fit_one_cycle(freeze_epochs, lr, **kwargs)
-            else: self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
-        top,mult = base_lr/2,100
-        if freeze_epochs and probe: # the last group has converged, and needs no head start
-            top,mult,kwargs['cbs'] = base_lr/20,1,[*L(kwargs.get('cbs')), GentleTuning]
-        self.unfreeze()
-        lrs = slice(top/(mult if lr_mult is None else lr_mult), top)
-        self.fit_one_cycle(epochs, lrs, pct_start=pct_start, div=div, **kwargs)
+        with self.added_cbs(kwargs.pop('cbs', None)):
+            if freeze_epochs:
+                self.freeze()
+                if probe is None: probe = suits_probe(self, freeze_epochs)
+                if probe:
+                    with features_once(self, freeze_epochs, base_lr) as lr:
+                        self.fit_one_cycle(freeze_epochs, lr, **kwargs)
+                else: self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, **kwargs)
+            top,mult = base_lr/2,100
+            if freeze_epochs and probe: # the last group has converged, and needs no head start
+                top,mult,kwargs['cbs'] = base_lr/20,1,GentleTuning
+            self.unfreeze()
+            lrs = slice(top/(mult if lr_mult is None else lr_mult), top)
+            self.fit_one_cycle(epochs, lrs, pct_start=pct_start, div=div, **kwargs)
     except Exception: # after Ctrl-C one may want to go on, so then it stays as it was
         frozen_before()
         raise
