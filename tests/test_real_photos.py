@@ -21,11 +21,11 @@ def cat_or_dog(f): return 'cat' if f.name[0].isupper() else 'dog'
 breed = using_attr(RegexLabeller(r'(.+)_\d+.jpg$'), 'name')
 
 @pytest.fixture(autouse=True)
-def all_cores():
-    "Other tests ask torch for one thread and leave it so; here the work is large"
+def own_cores():
+    "Other tests ask torch for one thread and leave it so; this is large work, and takes its share of the cores"
     n = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
-                          else os.cpu_count())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    torch.set_num_threads(max(1, cores//int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))))
     yield
     torch.set_num_threads(n)
 
