@@ -22,7 +22,7 @@ breed = using_attr(RegexLabeller(r'(.+)_\d+.jpg$'), 'name')
 
 @pytest.fixture(autouse=True)
 def own_cores():
-    "Other tests ask torch for one thread and leave it so; this is large work, and takes its share of the cores"
+    "Other tests ask torch for one thread and leave it so; large work takes its share of the cores"
     n = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     torch.set_num_threads(max(1, cores//int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))))
