@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['THREADS', 'NOT_OURS', 'KEEP_MEMORY', 'FRAMES', 'MOST', 'Nbs', 'cores', 'kernel_env', 'run_nb', 'failure', 'Ticker',
-           'table', 'linked_from', 'reachable', 'course', 'site']
+           'table', 'course', 'site']
 
 # %% ../../nbs/library/course_run.ipynb #2f926311
-import os, re, sys, tempfile, threading, time
+import os, sys, tempfile, threading, time
 from collections import Counter
 from pathlib import Path
 from fastcore.script import Param
@@ -149,26 +149,6 @@ def table(rows): # Text
     return '\n'.join([f'{"lesson":{w}}  {"seconds":>7}  result', *(row(*r) for r in rows)])
 
 # %% ../../nbs/library/course_run.ipynb #9006057a
-def linked_from(path): # Paths
-    "The notebooks of this checkout to which the Markdown of the notebook `path` links"
-    text = '\n'.join(map(source, markdown_cells(read_nb(path))))
-    found = {(path.parent/m).resolve() for m in re.findall(r'\]\(([\w./]+\.ipynb)', text)}
-    return sorted(p for p in found if p.exists())
-
-def reachable(paths): # Paths, `paths` first
-    "All notebooks that a reader of `paths` can come to by links"
-    res = [Path(p).resolve() for p in paths]
-    for p in res: res += [q for q in linked_from(p) if q not in res]
-    return res
-
-def _links(p, every): # Markdown: the page before, all lessons, the page after
-    i = every.index(p)
-    before = [f'[← {q.stem}]({q.stem}.html)' for q in every[max(i-1, 0):i]]
-    after  = [f'[{q.stem} →]({q.stem}.html)' for q in every[i+1:i+2]]
-    return ' · '.join([*before, '[all lessons](index.html)', *after])
-
-def _is_current(page, notebook): return page.exists() and page.stat().st_mtime >= notebook.stat().st_mtime
-
 Nbs = Param('folder of the lessons (default: nbs, here or in a folder above)')
 
 def course(only:Param('only lessons whose names start so', nargs='+')=None,
@@ -186,15 +166,12 @@ def site(nbs:Nbs=None): # 0
     return _course(nbs, None, lessons(nbs), None)
 
 def _course(nbs, dest, todo, run): # `run`: from a notebook and a `Ticker` to its failure, or None
-    pages = need('coursekit.course.pages')
+    for o in ('sphinx','myst_nb','sphinx_book_theme'): need(o)
+    site = need('coursekit.course.pages').Site(nbs, dest or nbs.parent/'_course')
     read,every,rows,tick = need('nbformat').read,lessons(nbs),[],Ticker()
-    linked = reachable(every)                    # all are read, so that a damaged one is told at once
-    dest = Path(dest or nbs.parent/'_course')
-    dest.mkdir(parents=True, exist_ok=True)
-
-    def write(p, nb):
-        links = _links(p, every) if p in every else '[all lessons](index.html)'
-        pages.write_page(nb, dest/f'{p.stem}.html', links)
+    for p in site.paths: read_nb(p)              # a damaged one is told at once
+    for p in site.paths:
+        if not (run and site.ran(p)): site.put(p)
 
     try:
         for i,p in enumerate(todo, 1):
@@ -204,22 +181,15 @@ def _course(nbs, dest, todo, run): # `run`: from a notebook and a `Ticker` to it
                 try:
                     failed = run(nb, tick)
                 finally: t = tick.end('FAILED' if failed else headline(nb))
-            write(p, nb)
+                nb.metadata['ran'] = dict(seconds=round(t, 1), failed=failed)
+                site.put(p, neutral(nb))
             rows.append((p.stem, t, headline(nb), failed))
     except KeyboardInterrupt: rows.append((p.stem, None, '', 'stopped by the keyboard'))
 
-    done,others = {n for n,*_ in rows},[]
-    for p in linked:
-        if p.stem in done or p.name=='index.ipynb': continue
-        kept = _is_current(dest/f'{p.stem}.html', p)
-        if not kept: write(p, read(p, as_version=4))
-        result = 'from an earlier run' if kept else 'not run; the committed outputs'
-        if p in every: others.append((p.stem, None, result, ''))
-    pages.write_index(sorted(rows+others), dest)
-
+    warnings = site.write(cores())
     for n,*_,failed in rows:
         if failed: print(f'\nFAILED: {n}, {failed}')
     minutes,seconds = divmod(sum(t or 0 for _,t,*_ in rows), 60)
-    print(f'\n{len(rows)} of {len(every)} lessons in {minutes:.0f} min {seconds:.0f} s. '
-          f'Pages to read: {dest/"index.html"}\n\n{table(rows)}', flush=True)
+    print(f'\n{warnings}{len(rows)} of {len(every)} lessons in {minutes:.0f} min {seconds:.0f} s. '
+          f'Pages to read: {site.dest/"index.html"}\n\n{table(rows)}', flush=True)
     return int(any(failed for *_,failed in rows))
