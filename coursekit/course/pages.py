@@ -117,7 +117,7 @@ def for_page(nb): # A new dict
                           language_info=dict(name='python'))
     return nb
 
-# %% ../../nbs/library/course_pages.ipynb #98459b7e
+# %% ../../nbs/library/course_pages.ipynb #2a7fc5a7
 def _prepare(app, docname, content): # When Sphinx has read a file
     if not str(app.env.doc2path(docname)).endswith('.ipynb'): return
     nb = for_page(json.loads(content[0]))
@@ -154,7 +154,7 @@ def setup(app): # Called by Sphinx
     app.add_config_value('coursekit_pages', hashlib.sha256(made_by).hexdigest(), 'env') # new: read all again
     return dict(parallel_read_safe=True, parallel_write_safe=True)
 
-# %% ../../nbs/library/course_pages.ipynb #951233fc
+# %% ../../nbs/library/course_pages.ipynb #0bcaf95f
 CSS = """
 .cell pre, .bd-article pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem }
 .bd-main .bd-content .bd-article-container { max-width: 64rem }
@@ -164,7 +164,7 @@ div.math { overflow-x: auto; margin: 1em 0 }
 .ck-frames input { accent-color: var(--pst-color-primary) }
 html[data-theme=dark] .bd-content div.cell_output img { padding: 0; background: white }
 html[data-theme=dark] .bd-content div.cell_output img.ck-plot { filter: invert(.9) hue-rotate(180deg) }
-html[data-theme=dark] .bd-content div.cell_output .text_html:has(.ck-frames, .ck-check) {
+html[data-theme=dark] .bd-content div.cell_output div.output.text_html:has(.ck-frames, .ck-check) {
   background: none; color: inherit; padding: 0;
 }
 a[href*="glossary.html#"] { text-decoration-style: dotted }
@@ -225,7 +225,7 @@ def library_text(nbs): # MyST; `nbs`: dict from the paths of the pages to the no
     pages = _toctree([(p.stem.replace('_', '.'), p.stem) for p in nbs], hidden='')
     return '\n\n'.join(['# The library', about, '\n'.join(lines), pages]) + '\n'
 
-# %% ../../nbs/library/course_pages.ipynb #53730bcd
+# %% ../../nbs/library/course_pages.ipynb #2c989d26
 def configuration(repository='', # Address of the repository that publishes the notebooks
                   branch='main'): # dict: the settings of Sphinx
     "How Sphinx makes the site"

@@ -15,7 +15,6 @@ from itertools import product
 import matplotlib.pyplot as plt
 from matplotlib.transforms import Bbox
 from PIL import Image, ImageChops
-from ..state import keep_rng
 
 # %% ../../nbs/library/course_widgets.ipynb #17d22e87
 @dataclass
@@ -119,8 +118,8 @@ def is_plot(image): # A PIL image
     white = sum(n for n,c in found if min(c)>240)
     return white>0.6*160*120 and len({tuple(o>>5 for o in c) for _,c in found})<100
 
-# %% ../../nbs/library/course_widgets.ipynb #2a396638
-LARGEST = 180_000 # Bytes of all frames of one figure
+# %% ../../nbs/library/course_widgets.ipynb #50fb7068
+LARGEST = 150_000 # Bytes of all frames of one figure
 MARGIN = 1 # Inches around a figure where something may stick out
 
 def stops_of(controls, # dict: name → `slider` or `choice`
@@ -177,7 +176,7 @@ def strip(frames): # The bytes of a WebP
         if len(photo)<=LARGEST: break
     return photo
 
-# %% ../../nbs/library/course_widgets.ipynb #ce05c732
+# %% ../../nbs/library/course_widgets.ipynb #0a0deb3e
 MOVE = """
 const img = this.querySelector('img'), {at, titles, strip} = this.dataset, rows = JSON.parse(at)
 let k = 0
@@ -213,6 +212,7 @@ def as_frames(draw, # Draws one matplotlib figure from its arguments
               most:int=None, # Frames; default: 13 for one control, 40 for several
              ): # HTML that needs nothing else
     "The figure of `draw` with controls that move it without a kernel"
+    from coursekit.state import keep_rng                    # with torch, for which no page should wait
     n = stops_of(controls, most or (13 if len(controls)==1 else 40))
     settings = list(product(*(c.stops(n[k]) for k,c in controls.items())))
     def picture(values):
