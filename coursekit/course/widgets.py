@@ -118,7 +118,7 @@ def is_plot(image): # A PIL image
     white = sum(n for n,c in found if min(c)>240)
     return white>0.6*160*120 and len({tuple(o>>5 for o in c) for _,c in found})<100
 
-# %% ../../nbs/library/course_widgets.ipynb #50fb7068
+# %% ../../nbs/library/course_widgets.ipynb #45bb3578
 LARGEST = 150_000 # Bytes of all frames of one figure
 MARGIN = 1 # Inches around a figure where something may stick out
 
@@ -169,14 +169,18 @@ def strip(frames): # The bytes of a WebP
     res = Image.new('RGB', (w, h*len(frames)))
     for i,f in enumerate(frames): res.paste(f, (0, h*i))
     if res.height>most: res = res.resize((w*most//res.height, most//len(frames)*len(frames)))
-    plot = _webp(res.quantize(128, Image.Quantize.FASTOCTREE).convert('RGB'), lossless=True, quality=50)
-    for quality in (75,55,35,20):
-        photo = _webp(res, quality=quality)
-        if len(plot)<=min(1.3*len(photo), LARGEST): return plot
-        if len(photo)<=LARGEST: break
-    return photo
+    def plot(n): # Of `n` colours
+        return _webp(res.quantize(n, Image.Quantize.FASTOCTREE).convert('RGB'), lossless=True, quality=50)
+    def photo(quality): return _webp(res, quality=quality)
+    ways = [(plot,128), (plot,32), (photo,75), (photo,50), (photo,30)]
+    if 1.3*len(photo(75))<len(plot(128)): ways = ways[2:]
+    found = []
+    for f,k in ways:
+        found.append(f(k))
+        if len(found[-1])<=LARGEST: break
+    return min(found, key=len)
 
-# %% ../../nbs/library/course_widgets.ipynb #0a0deb3e
+# %% ../../nbs/library/course_widgets.ipynb #12d9a033
 MOVE = """
 const img = this.querySelector('img'), {at, titles, strip} = this.dataset, rows = JSON.parse(at)
 let k = 0
@@ -209,11 +213,11 @@ def _as_src(image): return 'data:image/webp;base64,' + base64.b64encode(image).d
 
 def as_frames(draw, # Draws one matplotlib figure from its arguments
               controls, # dict: name → `slider` or `choice`
-              most:int=None, # Frames; default: 13 for one control, 40 for several
+              most:int=None, # Frames; default: 13 for one control, 24 for several
              ): # HTML that needs nothing else
     "The figure of `draw` with controls that move it without a kernel"
     from coursekit.state import keep_rng                    # with torch, for which no page should wait
-    n = stops_of(controls, most or (13 if len(controls)==1 else 40))
+    n = stops_of(controls, most or (13 if len(controls)==1 else 24))
     settings = list(product(*(c.stops(n[k]) for k,c in controls.items())))
     def picture(values):
         try: return _frame(draw, dict(zip(controls, values)))
@@ -236,7 +240,7 @@ def as_frames(draw, # Draws one matplotlib figure from its arguments
 
 # %% ../../nbs/library/course_widgets.ipynb #76a82a60
 def explore(draw, # Draws one matplotlib figure from its arguments
-            frames:int=None, # Most pictures for a page; default: 13, for several controls 40
+            frames:int=None, # Most pictures for a page; default: 13, for several controls 24
             **controls): # For each argument a `slider`, a `choice` or a bool
     "Show the figure of `draw` with a control for each argument; without a kernel, pictures drawn beforehand"
     from IPython.display import display
