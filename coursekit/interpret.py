@@ -291,7 +291,7 @@ def show_heatmap(im, # A picture, as for `show_image`
     heat = torch.as_tensor(heat).detach().cpu().double()
     share = (heat/max(float(heat.max() if hottest is None else hottest), 1e-9)).clamp(0, 1)
     ax.imshow(share, cmap=cmap, vmin=0, vmax=1, alpha=alpha, extent=(-.5,w-.5,h-.5,-.5),
-              interpolation='bicubic')
+              interpolation='catrom')
     return ax
 
 # %% ../nbs/15_interpretation.ipynb #2f453649
