@@ -118,7 +118,7 @@ def is_plot(image): # A PIL image
     white = sum(n for n,c in found if min(c)>240)
     return white>0.6*160*120 and len({tuple(o>>5 for o in c) for _,c in found})<100
 
-# %% ../../nbs/library/course_widgets.ipynb #45bb3578
+# %% ../../nbs/library/course_widgets.ipynb #190eb61e
 LARGEST = 150_000 # Bytes of all frames of one figure
 MARGIN = 1 # Inches around a figure where something may stick out
 
@@ -180,7 +180,7 @@ def strip(frames): # The bytes of a WebP
         if len(found[-1])<=LARGEST: break
     return min(found, key=len)
 
-# %% ../../nbs/library/course_widgets.ipynb #12d9a033
+# %% ../../nbs/library/course_widgets.ipynb #bc23aac6
 MOVE = """
 const img = this.querySelector('img'), {at, titles, strip} = this.dataset, rows = JSON.parse(at)
 let k = 0
