@@ -166,8 +166,8 @@ def add_head(body, # A module that gives a grid of features
 
 _sides = 32,64,128,224,256,299,384,512 # of pictures that a network may be made for
 
-def _features(body, size): # What `body` makes of a blank picture, of this size if it is known
-    n,p,failed = in_channels(body),one_param(body),[]
+def _features(body, size, n): # What `body` makes of a blank picture of `n` channels, of this size if known
+    p,failed = one_param(body),[]
     with keep_modes(body), torch.no_grad():
         body.eval()
         for h,w in [*([size] if size else []), *((o,o) for o in _sides)]:
@@ -223,7 +223,7 @@ def create_vision_model(arch, # Constructor, or a body (a module)
         net,stats = load_arch(arch, pretrained, weights, n_in, size)
         body = create_body(net, n_in, pretrained, cut)
     if custom_head is None:
-        shape = getattr(_features(body, size), 'shape', ())
+        shape = getattr(_features(body, size, in_channels(arch) if body is arch else n_in), 'shape', ())
         if len(shape)==2 and body is not arch: kwargs = {'pool':False} | kwargs
         _check_features(shape, kwargs.get('pool', True))
         nf = shape[1]
@@ -297,7 +297,6 @@ def _others_have(dls, learn): # Does another learner have these loaders, too?
 
 def _normalized(learn, stats, name): # Its loaders, or a twin of them, that normalize for the network `name`
     dls,says = learn.dls,Normalize.from_stats(*stats).in_words()
-    if len(stats[0])!=3: _log.info('%s: normalized with %s, made from those of three channels', name, says)
     if not hasattr(dls, 'add_tfms') or not all(hasattr(getattr(dl, 'after_batch', None), 'fs') for dl in dls):
         warnings.warn("These loaders take no transforms of batches, so the pictures are not normalized as "
                       f"the pretrained network expects: do so yourself, with {says}, and pass "
@@ -315,6 +314,7 @@ def _normalized(learn, stats, name): # Its loaders, or a twin of them, that norm
         dls = dls.twin()
         for dl in dls: dl.after_batch.fs = dl.after_batch.fs.filter(lambda f: not isinstance(f, Normalize))
     dls.add_tfms(Normalize.from_stats(*stats, weights_of=name), 'after_batch')
+    if len(stats[0])!=3: _log.info('%s: normalized with %s, made from those of three channels', name, says)
     return dls
 
 cnn_learner = vision_learner # its older name
