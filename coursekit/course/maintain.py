@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FROM_INDEX', 'Names', 'STEPS', 'FUNCTIONS', 'COMMANDS', 'nbdev', 'nbdev_script', 'plain_env', 'modules', 'library',
            'differences', 'out_of_step', 'readme_text', 'stale_notebooks', 'problems', 'chosen', 'check', 'stale',
-           'export', 'clean', 'execute', 'glossary', 'readme', 'lab', 'stream', 'Progress', 'one_thread', 'test',
-           'main']
+           'export', 'clean', 'execute', 'glossary', 'readme', 'progress', 'lab', 'stream', 'Progress', 'one_thread',
+           'test', 'main']
 
 # %% ../../nbs/library/course_maintain.ipynb #2e12f4ee
 import argparse, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -14,8 +14,10 @@ from configparser import ConfigParser
 from pathlib import Path
 from fastcore.script import Param, anno_parser
 from ..files import atomic_write
+from .copies import update_copies
 from .glossary import *
 from .notebooks import *
+from .record import Record, exercise_names, progress_lines, standing
 from .run import *
 
 # %% ../../nbs/library/course_maintain.ipynb #4f812d54
@@ -193,9 +195,36 @@ def readme(check:bool=False, # only compare
     same = path.exists() and path.read_text(encoding='utf-8')==text
     return _say([] if same else ['README.md differs from nbs/index.ipynb: make readme'])
 
-def lab(nbs:Nbs=None, args:Param(argparse.SUPPRESS, nargs='*')=None): # Exit code of JupyterLab
-    "Open JupyterLab on the lessons; it gets all further arguments"
-    return need('coursekit.course.lab').open_lab(find_nbs(nbs), args or ())
+def _standing(nbs): # As `standing`, of the reader's record
+    sources = {p.stem: [source(c) for c in code_cells(read_nb(p))] for p in lessons(nbs)}
+    return standing({k: exercise_names(o) for k,o in sources.items()}, Record().solved())
+
+def progress(forget:bool=False, # forget which exercises are solved
+             nbs:Nbs=None): # 0
+    "Say which exercises are solved, and which comes next"
+    if forget:
+        print('Forgotten.' if Record().forget() else 'There was nothing to forget.')
+        return 0
+    nbs = find_nbs(nbs)
+    rows,then = _standing(nbs)
+    print('\n'.join(progress_lines(rows, then, {p.stem: title_of(read_nb(p)) for p in lessons(nbs)})))
+    return 0
+
+def lab(edit:bool=False, # open the lessons of the checkout themselves, to change the course
+        copies:str=None, # folder of your copies (default: my_lessons, beside the lessons)
+        nbs:Nbs=None,
+        args:Param(argparse.SUPPRESS, nargs='*')=None): # Exit code of JupyterLab
+    "Open JupyterLab on your copies of the lessons; it gets all further arguments"
+    open_lab,nbs = need('coursekit.course.lab').open_lab,find_nbs(nbs)
+    if edit: return open_lab(nbs, nbs, lessons(nbs)[0].name, args or ())
+    folder = Path(copies or nbs.parent/'my_lessons').absolute()
+    for name in update_copies(nbs, folder):
+        print(f'{folder/name} stays as you left it, though the course has a newer version. To get that one, give '
+              'yours another name and start again.')
+    _,then = _standing(nbs)
+    if then: print(f'Next exercise: {then[1]}, in {then[0]}')
+    first = f'{then[0]}.ipynb' if then else lessons(nbs)[0].name
+    return open_lab(nbs, folder, first, args or ())
 
 # %% ../../nbs/library/course_maintain.ipynb #374e9e01
 def stream(cmd, # Command line
@@ -286,7 +315,7 @@ def test(timeout:int=1800, # seconds that one step may take
     return int(any(r.startswith('FAILED') for r in rows))
 
 # %% ../../nbs/library/course_maintain.ipynb #18a834be
-FUNCTIONS = course, site, lab, test, check, stale, execute, clean, export, glossary, readme
+FUNCTIONS = course, site, lab, progress, test, check, stale, execute, clean, export, glossary, readme
 COMMANDS  = {f.__name__: f for f in FUNCTIONS}
 
 def _parsers(): # Of `--nbs`, and of everything else

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WIDGET', 'NO_PICTURE', 'need', 'find_nbs', 'lessons', 'notebooks', 'make_nb', 'read_nb', 'write_nb', 'source',
-           'code_cells', 'markdown_cells', 'outputs', 'errors', 'directive', 'headline', 'neutral', 'fold', 'code_hash',
-           'shown', 'stamp', 'why_stale']
+           'code_cells', 'markdown_cells', 'outputs', 'errors', 'directive', 'headline', 'title_of', 'neutral', 'fold',
+           'code_hash', 'shown', 'stamp', 'why_stale']
 
 # %% ../../nbs/library/course_notebooks.ipynb #f78cb455
 import hashlib, importlib, json, re
@@ -82,6 +82,11 @@ def headline(nb): # The text after the arrow; '' if there is none
     "Find the last line starting with `→ ` that a lesson's cells printed"
     printed = ''.join(''.join(o['text']) for o in outputs(nb) if o.get('name')=='stdout')
     return (re.findall(r'^→ (.+)$', printed, re.M) or [''])[-1].strip()
+
+def title_of(nb): # '' if there is none
+    "The text of the first heading"
+    found = (re.search(r'^# (.+)$', source(c), re.M) for c in markdown_cells(nb))
+    return next((m[1].strip() for m in found if m), '')
 
 # %% ../../nbs/library/course_notebooks.ipynb #70b4d05a
 WIDGET = 'application/vnd.jupyter.widget-view+json'
