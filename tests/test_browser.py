@@ -1,8 +1,9 @@
 """A lesson as a reader meets it: in JupyterLab, everything run, sliders moved, exercises answered.
 
 `COURSEKIT_SCREENSHOTS=folder pytest tests/test_browser.py` keeps pictures of what the browser showed."""
-import ast, importlib, inspect, os, re, shutil, signal, socket, subprocess, sys, textwrap, time
+import ast, importlib, inspect, json, os, re, shutil, signal, socket, subprocess, sys, textwrap, time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 import pytest
 from coursekit.course.notebooks import code_cells, make_nb, read_nb, source, write_nb
@@ -17,11 +18,11 @@ def free_port():
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
-def lab_command(folder, port):
+def lab_command(folder, port, *options):
     settings = {'IdentityProvider.token':'', 'ServerApp.port':port, 'ServerApp.port_retries':0,
                 'LabApp.expose_app_in_browser':True, 'LabApp.news_url':'none',
                 'LabApp.check_for_updates_class':'jupyterlab.NeverCheckForUpdate'}
-    return [sys.executable, '-c', COMMAND, '--nbs', str(folder), 'lab', '--no-browser',
+    return [sys.executable, '-c', COMMAND, '--nbs', str(folder), 'lab', *options, '--no-browser',
             *(f'--{k}={v}' for k,v in settings.items())]
 
 @pytest.fixture(scope='module')
@@ -32,25 +33,37 @@ def lessons_folder(tmp_path_factory):
     for p in (ROOT/'nbs').glob('*.ipynb'): shutil.copy(p, folder)
     return folder
 
-@pytest.fixture(scope='module')
-def lab(lessons_folder, browser):
+def home_of(tmp):
+    "A new home with a new folder of data, in which the sketches drawn already can be found"
+    drawn,home = Path(os.environ.get('COURSEKIT_HOME') or Path.home()/'.coursekit')/'data',tmp/'home'
+    if home.exists(): return home
+    (home/'coursekit').mkdir(parents=True)
+    if drawn.is_dir(): (home/'coursekit'/'data').symlink_to(drawn, target_is_directory=True)
+    return home
+
+@contextmanager
+def running_lab(folder, tmp, *options):
     "The address of `coursekit lab`, started as by somebody who never started Jupyter before"
     pytest.importorskip('jupyterlab', reason='jupyterlab comes with the dev extra')
     pytest.importorskip('ipywidgets')
-    tmp,port = lessons_folder.parent,free_port()
+    home,port = home_of(tmp),free_port()
     url = f'http://127.0.0.1:{port}'
     env = {k:v for k,v in os.environ.items() if not k.startswith(('JUPYTER','IPYTHON','XDG_'))}
-    env |= dict(HOME=str(tmp/'home'), PYTHONPATH=str(ROOT), PYTHONUTF8='1', OMP_NUM_THREADS='1')
-    env.setdefault('COURSEKIT_HOME', str(Path.home()/'.coursekit'))         # the sketches drawn already
-    (tmp/'home').mkdir()
+    env |= dict(HOME=str(home), PYTHONPATH=str(ROOT), PYTHONUTF8='1', OMP_NUM_THREADS='1',
+                COURSEKIT_HOME=str(home/'coursekit'))
     with open(tmp/'lab.log', 'w+') as log:
-        p = subprocess.Popen(lab_command(lessons_folder, port), cwd=tmp, env=env, stdout=log,
+        p = subprocess.Popen(lab_command(folder, port, *options), cwd=tmp, env=env, stdout=log,
                              stderr=subprocess.STDOUT, start_new_session=hasattr(os, 'setsid'))
         try:
             until(lambda: answers(f'{url}/api') or p.poll() is not None, 120, 'JupyterLab starts')
             if p.poll() is not None: pytest.fail(f'JupyterLab ended:\n{(tmp/"lab.log").read_text()[-3000:]}')
             yield url
         finally: stop(p)
+
+@pytest.fixture(scope='module')
+def lab(lessons_folder, browser):
+    "JupyterLab on the notebooks in `lessons_folder` themselves"
+    with running_lab(lessons_folder, lessons_folder.parent, '--edit') as url: yield url
 
 def stop(p):
     "The server is a child of `coursekit lab`; both end on one signal to their session, and kernels with them"
@@ -287,6 +300,64 @@ def test_a_bold_word_leads_to_the_glossary(lesson):
     click()
     until(lambda: (b := heading.bounding_box()) and 0<b['y']<850, 10, f'the glossary shows {term}')
     shot(page, 'glossary')
+
+# A lesson from one day to the next, as its reader meets it: in a copy of the committed lesson
+
+TRUSTED = 'return cells.filter(c => c.type === "code").every(c => c.trusted)'
+FIGURES = """return cells.map(c => c.type !== "code" ? 0 : c.sharedModel.getOutputs()
+  .filter(o => o.data && (o.data["image/png"] || o.data["image/svg+xml"])).length)"""
+DRAWN = """es => es.filter(e => e.tagName === "IMG" ? e.complete && e.naturalWidth > 20
+                                             : e.getBoundingClientRect().width > 20).length"""
+
+def is_committed(path):
+    cmd = ['git', 'diff', '--quiet', 'HEAD', '--', str(path)]
+    return (ROOT/'.git').exists() and not subprocess.run(cmd, cwd=ROOT).returncode
+
+def figures_of(nb):
+    "Scroll through the notebook: (how many figures its outputs have, how many the page shows) for each cell"
+    wanted = nb.js(FIGURES)
+    for i,n in enumerate(wanted):
+        if not n: continue
+        output = nb.cell(i).locator('.jp-OutputArea-output')
+        shown = output.locator('img, svg')
+        until(lambda shown=shown, n=n: shown.evaluate_all(DRAWN)>=n, 20, f'cell {i} shows {n} figures')
+        assert not output.get_by_text(re.compile('Error displaying widget|model not found', re.I)).count()
+    return sum(wanted)
+
+@pytest.mark.skipif(not is_committed(ROOT/'nbs'/f'{LESSON}.ipynb'), reason=f'{LESSON} is not as committed')
+def test_a_lesson_from_one_day_to_the_next(browser, tmp_path):
+    """Opened, run, an exercise solved, saved, closed, and opened again with another kernel: each time it is
+    unmodified on opening, trusted, and shows every figure; what was solved is remembered; `nbs` is as it was"""
+    copies,before = tmp_path/'mine',(ROOT/'nbs'/f'{LESSON}.ipynb').read_bytes()
+    def opened(url):
+        page = browser.new_page(viewport=dict(width=1280, height=900))
+        page.set_default_timeout(20_000)
+        nb = Notebook(page, url, LESSON)
+        page.wait_for_timeout(3000)
+        assert not nb.is_modified()
+        assert nb.js(TRUSTED)
+        return nb,figures_of(nb)
+    with running_lab(ROOT/'nbs', tmp_path, '--copies', str(copies)) as url:
+        nb,n_first = opened(url)
+        shot(nb.page, 'first_day')
+        nb.run_all(seconds=120)
+        assert nb.errors()==[]
+        ex = next(e for e in exercises().values() if e.is_value)
+        i = nb.index(rf"check\(['\"]{ex.name}['\"]")
+        state,text = nb.answer(i, nb.sources()[i].replace('...', repr(ex.answer)))
+        assert state=='done' and f'1 of {len(exercises())} in this lesson' in text
+        nb.js('await w.context.save()')
+        assert not nb.is_modified()
+        nb.page.close()
+    with running_lab(ROOT/'nbs', tmp_path, '--copies', str(copies)) as url:
+        nb,n_second = opened(url)
+        shot(nb.page, 'second_day')
+        assert n_second==n_first>5
+        assert nb.sources()[i]!=read_nb(ROOT/'nbs'/f'{LESSON}.ipynb')
+        nb.page.close()
+    assert (ROOT/'nbs'/f'{LESSON}.ipynb').read_bytes()==before
+    note = json.loads((tmp_path/'home'/'coursekit'/'progress.json').read_text())
+    assert [*note]==[LESSON] and [*note[LESSON]]==[ex.name]
 
 # The cleaner of labels, in a notebook of a few tiny pictures
 

@@ -285,7 +285,8 @@ class Exercises:
         except OSError as e: trouble = f' It could not be noted for another day: {e}'
         solved = self.all.keys() & (self.solved | self.record.solved(self.lesson).keys())
         n,k = len(self.all),len(solved)
-        return (f' ({k} of {n} in this lesson.)' if k<n else f' You have solved all {n} of this lesson.') + trouble
+        count = f' ({k} of {n} in this lesson.)' if k<n else f' You have solved all {n} of this lesson.'
+        return count + trouble
 
     def __call__(self, *answer): self.verdict(*answer).show()
 

@@ -18,14 +18,14 @@ from traitlets import Unicode
 from .notebooks import *
 from .run import kernel_env
 
-# %% ../../nbs/library/course_lab.ipynb #9575099e
+# %% ../../nbs/library/course_lab.ipynb #c79599ee
 OURS = Path(need('coursekit').__file__).resolve().parents[1]
 
 def committed(root, # A checkout
               name, # Of a file, relative to `root`
               ours=OURS, # Folder of the package that runs
              ): # Bytes
-    "The file as git has committed it; None if it has not, or if the package that runs is not in that checkout"
+    "The file as git has committed it; None if it has not, or if another checkout's package runs"
     root = Path(root).resolve()
     if not Path(ours).resolve().is_relative_to(root): return None
     cmd = ['git', '-C', str(root), 'cat-file', 'blob', f'HEAD:./{name}']
@@ -59,7 +59,8 @@ class LessonFiles(LargeFileManager):
         if self.is_committed(nb, path): self.notary.mark_cells(nb, True)
         else: super().mark_trusted_cells(nb, path)
 
-    def is_committed(self, nb, path): # Is the file byte by byte the lesson in the checkout, and `nb` what it says?
+    def is_committed(self, nb, path):
+        "Is the file byte by byte the lesson in the checkout, and `nb` what it says?"
         if not self.lessons: return False
         nbs = Path(self.lessons)
         data = committed(nbs.parent, f'{nbs.name}/{path.strip("/")}', self.ours)

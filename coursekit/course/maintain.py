@@ -219,8 +219,8 @@ def lab(edit:bool=False, # open the lessons of the checkout themselves, to chang
     if edit: return open_lab(nbs, nbs, lessons(nbs)[0].name, args or ())
     folder = Path(copies or nbs.parent/'my_lessons').absolute()
     for name in update_copies(nbs, folder):
-        print(f'{folder/name} stays as you left it, though the course has a newer version. To get that one, give '
-              'yours another name and start again.')
+        print(f'{folder/name} stays as you left it, though the course has a newer version. '
+              'To get that one, give yours another name and start again.')
     _,then = _standing(nbs)
     if then: print(f'Next exercise: {then[1]}, in {then[0]}')
     first = f'{then[0]}.ipynb' if then else lessons(nbs)[0].name
