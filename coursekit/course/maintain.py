@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FROM_INDEX', 'Names', 'STEPS', 'FUNCTIONS', 'COMMANDS', 'nbdev', 'nbdev_script', 'plain_env', 'modules', 'library',
            'differences', 'out_of_step', 'readme_text', 'stale_notebooks', 'problems', 'chosen', 'check', 'stale',
-           'export', 'clean', 'execute', 'glossary', 'readme', 'progress', 'lab', 'stream', 'Progress', 'one_thread',
-           'test', 'main']
+           'export', 'clean', 'execute', 'glossary', 'signposts', 'readme', 'progress', 'lab', 'stream', 'Progress',
+           'one_thread', 'test', 'main']
 
 # %% ../../nbs/library/course_maintain.ipynb #2e12f4ee
 import argparse, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -19,6 +19,7 @@ from .glossary import *
 from .notebooks import *
 from .record import Record, exercise_names, progress_lines, standing
 from .run import *
+from .signposts import signpost_problems, write_signposts
 
 # %% ../../nbs/library/course_maintain.ipynb #4f812d54
 def nbdev(command:str, # 'export', 'clean' or 'test'
@@ -102,10 +103,10 @@ def stale_notebooks(nbs): # Sentences
             for p,why in reasons.items() if why]
 
 def problems(nbs): # Sentences, each naming a file and the remedy
-    "Say what is out of step: modules, clean notebooks, outputs, glossary, README.md"
+    "Say what is out of step: modules, clean notebooks, outputs, glossary, signposts, README.md"
     nbs = Path(nbs)
     res = out_of_step(nbs.parent) + stale_notebooks(nbs)
-    if (nbs/'glossary.ipynb').exists(): res += term_problems(nbs)
+    if (nbs/'glossary.ipynb').exists(): res += term_problems(nbs) + signpost_problems(nbs)
     readme = nbs.parent/'README.md'
     if not readme.exists() or readme.read_text(encoding='utf-8')!=readme_text(nbs.parent):
         res.append('README.md differs from nbs/index.ipynb: make readme')
@@ -182,6 +183,12 @@ def glossary(nbs:Nbs=None): # 0
     "Link bold terms to the glossary, sort it"
     nbs = find_nbs(nbs)
     for p in write_terms(nbs): print(p.relative_to(nbs.parent))
+    return 0
+
+def signposts(nbs:Nbs=None): # 0
+    "Say what folded cells hold, link the next lesson"
+    nbs = find_nbs(nbs)
+    for p in write_signposts(nbs): print(p.relative_to(nbs.parent))
     return 0
 
 def readme(check:bool=False, # only compare
@@ -297,7 +304,7 @@ def _in_step(root, timeout):
 
 def one_thread(root): return dict.fromkeys(THREADS, '1') | KEEP_MEMORY | dict(PYTHONPATH=str(root))
 
-STEPS = {'exports, clean notebooks, outputs, glossary, README': _in_step, 'ruff': _ruff,
+STEPS = {'exports, clean notebooks, outputs, glossary, signposts, README': _in_step, 'ruff': _ruff,
          'cells of every notebook': _cells, 'pytest': _pytest}
 
 def test(timeout:int=1800, # seconds that one step may take
@@ -315,7 +322,8 @@ def test(timeout:int=1800, # seconds that one step may take
     return int(any(r.startswith('FAILED') for r in rows))
 
 # %% ../../nbs/library/course_maintain.ipynb #18a834be
-FUNCTIONS = course, site, lab, progress, test, check, stale, execute, clean, export, glossary, readme
+FUNCTIONS = (course, site, lab, progress, test, check, stale, execute, clean, export,
+             glossary, signposts, readme)
 COMMANDS  = {f.__name__: f for f in FUNCTIONS}
 
 def _parsers(): # Of `--nbs`, and of everything else
