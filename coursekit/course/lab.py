@@ -72,7 +72,7 @@ class LessonFiles(LargeFileManager):
         clean_nb(neutral(nb), **KEPT)
         if trusted: self.notary.sign(nb)
 
-# %% ../../nbs/library/course_lab.ipynb #060e296c
+# %% ../../nbs/library/course_lab.ipynb #f3dcca4a
 SCRIPT = r"""
 const summary = source => /^#\| *([A-Z].+?)\s*$/m.exec(source)?.[1].replaceAll("`", "")
 const anchor = heading => heading.trim().split(/\s+/).join("-").toLowerCase()
@@ -154,7 +154,8 @@ const plugin = {id: "coursekit:lessons", autoStart: true, activate: app => {
   document.addEventListener("click", careful(e => followed(app, e)), true)
 }}
 window._JUPYTERLAB = window._JUPYTERLAB || {}
-window._JUPYTERLAB.coursekit = {init: () => null, get: async () => () => ({__esModule: true, default: plugin})}
+const offered = {__esModule: true, default: plugin}
+window._JUPYTERLAB.coursekit = {init: () => null, get: async () => () => offered}
 """
 
 def write_extension(folder): # For `LabApp.extra_labextensions_path`
@@ -188,7 +189,8 @@ def open_lab(nbs, # Folder of the lessons in the checkout
         settings.write_text(json.dumps(SETTINGS))
         write_extension(Path(scratch)/'labextensions')
         cmd.append(f'--LabApp.extra_labextensions_path={scratch}/labextensions')
-        env = kernel_env(nbs.parent, scratch) | dict(JUPYTER_CONFIG_PATH=str(settings.parents[1]))
+        env = kernel_env(nbs.parent, scratch)
+        env |= dict(JUPYTER_CONFIG_PATH=str(settings.parents[1]), COURSEKIT_LAB='1')
         with subprocess.Popen(cmd, env=env) as p:
             while p.poll() is None:
                 with suppress(KeyboardInterrupt): p.wait() # Ctrl-C is for JupyterLab, which asks back
