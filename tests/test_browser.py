@@ -346,7 +346,7 @@ def test_figures_suit_the_dark_theme(lab, browser):
     nb = Notebook(page, lab, '02_gradients')
     change = 'window.jupyterapp.commands.execute("apputils:change-theme", {theme: "JupyterLab Dark"})'
     page.evaluate(f'() => {change}')
-    page.wait_for_selector('body[data-jp-theme-light="false"]')
+    page.wait_for_selector('body[data-jp-theme-light="false"]', state='attached')
     i = next(i for i,n in enumerate(nb.js(FIGURES)) if n)
     img = nb.cell(i).locator('.jp-OutputArea-output img').first
     until(lambda: 'invert' in img.evaluate('i => getComputedStyle(i).filter'), 10, 'the plot is turned')

@@ -72,7 +72,7 @@ class LessonFiles(LargeFileManager):
         clean_nb(neutral(nb), **KEPT)
         if trusted: self.notary.sign(nb)
 
-# %% ../../nbs/library/course_lab.ipynb #f3dcca4a
+# %% ../../nbs/library/course_lab.ipynb #bd64bd0d
 SCRIPT = r"""
 const summary = source => /^#\| *([A-Z].+?)\s*$/m.exec(source)?.[1].replaceAll("`", "")
 const anchor = heading => heading.trim().split(/\s+/).join("-").toLowerCase()
@@ -127,10 +127,9 @@ function goTo(app, path, id, tries = 100) { // Scroll to a heading, as soon as t
   else if (tries) setTimeout(() => goTo(app, path, id, tries-1), 100)
 }
 function followed(app, event) { // A click on a link to a heading of another notebook
-  const link = event.target.closest?.("a[data-commandlinker-args]")
-  const {path, id} = link ? JSON.parse(link.dataset.commandlinkerArgs) : {}
-  if (path?.endsWith(".ipynb") && id?.startsWith("#"))
-    goTo(app, path, decodeURIComponent(id.slice(1)).toLowerCase())
+  const link = event.target.closest?.(".jp-RenderedHTMLCommon a[href]"), url = link && new URL(link.href)
+  const path = url?.hash && /\/files\/(.+\.ipynb)$/.exec(url.pathname)?.[1]
+  if (path) goTo(app, decodeURIComponent(path), decodeURIComponent(url.hash.slice(1)).toLowerCase())
 }
 const STYLE = `.ck-summary { font-family: var(--jp-content-font-family); font-style: italic; }
 [data-jp-theme-light="false"] .jp-OutputArea img.ck-plot { filter: invert(.9) hue-rotate(180deg); }`
