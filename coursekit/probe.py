@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from .callback.core import Callback
 from .learner import as_plain_tensor, n_batches
+from .losses import loss_activation
 from .optimizer import SGD
 from .state import keep_modes, keep_rng, replaced
 from .torch_core import to_device
@@ -128,6 +129,10 @@ def _is_linear(rest): # Has it no weights but those of one linear layer?
     with_weights = [o for o in rest.modules() if any(True for _ in o.parameters(recurse=False))]
     return len(with_weights)==1 and isinstance(with_weights[0], nn.Linear)
 
+def _compares_probabilities(loss_func): # Does it put the outputs through a softmax or sigmoid?
+    p = loss_activation(loss_func)(torch.tensor([[3.,-3.,3.]]))
+    return bool(((0<p) & (p<1)).all())
+
 def _mean_square(features, dls): # Of their lengths, in the first batch; random numbers stay as they are
     with keep_rng(dls):
         x,*_ = next(iter(features.batches()))
@@ -150,7 +155,7 @@ def features_once(learn, # A `Learner` whose first layers are frozen
     if valid is not None: valid = FeatureLoader(frozen, valid, learn.device)
     data = _Features(learn.dls, train, valid)
     data.note = f'Frozen body: {steps} steps an epoch of the head, on features that are computed once.'
-    if not _is_linear(rest):
+    if not (_is_linear(rest) and _compares_probabilities(learn.loss_func)):
         with replaced(learn, model=rest, dls=data): yield base_lr
         return
     lr = base_lr/2e-3*scaled_rate/max(_mean_square(train, learn.dls), 1e-6)

@@ -495,10 +495,15 @@ def test_labels_are_cleaned_by_hand(lab, browser, lessons_folder):
 
 # The widgets of lessons that train for minutes: their cells and those that they need run, without training
 
+# (a new head answers 0 for every class, and no slider would change its picture: it gets random weights)
+
 NO_TRAINING = """
 from coursekit.vision.all import *
-for method in ('fit','fit_one_cycle','fit_flat_cos','fine_tune'):
-    setattr(Learner, method, lambda self, *args, **kwargs: None)
+def not_trained(self, *args, **kwargs):
+    set_seed(0)
+    with torch.no_grad():
+        for p in self.model[-1].parameters(): p.normal_(std=0.1)
+for method in ('fit','fit_one_cycle','fit_flat_cos','fine_tune'): setattr(Learner, method, not_trained)
 """
 
 class WithoutChecks(ast.NodeTransformer):
@@ -544,12 +549,10 @@ def widgets_of(name): # Positions of their cells
     return [i for i,c in enumerate(read_nb(ROOT/'nbs'/f'{name}.ipynb')['cells'])
             if c['cell_type']=='code' and EXPLORE.search(source(c))]
 
-WAITS = pytest.mark.skip(reason='with training switched off it ends in an error whose cause is not known yet')
-
-@pytest.mark.parametrize('name', ['14_transfer', '16_pets', pytest.param('15_interpretation', marks=WAITS)])
+@pytest.mark.parametrize('name', ['14_transfer', '15_interpretation', '16_pets'])
 def test_widgets_of_lessons_that_train(lab, browser, lessons_folder, name):
     found = widgets_of(name)
-    if not found: pytest.skip(f'{name} has no slider')
+    assert found, f'{name} has no slider'
     cells = read_nb(ROOT/'nbs'/f'{name}.ipynb')['cells']
     sources = [source(c) if c['cell_type']=='code' else None for c in cells]
     wanted = sorted({j for i in found for j in needed_by(sources, i)})
