@@ -407,6 +407,13 @@ def test_a_lesson_from_one_day_to_the_next(browser, tmp_path):
         shot(nb.page, 'second_day')
         assert n_second==n_first>5
         assert nb.sources()[i]==answered
+        words = nb.page.locator('.jp-OutputArea-output img').evaluate_all('es => es.map(e => e.alt)')
+        assert any(o.startswith('Figure: ') for o in words), words
+        nb.page.goto(f'{url}/lab/tree/lessons.md?reset')
+        listed = nb.page.locator('.jp-MarkdownViewer tr', has_text=LESSON)
+        listed.wait_for()
+        assert '●○' in listed.inner_text() and listed.locator('a').count()
+        shot(nb.page, 'list')
         nb.page.close()
     assert (ROOT/'nbs'/f'{LESSON}.ipynb').read_bytes()==before
     note = json.loads((tmp_path/'home'/'coursekit'/'progress.json').read_text())

@@ -5,24 +5,24 @@
 # %% auto #0
 __all__ = ['figure_words', 'describe_figures', 'being_imported', 'LoadingLine', 'show_line', 'load_ipython_extension']
 
-# %% ../../nbs/library/course_kernel.ipynb #5bbddeea
+# %% ../../nbs/library/course_kernel.ipynb #a40bb381
 import os, sys, threading, time
 from itertools import count
 
-# %% ../../nbs/library/course_kernel.ipynb #b59a1773
+# %% ../../nbs/library/course_kernel.ipynb #58c8949f
 def figure_words(fig): # A matplotlib figure
-    "Its titles and the labels of its axes, as one line"
+    "Its titles (or, without any, the texts in it) and the labels of its axes, as one line"
     def text(o): return ' '.join(o.get_text().split()) if o else ''
     titles = [text(fig._suptitle), *(text(ax.title) for ax in fig.axes)]
-    titles = list(dict.fromkeys(t for t in titles if t))
+    titles = [t for t in titles if t] or [text(o) for ax in fig.axes for o in ax.texts if text(o)]
+    titles = list(dict.fromkeys(titles))
     labels = [(text(ax.yaxis.label), text(ax.xaxis.label)) for ax in fig.axes]
     plots = list(dict.fromkeys(f'{y} against {x}' for y,x in labels if x and y))
-    shown = [f'{len(titles)} titles: {"; ".join(titles)}'] if len(titles)>12 else titles
     kind = 'Figure' if plots or not any(ax.images for ax in fig.axes) else 'Pictures'
-    words = '. '.join([*shown, *(f'Plotted: {p}' for p in plots[:4])])
+    words = '. '.join([*titles, *(f'Plotted: {p}' for p in plots[:4])])
     return f'{kind}: {words}' if words else f'{kind} without a title'
 
-# %% ../../nbs/library/course_kernel.ipynb #37d7ff76
+# %% ../../nbs/library/course_kernel.ipynb #f736513e
 def _with_words(printer): # Prints a figure as bytes, perhaps with metadata
     def printed(fig):
         data,known = res if isinstance(res := printer(fig), tuple) else (res, {})
@@ -38,7 +38,7 @@ def describe_figures(ip): # The shell
         return plain(kind, _with_words(func) if func and is_figure(kind) else func)
     formatter.for_type = for_type
 
-# %% ../../nbs/library/course_kernel.ipynb #2a8d0b76
+# %% ../../nbs/library/course_kernel.ipynb #186b36d0
 def being_imported(frame): # The innermost frame of a thread
     "The library that a thread is importing; '' if none"
     names = []

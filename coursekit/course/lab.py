@@ -15,6 +15,7 @@ from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, NoSuchKernel
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from nbdev.clean import clean_nb
 from traitlets import Unicode
+from .copies import LIST, write_list
 from .notebooks import *
 from .run import kernel_env
 
@@ -44,6 +45,8 @@ class LessonFiles(LargeFileManager):
     ours = Unicode(str(OURS), help='The folder of the package that runs')
 
     def get(self, path, content=True, **kwargs):
+        if content and path.strip('/')==LIST and self.lessons not in ('', self.root_dir):
+            with suppress(OSError): write_list(self.lessons, self.root_dir)
         model = super().get(path, content, **kwargs)
         if content and model['type']=='notebook': self.add_notes(model['content']['metadata'])
         return model
@@ -72,7 +75,7 @@ class LessonFiles(LargeFileManager):
         clean_nb(neutral(nb), **KEPT)
         if trusted: self.notary.sign(nb)
 
-# %% ../../nbs/library/course_lab.ipynb #bd64bd0d
+# %% ../../nbs/library/course_lab.ipynb #92e81f9a
 SCRIPT = r"""
 const summary = source => /^#\| *([A-Z].+?)\s*$/m.exec(source)?.[1].replaceAll("`", "")
 const anchor = heading => heading.trim().split(/\s+/).join("-").toLowerCase()
@@ -168,6 +171,7 @@ def write_extension(folder): # For `LabApp.extra_labextensions_path`
 
 # %% ../../nbs/library/course_lab.ipynb #11cd159d
 SETTINGS = {'@jupyterlab/apputils-extension:notification': {'fetchNews':'false', 'checkForUpdates':False},
+            '@jupyterlab/docmanager-extension:plugin': {'defaultViewers':{'markdown':'Markdown Preview'}},
             '@jupyterlab/notebook-extension:tracker': {'codeCellConfig':{'lineWrap':True}}}
 
 def open_lab(nbs, # Folder of the lessons in the checkout

@@ -14,10 +14,10 @@ from configparser import ConfigParser
 from pathlib import Path
 from fastcore.script import Param, anno_parser
 from ..files import atomic_write
-from .copies import update_copies
+from .copies import reader_standing, update_copies, write_list
 from .glossary import *
 from .notebooks import *
-from .record import Record, exercise_names, progress_lines, standing
+from .record import Record, progress_lines
 from .run import *
 from .signposts import signpost_problems, write_signposts
 
@@ -202,10 +202,6 @@ def readme(check:bool=False, # only compare
     same = path.exists() and path.read_text(encoding='utf-8')==text
     return _say([] if same else ['README.md differs from nbs/index.ipynb: make readme'])
 
-def _standing(nbs): # As `standing`, of the reader's record
-    sources = {p.stem: [source(c) for c in code_cells(read_nb(p))] for p in lessons(nbs)}
-    return standing({k: exercise_names(o) for k,o in sources.items()}, Record().solved())
-
 def progress(forget:bool=False, # forget which exercises are solved
              nbs:Nbs=None): # 0
     "Say which exercises are solved, and which comes next"
@@ -213,8 +209,7 @@ def progress(forget:bool=False, # forget which exercises are solved
         print('Forgotten.' if Record().forget() else 'There was nothing to forget.')
         return 0
     nbs = find_nbs(nbs)
-    rows,then = _standing(nbs)
-    print('\n'.join(progress_lines(rows, then, {p.stem: title_of(read_nb(p)) for p in lessons(nbs)})))
+    print('\n'.join(progress_lines(*reader_standing(nbs))))
     return 0
 
 def lab(edit:bool=False, # open the lessons of the checkout themselves, to change the course
@@ -228,7 +223,8 @@ def lab(edit:bool=False, # open the lessons of the checkout themselves, to chang
     for name in update_copies(nbs, folder):
         print(f'{folder/name} stays as you left it, though the course has a newer version. '
               'To get that one, give yours another name and start again.')
-    _,then = _standing(nbs)
+    write_list(nbs, folder)
+    _,then,_ = reader_standing(nbs)
     if then: print(f'Next exercise: {then[1]}, in {then[0]}')
     first = f'{then[0]}.ipynb' if then else lessons(nbs)[0].name
     return open_lab(nbs, folder, first, args or ())
