@@ -309,7 +309,7 @@ def test_a_bold_word_leads_to_the_glossary_at_the_first_click(lab, browser):
         assert term.split('-')[0][:4].lower() in word.inner_text().lower()
         word.click()
         heading = page.locator(f'{PANEL} h3[data-jupyter-id="{term}"]')
-        heading.wait_for(state='attached')
+        heading.wait_for(state='attached', timeout=30_000)
         def is_in_view(heading=heading): return (box := heading.bounding_box()) and 0<box['y']<850
         until(is_in_view, 20, f'{term} is in view')
         page.wait_for_timeout(1500)                              # and stays there

@@ -75,7 +75,7 @@ class LessonFiles(LargeFileManager):
         clean_nb(neutral(nb), **KEPT)
         if trusted: self.notary.sign(nb)
 
-# %% ../../nbs/library/course_lab.ipynb #92e81f9a
+# %% ../../nbs/library/course_lab.ipynb #1e66cbf5
 SCRIPT = r"""
 const summary = source => /^#\| *([A-Z].+?)\s*$/m.exec(source)?.[1].replaceAll("`", "")
 const anchor = heading => heading.trim().split(/\s+/).join("-").toLowerCase()
@@ -116,18 +116,18 @@ function describe(app, img) { // Alternative text, and whether the picture is a 
   if (img.complete) look()
   img.addEventListener("load", look)
 }
-function goTo(app, path, id, tries = 100) { // Scroll to a heading, as soon as the notebook is there
+function goTo(app, path, id, tries = 200, asked = false) { // Scroll to a heading, as soon as the notebook is there
   const w = app.shell.currentWidget, nb = w?.content
   const cells = w?.context?.path === path && w.context.isReady && nb.widgets || []
   const isIt = line => /^#+ /.test(line) && anchor(line.replace(/^#+/, "")) === id
   const at = cells.findIndex(c => c.model.sharedModel.getSource().split("\n").some(isIt))
-  if (at >= 0) {
+  if (at >= 0 && !(asked && tries % 10)) { // not each time: a new call stops the one before
     nb.activeCellIndex = at
     nb.scrollToItem(at, "start").catch(() => null)
   }
   const heading = at >= 0 && cells[at].node.querySelector("h1, h2, h3, h4, h5, h6")
-  if (heading) setTimeout(() => heading.scrollIntoView(), 100)
-  else if (tries) setTimeout(() => goTo(app, path, id, tries-1), 100)
+  if (heading) [100, 800].forEach(ms => setTimeout(() => heading.scrollIntoView(), ms))
+  else if (tries) setTimeout(() => goTo(app, path, id, tries-1, at >= 0), 100)
 }
 function followed(app, event) { // A click on a link to a heading of another notebook
   const link = event.target.closest?.(".jp-RenderedHTMLCommon a[href]"), url = link && new URL(link.href)
