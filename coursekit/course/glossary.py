@@ -61,7 +61,9 @@ LONG = 240 # Characters of a definition that are shown on hover
 def as_title(definition): # Of an entry, in Markdown
     "The sentences of a definition that fit into the title of a link, as plain text"
     text = re.sub(r'\[([^\]]+)\]\([^)]*\)', r'\1', ' '.join(definition.split()))
-    text = re.sub(r'[*`$]', '', text).replace('"', '”').replace('|', '/').replace('\\', '')
+    parts = re.split(r'`([^`]*)`', text)
+    parts[::2] = [re.sub(r'[*$\\]', '', o) for o in parts[::2]]       # in code a star may be a product
+    text = ''.join(parts).replace('"', '”').replace('|', '/')
     short,*more = re.split(r'(?<=[.!?]) (?=[A-Z])', text)
     for o in more:
         if len(short)+len(o)>=LONG: break

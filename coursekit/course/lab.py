@@ -75,7 +75,7 @@ class LessonFiles(LargeFileManager):
         clean_nb(neutral(nb), **KEPT)
         if trusted: self.notary.sign(nb)
 
-# %% ../../nbs/library/course_lab.ipynb #1e66cbf5
+# %% ../../nbs/library/course_lab.ipynb #71c0f1b2
 SCRIPT = r"""
 const summary = source => /^#\| *([A-Z].+?)\s*$/m.exec(source)?.[1].replaceAll("`", "")
 const anchor = heading => heading.trim().split(/\s+/).join("-").toLowerCase()
@@ -116,7 +116,8 @@ function describe(app, img) { // Alternative text, and whether the picture is a 
   if (img.complete) look()
   img.addEventListener("load", look)
 }
-function goTo(app, path, id, tries = 200, asked = false) { // Scroll to a heading, as soon as the notebook is there
+// Scroll to a heading, as soon as the notebook is there
+function goTo(app, path, id, tries = 200, asked = false) {
   const w = app.shell.currentWidget, nb = w?.content
   const cells = w?.context?.path === path && w.context.isReady && nb.widgets || []
   const isIt = line => /^#+ /.test(line) && anchor(line.replace(/^#+/, "")) === id

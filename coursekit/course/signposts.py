@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['DRAWS', 'SHUT', 'FOLDED', 'NEXT', 'summary_of', 'next_link', 'with_signposts', 'write_signposts', 'signpost_problems']
 
-# %% ../../nbs/library/course_signposts.ipynb #d7798784
+# %% ../../nbs/library/course_signposts.ipynb #7e748b8a
 import ast, re
 from .notebooks import *
 
-# %% ../../nbs/library/course_signposts.ipynb #9ebab923
+# %% ../../nbs/library/course_signposts.ipynb #a5e26f1c
 DRAWS = re.compile(r'\bplt\.|\.plot\(|subplots\(|imshow\(|show_images?\(|draw_\w+\(|\bax\b|axs\b')
 SHUT = 'No need to open it.'
 
@@ -24,8 +24,9 @@ def _is_test(node): # Does a statement test something, or hold only statements t
     f = getattr(getattr(node, 'value', None), 'func', None)
     return getattr(f, 'id', '').startswith('test_')
 
-def _listed(names, most=3): # At most `most` names, as Markdown
+def _listed(names, most=3, room=50): # At most `most` names, in about `room` letters, as Markdown
     some = [f'`{n}`' for n in names[:most]]
+    if most>1 and len(''.join(some))>room: return _listed(names, most-1, room)
     if len(names)>most: return ', '.join(some) + f' and {len(names)-most} more'
     return ' and '.join([', '.join(some[:-1]), some[-1]] if len(some)>1 else some)
 
@@ -37,7 +38,7 @@ def summary_of(src, # Source of a folded cell
     defs = [o.name for o in body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0]!='_']
     defs = list(dict.fromkeys(defs))
     if exported:
-        if imports and all(imports): return f'Imports of the version worth keeping. {SHUT}'
+        if imports and imports[0] and not defs: return f'Set-up of the version worth keeping. {SHUT}'
         if defs: return f'The version worth keeping of {_listed(defs)}. Open it to read it whole.'
         return 'A part of the version worth keeping. Open it to read it whole.'
     if imports and imports[0]: return f'Set-up, with imports and settings. {SHUT}'
@@ -50,7 +51,7 @@ def summary_of(src, # Source of a folded cell
         return f'{kind}{"s" if len(defs)>1 else ""} {_listed(defs)}. {SHUT}'
     return 'Details. Open it if you wonder how it is done.'
 
-# %% ../../nbs/library/course_signposts.ipynb #35ee4be8
+# %% ../../nbs/library/course_signposts.ipynb #f1e74157
 FOLDED = re.compile(r'^#\|\s*code-fold:\s*true\s*$', re.M)
 NEXT = re.compile(r'\*\*(Next lesson|The end)[:.]\*\*')
 
