@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['DRAWS', 'SHUT', 'FOLDED', 'NEXT', 'summary_of', 'next_link', 'with_signposts', 'write_signposts', 'signpost_problems']
 
-# %% ../../nbs/library/course_signposts.ipynb #7e748b8a
+# %% ../../nbs/library/course_signposts.ipynb #3b30d7d0
 import ast, re
 from .notebooks import *
 
-# %% ../../nbs/library/course_signposts.ipynb #a5e26f1c
+# %% ../../nbs/library/course_signposts.ipynb #c4e1defa
 DRAWS = re.compile(r'\bplt\.|\.plot\(|subplots\(|imshow\(|show_images?\(|draw_\w+\(|\bax\b|axs\b')
 SHUT = 'No need to open it.'
 
@@ -24,7 +24,7 @@ def _is_test(node): # Does a statement test something, or hold only statements t
     f = getattr(getattr(node, 'value', None), 'func', None)
     return getattr(f, 'id', '').startswith('test_')
 
-def _listed(names, most=3, room=50): # At most `most` names, in about `room` letters, as Markdown
+def _listed(names, most=3, room=34): # At most `most` names, in about `room` letters, as Markdown
     some = [f'`{n}`' for n in names[:most]]
     if most>1 and len(''.join(some))>room: return _listed(names, most-1, room)
     if len(names)>most: return ', '.join(some) + f' and {len(names)-most} more'
@@ -51,7 +51,7 @@ def summary_of(src, # Source of a folded cell
         return f'{kind}{"s" if len(defs)>1 else ""} {_listed(defs)}. {SHUT}'
     return 'Details. Open it if you wonder how it is done.'
 
-# %% ../../nbs/library/course_signposts.ipynb #f1e74157
+# %% ../../nbs/library/course_signposts.ipynb #a4512122
 FOLDED = re.compile(r'^#\|\s*code-fold:\s*true\s*$', re.M)
 NEXT = re.compile(r'\*\*(Next lesson|The end)[:.]\*\*')
 
