@@ -148,7 +148,8 @@ def save_model(file, # Its name, or an open file. `.pth` or `.pt` at the end ask
 # %% ../nbs/library/saving.ipynb #833f054d
 def _other_head(model, own, weights): # What to do if the last part of `model` alone is another one, else ''
     *first,last = [f'{name}.' for name,_ in model.named_children()] or ['']
-    def shapes(d, part): return {k:getattr(v, 'shape', None) for k,v in d.items() if k.startswith(part)}
+    def shape(o): return None if nn.parameter.is_lazy(o) else getattr(o, 'shape', None)
+    def shapes(d, part): return {k:shape(v) for k,v in d.items() if k.startswith(part)}
     same = len(first)==1 and all(shapes(own, p)==shapes(weights, p)!={} for p in first)
     def n_layers(d): return sum(len(s or ())>1 for s in shapes(d, last).values())
     ours,theirs = n_layers(own),n_layers(weights)
