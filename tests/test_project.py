@@ -188,7 +188,7 @@ def test_version_and_licence():
 
 def test_nothing_installed_reads_settings():
     reading = {m for m,p in modules().items() if 'settings.ini' in text_of(p)}
-    assert reading <= {'course.maintain','course.lab'}
+    assert reading <= {'course.maintain','course.lab','course.pages'}
 
 def test_python_versions_are_the_same_everywhere():
     least = ini()['min_python']
