@@ -24,7 +24,7 @@ help: ## list these commands
 course: setup ## run every lesson in order, then show a table of results; pages to read in _course/
 	@$(RUN) course $(ARGS)
 
-lab: setup ## open the lessons in JupyterLab
+lab: setup ## open your copies of the lessons in JupyterLab (ARGS=--edit: the lessons themselves)
 	@$(RUN) lab $(ARGS)
 
 test: setup ## prove that everything works: exports, README, ruff, every notebook, pytest

@@ -1,11 +1,14 @@
 """A lesson as a reader meets it: in JupyterLab, everything run, sliders moved, exercises answered.
 
 `COURSEKIT_SCREENSHOTS=folder pytest tests/test_browser.py` keeps pictures of what the browser showed."""
-import ast, importlib, inspect, os, re, shutil, signal, socket, subprocess, sys, textwrap, time
+import ast, importlib, inspect, json, os, re, shutil, signal, socket, subprocess, sys, textwrap, time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 import pytest
+from coursekit.course.glossary import write_terms
 from coursekit.course.notebooks import code_cells, make_nb, read_nb, source, write_nb
+from coursekit.course.signposts import write_signposts
 ROOT = Path(__file__).resolve().parents[1]
 LESSON,EXERCISES = '02_gradients','coursekit.course.exercises.gradients'
 COMMAND = 'import sys; from coursekit.course.maintain import main; sys.exit(main())'
@@ -17,11 +20,11 @@ def free_port():
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
-def lab_command(folder, port):
+def lab_command(folder, port, *options):
     settings = {'IdentityProvider.token':'', 'ServerApp.port':port, 'ServerApp.port_retries':0,
                 'LabApp.expose_app_in_browser':True, 'LabApp.news_url':'none',
                 'LabApp.check_for_updates_class':'jupyterlab.NeverCheckForUpdate'}
-    return [sys.executable, '-c', COMMAND, '--nbs', str(folder), 'lab', '--no-browser',
+    return [sys.executable, '-c', COMMAND, '--nbs', str(folder), 'lab', *options, '--no-browser',
             *(f'--{k}={v}' for k,v in settings.items())]
 
 @pytest.fixture(scope='module')
@@ -30,27 +33,41 @@ def lessons_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('lab')/'lessons'
     folder.mkdir()
     for p in (ROOT/'nbs').glob('*.ipynb'): shutil.copy(p, folder)
+    write_signposts(folder)
+    write_terms(folder)
     return folder
 
-@pytest.fixture(scope='module')
-def lab(lessons_folder, browser):
+def home_of(tmp):
+    "A new home with a new folder of data, in which the sketches drawn already can be found"
+    drawn,home = Path(os.environ.get('COURSEKIT_HOME') or Path.home()/'.coursekit')/'data',tmp/'home'
+    if home.exists(): return home
+    (home/'coursekit').mkdir(parents=True)
+    if drawn.is_dir(): (home/'coursekit'/'data').symlink_to(drawn, target_is_directory=True)
+    return home
+
+@contextmanager
+def running_lab(folder, tmp, *options):
     "The address of `coursekit lab`, started as by somebody who never started Jupyter before"
     pytest.importorskip('jupyterlab', reason='jupyterlab comes with the dev extra')
     pytest.importorskip('ipywidgets')
-    tmp,port = lessons_folder.parent,free_port()
+    home,port = home_of(tmp),free_port()
     url = f'http://127.0.0.1:{port}'
     env = {k:v for k,v in os.environ.items() if not k.startswith(('JUPYTER','IPYTHON','XDG_'))}
-    env |= dict(HOME=str(tmp/'home'), PYTHONPATH=str(ROOT), PYTHONUTF8='1', OMP_NUM_THREADS='1')
-    env.setdefault('COURSEKIT_HOME', str(Path.home()/'.coursekit'))         # the sketches drawn already
-    (tmp/'home').mkdir()
+    env |= dict(HOME=str(home), PYTHONPATH=str(ROOT), PYTHONUTF8='1', OMP_NUM_THREADS='1',
+                COURSEKIT_HOME=str(home/'coursekit'))
     with open(tmp/'lab.log', 'w+') as log:
-        p = subprocess.Popen(lab_command(lessons_folder, port), cwd=tmp, env=env, stdout=log,
+        p = subprocess.Popen(lab_command(folder, port, *options), cwd=tmp, env=env, stdout=log,
                              stderr=subprocess.STDOUT, start_new_session=hasattr(os, 'setsid'))
         try:
             until(lambda: answers(f'{url}/api') or p.poll() is not None, 120, 'JupyterLab starts')
             if p.poll() is not None: pytest.fail(f'JupyterLab ended:\n{(tmp/"lab.log").read_text()[-3000:]}')
             yield url
         finally: stop(p)
+
+@pytest.fixture(scope='module')
+def lab(lessons_folder, browser):
+    "JupyterLab on the notebooks in `lessons_folder` themselves"
+    with running_lab(lessons_folder, lessons_folder.parent, '--edit') as url: yield url
 
 def stop(p):
     "The server is a child of `coursekit lab`; both end on one signal to their session, and kernels with them"
@@ -265,28 +282,142 @@ def test_function_exercise_from_not_yet_to_a_hint_to_done(lesson):
     shot(lesson.page, 'done_function')
     assert state=='done' and plain(ex.done) in text
 
-GLOSSARY_OPEN = """() => {
-  const w = window.jupyterapp.shell.currentWidget
-  return w?.context?.path === "glossary.ipynb" && w.context.isReady
-}"""
+def test_a_folded_cell_says_what_it_holds(lab, browser, lessons_folder):
+    "In place of its code, without the sign before the words"
+    page = browser.new_page(viewport=dict(width=1280, height=900))
+    nb = Notebook(page, lab, '03_sgd')
+    folded = nb.js('return cells.flatMap((c, i) => c.sharedModel.metadata.jupyter?.source_hidden ? [i] : [])')
+    assert folded
+    for i in folded:
+        words = re.match(r'#\| ([A-Z].*)', nb.sources()[i])[1].replace('`', '')
+        shown = nb.cell(i).locator('.jp-PlaceholderText')
+        until(lambda shown=shown, words=words: shown.inner_text()==words, 10, f'cell {i} says {words!r}')
+    shot(page, 'folded')
+    nb.cell(folded[0]).locator('.jp-InputPlaceholder .jp-Placeholder-content').click()
+    nb.cell(folded[0]).locator('.cm-content').wait_for()
+    page.close()
 
-def test_a_bold_word_leads_to_the_glossary(lesson):
-    """Last, for it leaves the lesson. JupyterLab 4.6 opens a notebook at its top, and goes to the word itself
-    once the glossary is open"""
-    page = lesson.page
-    link = re.compile(r'\]\(glossary\.ipynb#([\w-]+)\)')
-    i,term = next((i,m[1]) for i,s in enumerate(lesson.js(TEXTS)) if (m := link.search(s)))
-    def click():
-        lesson.cell(i).locator('a[href*="glossary.ipynb"]').first.click()
-        page.wait_for_function(GLOSSARY_OPEN, timeout=30_000)
-    click()
-    heading = page.locator(f'{PANEL} h3[data-jupyter-id="{term}"]')
-    heading.wait_for(state='attached')
-    page.get_by_role('tab', name=f'{LESSON}.ipynb').first.click()
-    lesson.wait(f'return w.context.path === "{LESSON}.ipynb"')
-    click()
-    until(lambda: (b := heading.bounding_box()) and 0<b['y']<850, 10, f'the glossary shows {term}')
-    shot(page, 'glossary')
+def test_a_bold_word_leads_to_the_glossary_at_the_first_click(lab, browser):
+    "And says what it means where the mouse rests on it"
+    page = browser.new_page(viewport=dict(width=1280, height=900))
+    page.set_default_timeout(20_000)
+    nb = Notebook(page, lab, LESSON)
+    link = re.compile(r'\]\(glossary\.ipynb#([\w-]+) "([^"]+)"\)')
+    found = [(i,m[1],m[2]) for i,s in enumerate(nb.js(TEXTS)) for m in link.finditer(s)]
+    for i,term,definition in (found[0],found[-1]):
+        word = nb.cell(i).locator(f'a[title="{definition}"]').first
+        assert term.split('-')[0][:4].lower() in word.inner_text().lower()
+        word.click()
+        heading = page.locator(f'{PANEL} h3[data-jupyter-id="{term}"]')
+        heading.wait_for(state='attached', timeout=30_000)
+        def is_in_view(heading=heading): return (box := heading.bounding_box()) and 0<box['y']<850
+        until(is_in_view, 20, f'{term} is in view')
+        page.wait_for_timeout(1500)                              # and stays there
+        assert is_in_view()
+        shot(page, f'glossary_{term}')
+        page.get_by_role('tab', name='glossary.ipynb').locator('.lm-TabBar-tabCloseIcon').click()
+        nb.wait(f'return w.context.path === "{LESSON}.ipynb"')
+    page.close()
+
+WIDE = """es => es.filter(e => e.scrollWidth > e.clientWidth+1)
+  .filter(e => ["auto","scroll"].includes(getComputedStyle(e).overflowX))
+  .map(e => e.className + ": " + e.innerText.slice(0, 80))"""
+
+@pytest.mark.parametrize('name', ['03_sgd','16_pets'])
+def test_nothing_scrolls_sideways_in_a_narrow_window(lab, browser, name):
+    page = browser.new_page(viewport=dict(width=900, height=900))
+    nb = Notebook(page, lab, name)
+    wide = []
+    for i in range(len(nb.sources())): wide += nb.cell(i).locator('*').evaluate_all(WIDE)
+    shot(page, f'narrow_{name}')
+    assert not wide, '\n'.join(wide)
+    page.close()
+
+def test_the_last_cell_leads_to_the_next_lesson(lab, browser):
+    page = browser.new_page(viewport=dict(width=1280, height=900))
+    nb = Notebook(page, lab, '03_sgd')
+    nb.cell(len(nb.sources())-1).locator('a').click()
+    page.wait_for_function(OPEN, arg='04_optimizers.ipynb', timeout=60_000)
+    page.close()
+
+def test_figures_suit_the_dark_theme(lab, browser):
+    "Plots are light on dark, and photos are as they were"
+    page = browser.new_page(viewport=dict(width=1280, height=900))
+    nb = Notebook(page, lab, '02_gradients')
+    change = 'window.jupyterapp.commands.execute("apputils:change-theme", {theme: "JupyterLab Dark"})'
+    page.evaluate(f'() => {change}')
+    page.wait_for_selector('body[data-jp-theme-light="false"]', state='attached')
+    i = next(i for i,n in enumerate(nb.js(FIGURES)) if n)
+    img = nb.cell(i).locator('.jp-OutputArea-output img').first
+    until(lambda: 'invert' in img.evaluate('i => getComputedStyle(i).filter'), 10, 'the plot is turned')
+    shot(page, 'dark_plot')
+    page.close()
+
+# A lesson from one day to the next, as its reader meets it: in a copy of the committed lesson
+
+TRUSTED = 'return cells.filter(c => c.type === "code").every(c => c.trusted)'
+FIGURES = """return cells.map(c => c.type !== "code" ? 0 : c.sharedModel.getOutputs()
+  .filter(o => o.data && (o.data["image/png"] || o.data["image/svg+xml"])).length)"""
+DRAWN = """es => es.filter(e => e.tagName === "IMG" ? e.complete && e.naturalWidth > 20
+                                             : e.getBoundingClientRect().width > 20).length"""
+
+def is_committed(path):
+    cmd = ['git', 'diff', '--quiet', 'HEAD', '--', str(path)]
+    return (ROOT/'.git').exists() and not subprocess.run(cmd, cwd=ROOT).returncode
+
+def figures_of(nb):
+    "Scroll through the notebook: (how many figures its outputs have, how many the page shows) for each cell"
+    wanted = nb.js(FIGURES)
+    for i,n in enumerate(wanted):
+        if not n: continue
+        output = nb.cell(i).locator('.jp-OutputArea-output')
+        shown = output.locator('img, svg')
+        until(lambda shown=shown, n=n: shown.evaluate_all(DRAWN)>=n, 20, f'cell {i} shows {n} figures')
+        assert not output.get_by_text(re.compile('Error displaying widget|model not found', re.I)).count()
+    return sum(wanted)
+
+@pytest.mark.skipif(not is_committed(ROOT/'nbs'/f'{LESSON}.ipynb'), reason=f'{LESSON} is not as committed')
+def test_a_lesson_from_one_day_to_the_next(browser, tmp_path):
+    """Opened, run, an exercise solved, saved, closed, and opened again with another kernel: each time it is
+    unmodified, trusted, and shows every figure. What was solved is remembered, and `nbs` is as it was"""
+    copies,before = tmp_path/'mine',(ROOT/'nbs'/f'{LESSON}.ipynb').read_bytes()
+    def opened(url):
+        page = browser.new_page(viewport=dict(width=1280, height=900))
+        page.set_default_timeout(20_000)
+        nb = Notebook(page, url, LESSON)
+        page.wait_for_timeout(3000)
+        assert not nb.is_modified()
+        assert nb.js(TRUSTED)
+        return nb,figures_of(nb)
+    with running_lab(ROOT/'nbs', tmp_path, '--copies', str(copies)) as url:
+        nb,n_first = opened(url)
+        shot(nb.page, 'first_day')
+        nb.run_all(seconds=120)
+        assert nb.errors()==[]
+        ex = next(e for e in exercises().values() if e.is_value)
+        i = nb.index(rf"check\(['\"]{ex.name}['\"]")
+        answered = nb.sources()[i].replace('...', repr(ex.answer))
+        state,text = nb.answer(i, answered)
+        assert state=='done' and f'1 of {len(exercises())} in this lesson' in text
+        nb.js('await w.context.save()')
+        assert not nb.is_modified()
+        nb.page.close()
+    with running_lab(ROOT/'nbs', tmp_path, '--copies', str(copies)) as url:
+        nb,n_second = opened(url)
+        shot(nb.page, 'second_day')
+        assert n_second==n_first>5
+        assert nb.sources()[i]==answered
+        words = nb.page.locator('.jp-OutputArea-output img').evaluate_all('es => es.map(e => e.alt)')
+        assert any(o.startswith('Figure: ') for o in words), words
+        nb.page.goto(f'{url}/lab/tree/lessons.md?reset')
+        listed = nb.page.locator('.jp-MarkdownViewer tr', has_text=LESSON)
+        listed.wait_for()
+        assert '●○' in listed.inner_text() and listed.locator('a').count()
+        shot(nb.page, 'list')
+        nb.page.close()
+    assert (ROOT/'nbs'/f'{LESSON}.ipynb').read_bytes()==before
+    note = json.loads((tmp_path/'home'/'coursekit'/'progress.json').read_text())
+    assert [*note]==[LESSON] and [*note[LESSON]]==[ex.name]
 
 # The cleaner of labels, in a notebook of a few tiny pictures
 

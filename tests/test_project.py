@@ -293,7 +293,7 @@ def test_glossary_links_are_spelled_as_their_headings():
     text = '\n\n'.join(map(source, markdown_cells(read_nb(NBS/'glossary.ipynb'))))
     anchors = {h.strip().replace(' ', '-') for h in re.findall(r'^### (.+)$', text, re.M)}
     bad = [f'{p.name}: #{a}' for p in lessons(NBS) for c in markdown_cells(read_nb(p))
-           for a in re.findall(r'\]\(glossary\.ipynb#([^)\s]+)\)', source(c)) if a not in anchors]
+           for a in re.findall(r'\]\(glossary\.ipynb#([^)\s]+)', source(c)) if a not in anchors]
     assert not bad, 'coursekit glossary:\n' + '\n'.join(bad)
 
 def test_readme_is_the_index(): assert text_of(ROOT/'README.md') == maintain.readme_text(ROOT), 'make readme'

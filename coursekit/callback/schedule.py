@@ -17,7 +17,7 @@ from .core import *
 from ..errors import check_names, names_of
 from ..learner import *
 from ..metrics import func_name
-from ..probe import GentleTuning, features_once, suits_probe
+from ..probe import GentleTuning, features_once, kept_from_probe, suits_probe
 from ..state import in_turn, keep_weights, undo_if_fails, untouched
 
 # %% ../../nbs/09_schedules.ipynb #94965098
@@ -209,7 +209,9 @@ def fine_tune(self:Learner,
         with self.added_cbs(kwargs.pop('cbs', None)):
             if freeze_epochs:
                 self.freeze()
-                if probe is None: probe = suits_probe(self, freeze_epochs)
+                if probe is None:
+                    probe,why = suits_probe(self, freeze_epochs),kept_from_probe(self, freeze_epochs)
+                    if why and self.logger is not noop: print(f'Trained on pictures, since {why}.')
                 if probe:
                     with features_once(self, freeze_epochs, base_lr) as lr:
                         self.fit_one_cycle(freeze_epochs, lr, **kwargs)

@@ -21,7 +21,7 @@ def announce(cb:Callback, # Who says it
 
 class TerminateOnNaNCallback(Callback):
     "Stops training at a loss that is not a number (nan or inf), before its gradients reach the weights"
-    order = -9
+    order,only_numbers = -9,True
     def after_loss(self):
         if self.only_validate or self.loss.isfinite().all() or nothing_counts(self.learn): return
         what = 'training' if self.training else 'validation'
@@ -93,7 +93,7 @@ class TrackerCallback(Callback):
 # %% ../../nbs/library/callback_tracker.ipynb #0459113a
 class EarlyStoppingCallback(TrackerCallback):
     "Stops training after `patience` epochs in a row without improvement"
-    order = TrackerCallback.order+3
+    order,only_numbers = TrackerCallback.order+3,True
     def __init__(self, monitor='valid_loss', comp=None, min_delta=0., # As in `TrackerCallback`
                  patience=1, # Epochs without improvement to put up with
                  reset_on_fit=True): # As in `TrackerCallback`
@@ -172,7 +172,7 @@ class SaveModelCallback(TrackerCallback):
 # %% ../../nbs/library/callback_tracker.ipynb #733cf3e3
 class ReduceLROnPlateau(TrackerCallback):
     "Divides the learning rates by `factor` after `patience` epochs in a row without improvement"
-    order = TrackerCallback.order+2
+    order,only_numbers = TrackerCallback.order+2,True
     def __init__(self, monitor='valid_loss', comp=None, min_delta=0., # As in `TrackerCallback`
                  patience=1, # Epochs without improvement to put up with
                  factor=10., # Divides the rates

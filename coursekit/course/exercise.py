@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np, torch
 from torch import Tensor
 from ..core import set_seed
+from .record import Record
 from ..state import keep_rng
 
 # %% ../../nbs/library/course_exercise.ipynb #7f4e1689
@@ -245,8 +246,10 @@ class Exercise:
 # %% ../../nbs/library/course_exercise.ipynb #724bee9c
 class Exercises:
     "The exercises of one lesson; call it with an answer"
-    def __init__(self, lesson:str): # Stem of the lesson's notebook
+    def __init__(self, lesson:str, # Stem of the lesson's notebook
+                 record=None): # Where solved exercises are noted; default: the reader's `Record`
         self.lesson,self.all,self.solved = lesson,{},set()
+        self.record = record or Record()
 
     def add(self, ex):
         if ex.name in self.all: raise ValueError(f'{self.lesson} has two exercises named {ex.name!r}')
@@ -271,11 +274,19 @@ class Exercises:
             raise ValueError(f'There is no exercise {name!r} in {self.lesson}. '
                              f'Its exercises: {", ".join(self.all)}')
         v = self.all[name].judge(answer)
-        if v.state=='done':
-            self.solved.add(name)
-            n,k = len(self.all),len(self.solved)
-            v.text += f' ({k} of {n} in this lesson.)' if k<n else f' That was the last of {n}.'
+        if v.state=='done': v.text += self._noted(name)
         return v
+
+    def _noted(self, name): # What is said of a solved exercise
+        self.solved.add(name)
+        try:
+            self.record.add(self.lesson, name)
+            trouble = ''
+        except OSError as e: trouble = f' It could not be noted for another day: {e}'
+        solved = self.all.keys() & (self.solved | self.record.solved(self.lesson).keys())
+        n,k = len(self.all),len(solved)
+        count = f' ({k} of {n} in this lesson.)' if k<n else f' You have solved all {n} of this lesson.'
+        return count + trouble
 
     def __call__(self, *answer): self.verdict(*answer).show()
 

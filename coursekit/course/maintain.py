@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FROM_INDEX', 'Names', 'STEPS', 'FUNCTIONS', 'COMMANDS', 'nbdev', 'nbdev_script', 'plain_env', 'modules', 'library',
            'differences', 'out_of_step', 'readme_text', 'stale_notebooks', 'problems', 'chosen', 'check', 'stale',
-           'export', 'clean', 'execute', 'glossary', 'readme', 'lab', 'stream', 'Progress', 'one_thread', 'test',
-           'main']
+           'export', 'clean', 'execute', 'glossary', 'signposts', 'readme', 'progress', 'lab', 'stream', 'Progress',
+           'one_thread', 'test', 'main']
 
 # %% ../../nbs/library/course_maintain.ipynb #2e12f4ee
 import argparse, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -14,9 +14,12 @@ from configparser import ConfigParser
 from pathlib import Path
 from fastcore.script import Param, anno_parser
 from ..files import atomic_write
+from .copies import reader_standing, update_copies, write_list
 from .glossary import *
 from .notebooks import *
+from .record import Record, progress_lines
 from .run import *
+from .signposts import signpost_problems, write_signposts
 
 # %% ../../nbs/library/course_maintain.ipynb #4f812d54
 def nbdev(command:str, # 'export', 'clean' or 'test'
@@ -100,10 +103,10 @@ def stale_notebooks(nbs): # Sentences
             for p,why in reasons.items() if why]
 
 def problems(nbs): # Sentences, each naming a file and the remedy
-    "Say what is out of step: modules, clean notebooks, outputs, glossary, README.md"
+    "Say what is out of step: modules, clean notebooks, outputs, glossary, signposts, README.md"
     nbs = Path(nbs)
     res = out_of_step(nbs.parent) + stale_notebooks(nbs)
-    if (nbs/'glossary.ipynb').exists(): res += term_problems(nbs)
+    if (nbs/'glossary.ipynb').exists(): res += term_problems(nbs) + signpost_problems(nbs)
     readme = nbs.parent/'README.md'
     if not readme.exists() or readme.read_text(encoding='utf-8')!=readme_text(nbs.parent):
         res.append('README.md differs from nbs/index.ipynb: make readme')
@@ -182,6 +185,12 @@ def glossary(nbs:Nbs=None): # 0
     for p in write_terms(nbs): print(p.relative_to(nbs.parent))
     return 0
 
+def signposts(nbs:Nbs=None): # 0
+    "Say what folded cells hold, link the next lesson"
+    nbs = find_nbs(nbs)
+    for p in write_signposts(nbs): print(p.relative_to(nbs.parent))
+    return 0
+
 def readme(check:bool=False, # only compare
            nbs:Nbs=None): # 1 if README.md differs and nothing was written
     "Write README.md"
@@ -193,9 +202,32 @@ def readme(check:bool=False, # only compare
     same = path.exists() and path.read_text(encoding='utf-8')==text
     return _say([] if same else ['README.md differs from nbs/index.ipynb: make readme'])
 
-def lab(nbs:Nbs=None, args:Param(argparse.SUPPRESS, nargs='*')=None): # Exit code of JupyterLab
-    "Open JupyterLab on the lessons; it gets all further arguments"
-    return need('coursekit.course.lab').open_lab(find_nbs(nbs), args or ())
+def progress(forget:bool=False, # forget which exercises are solved
+             nbs:Nbs=None): # 0
+    "Say which exercises are solved, and which comes next"
+    if forget:
+        print('Forgotten.' if Record().forget() else 'There was nothing to forget.')
+        return 0
+    nbs = find_nbs(nbs)
+    print('\n'.join(progress_lines(*reader_standing(nbs))))
+    return 0
+
+def lab(edit:bool=False, # open the lessons of the checkout themselves, to change the course
+        copies:str=None, # folder of your copies (default: my_lessons, beside the lessons)
+        nbs:Nbs=None,
+        args:Param(argparse.SUPPRESS, nargs='*')=None): # Exit code of JupyterLab
+    "Open JupyterLab on your copies of the lessons; it gets all further arguments"
+    open_lab,nbs = need('coursekit.course.lab').open_lab,find_nbs(nbs)
+    if edit: return open_lab(nbs, nbs, lessons(nbs)[0].name, args or ())
+    folder = Path(copies or nbs.parent/'my_lessons').absolute()
+    for name in update_copies(nbs, folder):
+        print(f'{folder/name} stays as you left it, though the course has a newer version. '
+              'To get that one, give yours another name and start again.')
+    write_list(nbs, folder)
+    _,then,_ = reader_standing(nbs)
+    if then: print(f'Next exercise: {then[1]}, in {then[0]}')
+    first = f'{then[0]}.ipynb' if then else lessons(nbs)[0].name
+    return open_lab(nbs, folder, first, args or ())
 
 # %% ../../nbs/library/course_maintain.ipynb #374e9e01
 def stream(cmd, # Command line
@@ -268,7 +300,7 @@ def _in_step(root, timeout):
 
 def one_thread(root): return dict.fromkeys(THREADS, '1') | KEEP_MEMORY | dict(PYTHONPATH=str(root))
 
-STEPS = {'exports, clean notebooks, outputs, glossary, README': _in_step, 'ruff': _ruff,
+STEPS = {'exports, clean notebooks, outputs, glossary, signposts, README': _in_step, 'ruff': _ruff,
          'cells of every notebook': _cells, 'pytest': _pytest}
 
 def test(timeout:int=1800, # seconds that one step may take
@@ -286,7 +318,8 @@ def test(timeout:int=1800, # seconds that one step may take
     return int(any(r.startswith('FAILED') for r in rows))
 
 # %% ../../nbs/library/course_maintain.ipynb #18a834be
-FUNCTIONS = course, site, lab, test, check, stale, execute, clean, export, glossary, readme
+FUNCTIONS = (course, site, lab, progress, test, check, stale, execute, clean, export,
+             glossary, signposts, readme)
 COMMANDS  = {f.__name__: f for f in FUNCTIONS}
 
 def _parsers(): # Of `--nbs`, and of everything else

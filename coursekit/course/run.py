@@ -7,7 +7,7 @@ __all__ = ['THREADS', 'NOT_OURS', 'KEEP_MEMORY', 'FRAMES', 'MOST', 'Nbs', 'cores
            'table', 'course', 'site']
 
 # %% ../../nbs/library/course_run.ipynb #2f926311
-import os, sys, tempfile, threading, time
+import json, os, sys, tempfile, threading, time
 from collections import Counter
 from pathlib import Path
 from fastcore.script import Param
@@ -29,7 +29,11 @@ def cores(): # At least 1
     except (OSError, ValueError): return n
 
 def kernel_env(root, scratch):
-    "Environment of a lesson's kernel: the checkout's package, else the one that runs this; no user's Jupyter"
+    """Environment of a lesson's kernel: the checkout's package, else this one's; nothing of a user's Jupyter.
+    IPython's folder is `scratch`, where its settings are written: to load `coursekit.course.kernel`"""
+    settings = Path(scratch)/'profile_default'/'ipython_kernel_config.json'
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(json.dumps(dict(InteractiveShellApp=dict(extensions=['coursekit.course.kernel']))))
     foreign = [k for k in os.environ if k.startswith(('JUPYTER_', 'IPYTHON')) or k in NOT_OURS]
     env = {k:v for k,v in os.environ.items() if k not in foreign}
     installed = Path(need('coursekit').__file__).parents[1]

@@ -53,7 +53,6 @@ def _file_name(url):
         raise ValueError(f'The address {public_address(url)!r} does not end in the name of a file.')
     return _safe_name(name)
 
-
 # %% ../../nbs/library/data_external.ipynb #277f1017
 _s3 = 'https://s3.amazonaws.com/fast-ai-'
 CHECKS = {} # What is known about an address: (size, MD5 of the first MiB[, MD5 of all])
@@ -149,10 +148,10 @@ def _advice(url, file): # What a reader can do who cannot download `url`
             f'for URLs.{_name_of(url)}. Or d{by_hand}')
 
 # %% ../../nbs/library/data_external.ipynb #cce14229
-def _draw(sketch, tmp): # Fill `tmp` by drawing
-    with progress_to(f'Drawing sketch data {sketch.name} ({sketch.about})', unit='pictures') as show:
+def _draw(sketch, tmp): # Fill `tmp` by drawing, which takes a while: the bar is there at once
+    doing = f'Drawing sketch data {sketch.name} ({sketch.about})'
+    with progress_to(doing, unit='pictures', wait=0) as show:
         sketch.draw(tmp, progress=show)
-
 
 # %% ../../nbs/library/data_external.ipynb #e3a54906
 def _is_usable(url, file): # Is the right archive there already?

@@ -77,18 +77,20 @@ def _lines(desc, total, every=10): # For log files: what is being done, then now
 def progress_to(desc:str, # What is being done; shown before the bar
                 total=None, # Number of units when finished; `None` if not known
                 unit:str='B', # 'B' counts bytes
+                wait:float=1, # Seconds after which a bar is worth showing
                ): # A function `(done, total=None)`
-    "Show progress: a bar in a notebook or a terminal (after a second); elsewhere a line every ten seconds"
+    "Show progress: a bar in a notebook or a terminal (after `wait`); elsewhere a line every ten seconds"
     if not _has_viewer():
         yield _lines(desc, total)
         return
-    bar,start = None,time.monotonic()
+    def new_bar(total): return tqdm(total=total, desc=desc, unit=unit, unit_scale=unit=='B', leave=False)
+    start = time.monotonic()
+    bar = None if wait else new_bar(total)
     def show(done, total=total):
         nonlocal bar
-        if bar is None and time.monotonic()-start>1:
-            bar = tqdm(total=total, desc=desc, unit=unit, unit_scale=unit=='B', leave=False)
+        if bar is None and time.monotonic()-start>wait: bar = new_bar(total)
         if bar is None: return
-        bar.total = total or bar.total
+        if total and total!=bar.total: bar.reset(total)             # the bar of a notebook has to hear of it
         bar.update(done-bar.n)
     try:
         yield show

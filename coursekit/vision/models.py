@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from torch import nn
 
 # %% ../../nbs/10_resnets.ipynb #17ea22aa
+#| code-fold: true
 def _conv(ni, nf, ks, stride=1): return nn.Conv2d(ni, nf, ks, stride=stride, padding=(ks-1)//2, bias=False)
 
 def _shortcut(ni, nf, stride): # What brings `x` into shape; None where it has it
@@ -57,6 +58,7 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + skip)
 
 # %% ../../nbs/10_resnets.ipynb #27148680
+#| code-fold: true
 def _stage(block, ni, nf, n, stride): # n blocks, of which the first has the stride
     return nn.Sequential(block(ni, nf, stride), *(block(nf*block.expansion, nf) for _ in range(n-1)))
 
