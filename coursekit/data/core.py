@@ -8,7 +8,7 @@ __all__ = ['item_at', 'items_at', 'with_positions', 'culprit', 'Splits', 'check_
            'show_batch', 'show_results']
 
 # %% ../../nbs/library/data_core.ipynb #f16f910d
-import warnings
+import copy, warnings
 from collections import Counter
 from contextlib import suppress
 from itertools import takewhile
@@ -478,6 +478,14 @@ class DataLoaders:
             test_items = test_set(dl.dataset, test_items, rm_type_tfms, with_labels)
         own = dict(shuffle=False, drop_last=False) | ({} if bs is None else {'bs':bs})
         return _loader_like(dl, test_items, **own | kwargs).to(self.device)
+    def twin(self):
+        "Loaders of the same data, with pipelines of their own: `add_tfms` leaves the other ones as they are"
+        res = copy.copy(self)
+        res.loaders = list(map(copy.copy, self.loaders))
+        for dl in res.loaders:
+            for k,p in list(vars(dl).items()):
+                if isinstance(p, Pipeline): setattr(dl, k, Pipeline(p, p.split_idx))
+        return res
     def add_tfms(self, tfms, # A transform, or a list
                  event, # 'after_item', 'before_batch' or 'after_batch'
                  loaders=None): # Places of the loaders; default: all

