@@ -297,18 +297,34 @@ def show_heatmap(im, # A picture, as for `show_image`
 # %% ../nbs/15_interpretation.ipynb #2f453649
 #| code-fold: true
 def check_probabilities(preds): # (n, classes)
-    "`preds`. Raises `TypeError` unless each row holds probabilities that add up to 1"
+    "`preds`. Raises `TypeError` unless each row holds probabilities that add up to 1, `ValueError` for nan"
     ok = isinstance(preds, Tensor) and preds.ndim==2 and preds.is_floating_point() and len(preds)
+    if ok and len(bad := (~preds.isfinite().all(1)).nonzero()): raise ValueError(
+        f"The predictions of {len(bad)} of {len(preds)} items are no numbers (nan or inf); the first is item "
+        f"{bad[0].item()}. Look at its input, and at the model: is a weight nan? To go on without such "
+        "items, keep those where `preds.isfinite().all(1)`.")
     if ok and preds.min()>=0 and (preds.double().sum(1)-1).abs().max()<1e-2: return preds
     raise TypeError("Calibration needs probabilities: for each item one number a class, which add up to 1. "
                     "Has the loss function no `activation`? `from_learner(learn, act=…)` takes another.")
 
+def _checked_answers(preds, targs): # Both, if they are probabilities and classes of the same items
+    n,n_classes = check_probabilities(preds).shape
+    targs = torch.as_tensor(targs).as_subclass(Tensor).to(preds.device)
+    if tuple(targs.shape)!=(n,): raise ValueError(
+        f"targs: expected one class for each of the {n} items, shape ({n},), not {tuple(targs.shape)}.")
+    strange = (targs!=targs.long())|(targs<0)|(targs>=n_classes)
+    if strange.any(): raise ValueError(
+        f"targs: {targs[strange][0].item()} is no class: the probabilities are of 0…{n_classes-1}.")
+    return preds.as_subclass(Tensor),targs.long()
+
 def calibration_table(preds, targs, # Probabilities (n, classes); actual classes (n,)
                       n_bins:int=10): # Of equal width, from 0 to 1
     """A DataFrame with a row for each bin of confidence, the probability of the predicted class: its bounds,
-    the items in it, their mean confidence, and which share of them is right (nan in an empty bin)"""
+    the items in it, their mean confidence, and which share of them is right (nan in an empty bin). Raises
+    `ValueError` for targets that are no classes of the predictions"""
     n_bins = int(check_number('n_bins', n_bins, 1))
-    conf,pred = check_probabilities(preds).double().max(1)
+    preds,targs = _checked_answers(preds, targs)
+    conf,pred = preds.double().max(1)
     edges = torch.linspace(0, 1, n_bins+1, dtype=conf.dtype)
     at = torch.bucketize(conf, edges[1:-1])
     def per_bin(o): return torch.zeros(n_bins, dtype=conf.dtype).index_add(0, at, o.to(conf.dtype))
@@ -331,8 +347,9 @@ def with_temperature(preds, # Probabilities (n, classes)
 def fit_temperature(preds, targs): # As for `calibration_table`; not the items that it is measured on!
     "The temperature at which the mean log-likelihood of `targs` is highest (Guo et al. 2017)"
     from scipy.optimize import minimize_scalar
-    logs = check_probabilities(preds).double().clamp_min(1e-38).log()
-    def loss(log_t): return nn.functional.cross_entropy(logs/np.exp(log_t), targs.long()).item()
+    preds,targs = _checked_answers(preds, targs)
+    logs = preds.double().clamp_min(1e-38).log()
+    def loss(log_t): return nn.functional.cross_entropy(logs/np.exp(log_t), targs).item()
     return float(np.exp(minimize_scalar(loss, bounds=(-4,4), method='bounded').x))
 
 def plot_calibration(preds, targs, # As for `calibration_table`
