@@ -184,8 +184,10 @@ def test_packed_twice_and_no_tar(unpack):
     for data in (gzip.compress(tgz({'a':b''})), gzip.compress(b'name,label\n'*100)):
         with pytest.raises(ArchiveError, match='no tar archive at all'): unpack(data)
 
+# named, because bytes as a name hold the time, and the processes of pytest must agree on names
 @pytest.mark.parametrize('data', [tgz({}), tgz({'d':lambda m: setattr(m, 'type', tarfile.DIRTYPE)}), zipped(),
-                                  zipped(**{'d/':b'', 'd/e/':b''})])
+                                  zipped(**{'d/':b'', 'd/e/':b''})],
+                         ids=['empty tar','tar of a folder','empty zip','zip of folders'])
 def test_archives_without_a_file(data, tmp_path, home):
     (tmp_path/'hollow.zip').write_bytes(data)
     with pytest.raises(ArchiveError, match='there is no file in it'): untar_data(tmp_path/'hollow.zip')
