@@ -254,8 +254,9 @@ def vision_learner(dls, # `DataLoaders` of pictures
     weights, unless they have one: of one channel with the mean over the network's, as `fit_stats` says. If
     they have one for other weights, or another learner has them without one, then this learner has loaders of
     its own, `learn.dls`, and there is a warning. Saved weights fit a learner with the same head: pass
-    `pretrained=False, linear=True` for those of a pretrained one. Raises `ConnectionError` if the weights
-    cannot be had, `TypeError` and `ValueError` for arguments that do not fit; then `dls` is as before"""
+    `pretrained=False, linear=True` for those of a pretrained one, and give `dls` its `Normalize`, which only
+    a pretrained learner brings along. Raises `ConnectionError` if the weights cannot be had, `TypeError` and
+    `ValueError` for arguments that do not fit; then `dls` is as before"""
     _check_loaders(dls)
     if n_out is None: n_out = get_c(dls)
     have,*size = _picture_shape(dls) or (None,)
