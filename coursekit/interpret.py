@@ -277,17 +277,21 @@ def grad_cam(learn, # A `Learner`, or a module
 
 def show_heatmap(im, # A picture, as for `show_image`
                  heat, # (height, width) of numbers, such as one of the maps of `grad_cam`
-                 hottest:float=None, # The number that is fully lit; default: the largest one
-                 shade:float=0.7, # How dark the rest is, 0…1
+                 hottest:float=None, # The number that gets the last colour; default: the largest one
+                 alpha:float=0.6, # How far the colours cover the picture, 0…1
+                 cmap='inferno', # Colour map; the default grows brighter from black over orange to yellow
                  ctx=None, **kwargs): # As for `show_image`
-    "Draw `im` as if a lamp shone where `heat` is large; where it is 0 or less it is dark. Returns the axis"
+    "Draw `im` in grey under the colours of `heat`; 0 or less gets the first colour. Returns the axis"
     ax = show_image(im, ctx=ctx, **kwargs)
-    h,w = ax.images[-1].get_array().shape[:2]
+    a = np.asarray(ax.images[-1].get_array())
+    h,w = a.shape[:2]
+    if a.ndim==3: # or its own colours would mix with those of the map
+        grey = a[...,:3]@[0.299,0.587,0.114]
+        ax.images[-1].set_data(np.stack([grey/255 if a.dtype==np.uint8 else grey]*3, -1))
     heat = torch.as_tensor(heat).detach().cpu().double()
-    light = (heat/max(float(heat.max() if hottest is None else hottest), 1e-9)).clamp(0, 1)
-    dark = np.zeros((*heat.shape,4))                                  # black, more or less transparent
-    dark[...,3] = shade*(1-light)
-    ax.imshow(dark, extent=(-.5,w-.5,h-.5,-.5), interpolation='bilinear')
+    share = (heat/max(float(heat.max() if hottest is None else hottest), 1e-9)).clamp(0, 1)
+    ax.imshow(share, cmap=cmap, vmin=0, vmax=1, alpha=alpha, extent=(-.5,w-.5,h-.5,-.5),
+              interpolation='catrom')
     return ax
 
 # %% ../nbs/15_interpretation.ipynb #2f453649
@@ -334,19 +338,20 @@ def fit_temperature(preds, targs): # As for `calibration_table`; not the items t
 def plot_calibration(preds, targs, # As for `calibration_table`
                      n_bins:int=10, # As for `calibration_table`
                      ax=None): # matplotlib axis; default: a new one
-    """Draw a reliability diagram: a bar for each bin of confidence, as high as the share that is right; on
-    the broken line both would be equal. The number of items stands in each bar. Returns the axis"""
+    """Draw a reliability diagram: a bar for each bin of confidence, as high as the share that is right; a dot
+    at its mean confidence; a dashed line where both are equal. Each bar shows its number of items, the title
+    the expected calibration error of these bins. Returns the axis"""
     t = calibration_table(preds, targs, n_bins)
     t = t[t.n>0]
-    if ax is None: _,ax = plt.subplots(figsize=(6,4.2))
+    if ax is None: _,ax = plt.subplots(figsize=(9,4.6))
     ax.bar(t['from'], t.accuracy, t['to']-t['from'], align='edge', color='#56B4E9', edgecolor='white')
     ax.plot([0,1], [0,1], '--', color='#888888')
     ax.plot(t.confidence, t.accuracy, 'o', color='#D55E00', ms=4)
-    for x,y,n in zip((t['from']+t['to'])/2, t.accuracy, t.n):
-        ax.text(x, max(y-.02, .02), n, ha='center', va='top' if y>.08 else 'bottom', fontsize=8)
-    ece = expected_calibration_error(preds, targs)
-    ax.set(xlabel='confidence: probability of the predicted class', ylabel='share of them that is right',
-           xlim=(0,1), ylim=(0,1), title=f'Expected calibration error {ece:.3f}')
+    for x,n in zip((t['from']+t['to'])/2, t.n):
+        ax.text(x, .02, n, ha='center', va='bottom', fontsize=10)
+    ece = expected_calibration_error(preds, targs, n_bins)
+    ax.set(xlabel='confidence: probability of the predicted class', ylabel='share of right answers',
+           xlim=(0,1), ylim=(0,1), title=f'Expected calibration error {ece:.3f} ({n_bins} bins)')
     return ax
 
 # %% ../nbs/15_interpretation.ipynb #3ff37482
@@ -444,18 +449,19 @@ class ClassificationInterpretation(Interpretation):
         axs = get_grid(len(idxs), double=True, layout='constrained', **kwargs)
         for left,right,i,s,o,ex in zip(axs[::2], axs[1::2], idxs, samples, outs, found):
             label,said = label_text(s[-1]),label_text(o)
-            numbers = f'loss {self.losses[i]:.2f}, probability {self.preds[i].max():.2f}'
+            sure = f'with probability {self.preds[i].max():.2f}'
             s[0].show(ctx=left)
-            write_title(left, f'predicted: {said}\nlabel: {label}\n{numbers}', fontsize=8)
+            caption = f'label: {label} (loss {self.losses[i]:.1f})\npredicted: {said}\n{sure}'
+            write_title(left, caption, fontsize=9)
             if len(ex): next(examples)[0].show(ctx=right)
             else: right.axis('off')
-            write_title(right, f'{"a typical" if len(ex) else "there is no"}\n{said}', fontsize=8)
+            write_title(right, f'{"a typical" if len(ex) else "there is no"}\n{said}', fontsize=9)
 
     def plot_grad_cam(self, k, # How many, or the positions themselves
                       largest:bool=True, # The worst first? (else the best)
                       layer=None, # As for `grad_cam`
                       **kwargs): # As for `get_grid`: `nrows`, `ncols`, `figsize`
-        "Show items with large losses twice: what speaks for the predicted class, and for the actual one"
+        "Show items twice: what speaks for the predicted class, and for the actual one, on one scale"
         idxs = self._to_show(k, largest, kwargs, 'plot_grad_cam')
         targs,preds = (o[idxs] for o in self._classes())
         x,_,samples,outs = self._samples(idxs)
@@ -465,8 +471,8 @@ class ClassificationInterpretation(Interpretation):
             hottest = max(for_pred.max(), for_targ.max())
             show_heatmap(s[0], for_pred, hottest, ctx=left)
             show_heatmap(s[0], for_targ, hottest, ctx=right)
-            write_title(left, f'predicted:\n{label_text(o)}', fontsize=8)
-            write_title(right, f'label:\n{label_text(s[-1])}', fontsize=8)
+            write_title(left, f'predicted:\n{label_text(o)}', fontsize=9)
+            write_title(right, f'label:\n{label_text(s[-1])}', fontsize=9)
 
     def calibration(self, n_bins:int=10): # As for `calibration_table`
         "`calibration_table` of these predictions, which must be probabilities"

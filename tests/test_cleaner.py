@@ -63,6 +63,14 @@ def test_losses_of_a_split_are_measured_when_it_is_first_shown(c):
         assert all(np.isfinite(c.losses[i]) and c.split_of(i)==split for i in c.shown)
     assert calls==[6]
 
+def test_only_the_split_that_is_shown_first_is_measured(c):
+    only = cleaner(c.learn, split='Valid')
+    assert {only.split_of(i) for i in only.shown}=={'Valid'} and only.dd_ds.value=='Valid'
+    assert np.isfinite(only.losses).sum()==6 and len(only.worst(split='Train'))==12
+    assert np.isfinite(only.losses).all()
+    with pytest.raises(ValueError, match="no split 'Test', only 'Train', 'Valid'"):
+        cleaner(c.learn, split='Test')
+
 def test_losses_know_no_augmentation_and_leave_random_numbers_alone(root):
     dls = block(batch_tfms=aug_transforms(p_lighting=1., max_lighting=0.9)).dataloaders(
         root, bs=5, drop_last=True, sampler=list(range(11,-1,-1)))

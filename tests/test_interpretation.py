@@ -243,8 +243,10 @@ def test_typical_pictures(root):
     with pytest.raises(ValueError, match="no class 'hem': did you mean 'hen'"): interp.typical('hem')
     interp.plot_top_losses(3, typical=True)
     axs = plt.gcf().axes
-    said = interp.vocab[int(interp.decoded[interp.top_losses(1)[1]])]
-    assert len(axs)==6 and axs[0].get_title().startswith(f'predicted: {said}\nlabel: ')
+    worst = int(interp.top_losses(1)[1])
+    said = interp.vocab[int(interp.decoded[worst])]
+    label = f'label: {interp.vocab[int(interp.targs[worst])]} (loss {interp.losses[worst]:.1f})'
+    assert len(axs)==6 and axs[0].get_title().split('\n')[:2]==[label, f'predicted: {said}']
     assert axs[1].get_title()==f'a typical\n{said}' and len(axs[1].images)==1
     only = ClassificationInterpretation.from_learner(learn, dl=learn.dls.test_dl(
         [f for f in get_image_files(root) if f.parent.name=='hen'], with_labels=True))
@@ -347,11 +349,28 @@ def test_networks_without_a_grid_are_told():
 
 def test_a_heatmap_is_stretched_over_its_picture():
     ax = show_heatmap(torch.rand(3,20,40), tensor([[0.,1],[2,4]]))
-    over = ax.images[1]
-    assert over.get_extent()==[-.5,39.5,19.5,-.5]
-    np.testing.assert_allclose(over.get_array()[...,3], .7*np.array([[1,.75],[.5,0]]))
+    under,over = ax.images
+    assert over.get_extent()==[-.5,39.5,19.5,-.5] and over.get_clim()==(0,1) and 0<over.get_alpha()<1
+    np.testing.assert_allclose(over.get_array(), [[0,.25],[.5,1]])
+    assert under.get_array().shape==(20,40,3)
+    ax = show_heatmap(torch.rand(3,20,40), tensor([[-1.,1]]), hottest=2)  # a scale that two maps share
+    np.testing.assert_allclose(ax.images[1].get_array(), [[0,.5]])
     ax = show_heatmap(torch.rand(3,20,40), torch.zeros(2,2))              # nothing speaks for it: dark
-    np.testing.assert_allclose(ax.images[1].get_array()[...,3], .7)
+    np.testing.assert_allclose(ax.images[1].get_array(), 0)
+
+def test_a_heatmap_lies_on_grey_whatever_the_picture_is_made_of():
+    rgb = np.random.default_rng(0).integers(0, 256, (6,8,3), dtype='uint8')
+    want = (rgb@[0.299,0.587,0.114])/255
+    for im in (rgb, Image.fromarray(rgb), torch.tensor(rgb).permute(2,0,1)/255):
+        a = show_heatmap(im, torch.eye(2)).images[0].get_array()
+        for k in range(3): np.testing.assert_allclose(a[...,k], want, atol=1e-6)
+    assert show_heatmap(torch.rand(6,8), torch.eye(2)).images[0].get_array().shape==(6,8) # as it is
+
+def test_brighter_is_hotter():
+    "The colours are told apart by their brightness alone, so also by who sees few colours"
+    over = show_heatmap(torch.rand(3,4,4), torch.eye(2)).images[1]
+    light = over.cmap(np.linspace(0, 1, 50))[:,:3]@[0.299,0.587,0.114]
+    assert (np.diff(light)>0).all() and light[-1]-light[0]>.8
 
 # How sure, and how often right?
 def test_calibration_by_hand():

@@ -24,7 +24,7 @@ from ..files import atomic_write
 from ..layers import *
 from ..sketch.digits import HABITS, STYLES, ink_box, sketch_digits
 from ..state import keep_modes
-from ..vision.models import BasicBlock
+from ..vision.models import BasicBlock, Bottleneck
 try: from anywidget import AnyWidget
 except ImportError: AnyWidget = traitlets.HasTraits           # then the canvas is a picture only
 
@@ -99,7 +99,7 @@ MODELS = {'mean':       ExamModel('nearest mean', '01', _NearestMean, (28,28), u
           'convnet':    ExamModel('convnet', '06', _convnet, (784,), (0,1,2)),
           'resnet':     ExamModel('resnet', '10', _resnet, (1,28,28), (1,2,3))}
 
-# %% ../../nbs/library/course_exam.ipynb #18243a8d
+# %% ../../nbs/library/course_exam.ipynb #9cf6cc67
 def _known(name): # A model of the course by its name
     if name in MODELS: return MODELS[name]
     raise ValueError(f'There is no model {name!r} in the exam; its models are {", ".join(map(repr, MODELS))}')
@@ -120,7 +120,7 @@ def _read(out): # What `_outputs` gave as digits, and how sure the model is of e
     sure,best = out.softmax(1).max(1)
     return (best if out.shape[1]==10 else torch.tensor([3,7])[best]),sure
 
-# %% ../../nbs/library/course_exam.ipynb #29fbaa92
+# %% ../../nbs/library/course_exam.ipynb #00e65a20
 @dataclass(frozen=True)
 class Row:
     "A line of the scoreboard"
@@ -142,9 +142,9 @@ KEPT = [Row('mean',       1568,   .952, .936),
         Row('linear',     785,    .985, .976),
         Row('simple_net', 23551,  .991, .983),
         Row('convnet',    6585,   .997, .991),
-        Row('resnet',     78010,  .977, .956, ten=True)]
+        Row('resnet',     78010,  .979, .969, ten=True)]
 
-# %% ../../nbs/library/course_exam.ipynb #b555d5fd
+# %% ../../nbs/library/course_exam.ipynb #b1d26add
 _heads = 'model','lesson','parameters','sketches right','real digits right'
 
 class Scoreboard:
@@ -196,7 +196,7 @@ class Scoreboard:
         table = f'<table><thead>{tr(["", *_heads], "th")}</thead><tbody>{body}</tbody></table>'
         return table + (f'<p>{note}</p>' if note else '')
 
-# %% ../../nbs/library/course_exam.ipynb #e0a08389
+# %% ../../nbs/library/course_exam.ipynb #ecaaa13d
 def _file(name): return coursekit_home()/'exam'/f'{name}.safetensors'
 
 def _filled(name, tensors): # The model of that name with these numbers in it, or None where they don't fit
@@ -230,7 +230,7 @@ def _load(name): # (row, model or None); (None, None) where the reader has none
                       'trains this model writes a new one.')
         return None,None
 
-# %% ../../nbs/library/course_exam.ipynb #b8c32388
+# %% ../../nbs/library/course_exam.ipynb #7646fde0
 def _rows(upto): # Of all models up to that of this name: the reader's, if it differs from the authors'
     names = [*MODELS]
     rows,names = {r.model: r for r in KEPT},names[:names.index(upto)+1] if upto in MODELS else names
@@ -278,13 +278,19 @@ def score(name, # Of the model: as in `MODELS`; any other name makes a row of it
 # %% ../../nbs/library/course_exam.ipynb #0d897fff
 Stage = namedtuple('Stage', 'op shape params is_block') # What it does, what comes out, is there a skip?
 
+def _n_blocks(layer): # How many residual blocks it is made of; 0 if there is anything else in it
+    if isinstance(layer, (BasicBlock,Bottleneck)): return 1
+    parts = [_n_blocks(l) for l in layer] if isinstance(layer, nn.Sequential) else []
+    return sum(parts) if all(parts) else 0
+
 def _op(layer): # What a layer does, in a word or two; '' if it only changes the shape
     if isinstance(layer, nn.Linear): return 'linear'
     if isinstance(layer, (nn.Flatten,nn.Unflatten,Flatten)): return ''
     if isinstance(layer, nn.Conv2d): return f'{layer.kernel_size[0]}×{layer.kernel_size[1]} conv'
     if isinstance(layer, ConvLayer): return '\n'.join(map(_op, layer))
     if isinstance(layer, nn.modules.batchnorm._BatchNorm): return 'norm'
-    if isinstance(layer, BasicBlock): return 'residual\nblock'
+    if n := _n_blocks(layer): return 'residual\nblock' if n==1 else f'{n} residual\nblocks'
+    if isinstance(layer, nn.MaxPool2d): return 'max pool'
     if isinstance(layer, nn.AdaptiveAvgPool2d): return 'mean of\neach\nchannel'
     if isinstance(layer, nn.Sequential): return '\n'.join(filter(None, map(_op, layer)))
     return type(layer).__name__
@@ -292,8 +298,8 @@ def _op(layer): # What a layer does, in a word or two; '' if it only changes the
 def network_stages(model, # Layers that follow each other
                    shape=(784,), # Of one picture, as the model wants it
                   ): # A list of `Stage`s
-    """What `model` does with a picture, layer by layer. An activation, or a mere change of shape, joins the
-    stage before it"""
+    """What `model` does with a picture, layer by layer. A norm, an activation, or a mere change of
+    shape joins the stage before it"""
     x,stages = torch.zeros(1,*shape),[]
     p = next(model.parameters(), None)
     if p is not None: x = x.to(p.device)
@@ -304,9 +310,12 @@ def network_stages(model, # Layers that follow each other
             if isinstance(l, nn.Linear) and x.ndim>2: x = x.flatten(1)
             x = l(x)
             op,params,out = _op(l),sum(p.numel() for p in l.parameters()),tuple(x.shape[1:])
-            joins = not params and stages and (not op or out==stages[-1].shape)
-            if joins and op: stages[-1] = stages[-1]._replace(op=f'{stages[-1].op}\n{op}')
-            elif op: stages.append(Stage(op, out, params, isinstance(l, BasicBlock)))
+            pools = op.startswith(('mean','max pool'))
+            if pools and out[1:]==(1,1): out = out[:1]
+            joins = stages and not pools and (op=='norm' or not params) and (not op or out==stages[-1].shape)
+            if joins and op: stages[-1] = stages[-1]._replace(
+                op=f'{stages[-1].op}\n{op}', params=stages[-1].params+params)
+            elif op: stages.append(Stage(op, out, params, _n_blocks(l)>0))
     return stages
 
 # %% ../../nbs/library/course_exam.ipynb #544b70d0
@@ -398,7 +407,7 @@ def draw_network(model, # One of the exam's models, by name ('linear', 'simple_n
     fig.subplots_adjust(0, 0, 1, .88)
     return fig
 
-# %% ../../nbs/library/course_exam.ipynb #c39e2aa5
+# %% ../../nbs/library/course_exam.ipynb #ced5c201
 def _along(points, step): # (k,2): points `step` apart along a pen's path
     if len(points)<2: return points
     at = np.concatenate([[0.], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
@@ -416,7 +425,7 @@ def drawn_digit(strokes, # A list of strokes; each is a list of points (x,y), in
     pen = np.full((1,len(path)), np.exp(HABITS['pen'][0]))
     return torch.from_numpy(ink_box(path[None], pen)[0]).float()/255
 
-# %% ../../nbs/library/course_exam.ipynb #075938c2
+# %% ../../nbs/library/course_exam.ipynb #6b95acc7
 def _opinions(models, im): # What each model says about a picture, as the canvas shows it
     res = []
     for name,known in MODELS.items():
@@ -450,7 +459,7 @@ def _picture(im, opinions): # The figure that stands on a page without a kernel
     b.tick_params(length=0)
     fig.tight_layout()
 
-# %% ../../nbs/library/course_exam.ipynb #ff45fd9a
+# %% ../../nbs/library/course_exam.ipynb #bbb9b2c4
 class DigitCanvas(AnyWidget):
     "A sheet to draw a digit on; each model so far says what it reads. A picture where there is no kernel"
     _esm = """

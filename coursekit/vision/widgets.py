@@ -168,19 +168,23 @@ class ImagesCleaner:
         return L((i,o) for i,o in sorted(self.marks.items()) if o!=_delete and self.is_there(i))
 
     def draw(self, n=10): # At most so many pictures
-        "Draw the pictures that are shown as a figure, for pages without a kernel"
+        "Draw the pictures that are shown, each over the choice of its menu, for pages without a kernel"
         idxs = self.shown[:n]
         rows = max(1, -(-len(idxs)//5))
-        fig,axs = subplots(rows, 5, figsize=(9, 2.4*rows+0.7))
-        fig.subplots_adjust(0, 0, 1, 1-1.1/(2.4*rows+0.7), wspace=0.05, hspace=0.4)
+        fig,axs = subplots(rows, 5, figsize=(11, 2.9*rows+0.7))
+        fig.subplots_adjust(0, 0.15/rows, 1, 1-1.2/(2.9*rows+0.7), wspace=0.05, hspace=0.6)
         for ax in axs.flatten(): ax.axis('off')
         for ax,i in zip(axs.flatten(), idxs):
-            mark,lines = self.marks.get(i, _keep),[one_line(o, 28) for o in self.caption(i)]
+            mark,lines = self.marks.get(i, _keep),[one_line(o, 38) for o in self.caption(i)]
             try:
-                ax.imshow(ImageOps.pad(small_picture(self.picture(i), 112, 112), (112,112), color='white'))
+                im = small_picture(self.picture(i), 112, 112)
+                ax.imshow(ImageOps.pad(im, (112,112), color='white', centering=(.5,1)))
             except (OSError,ValueError): pass                 # the caption is there all the same
-            if mark!=_keep: lines[-1] += f' → {one_line(mark, 20)}'
-            write_title(ax, '\n'.join(lines), fontsize=8, color='black' if mark==_keep else _colour(mark))
+            write_title(ax, '\n'.join(lines), fontsize=8.5)
+            frame = '#888888' if mark==_keep else _colour(mark)
+            ax.text(.5, -.04, f'{one_line(mark, 30)} ▾', transform=ax.transAxes, ha='center', va='top',
+                    fontsize=9, color=frame, parse_math=False,
+                    bbox=dict(boxstyle='square', facecolor='white', edgecolor=frame))
         more = f'\n(here the first {n})' if len(self.shown)>n else ''
         fig.suptitle(self.summary().replace('; ', '\n', 1)+more, fontsize=10, parse_math=False)
 
@@ -315,9 +319,13 @@ class ImageClassifierCleaner(ImagesCleaner):
     def __init__(self, learn, # A trained `Learner` with loaders of a `DataBlock` or of `ImageDataLoaders`
                  opts=(), # Names of new classes, besides those of the data
                  height:int=128, width:int=256, # Pixels that a picture has to fit into
-                 max_n:int=30): # Pictures shown at one time
+                 max_n:int=30, # Pictures shown at one time
+                 split:str=None): # Shown first; only this one is measured at once. Default: 'Train'
         import ipywidgets as w
         self.learn,self.splits = learn,_labelled(learn)
+        if split is None: split = next(iter(self.splits))
+        if split not in self.splits: raise ValueError(
+            f"ImageClassifierCleaner: there is no split {split!r}, only {', '.join(map(repr, self.splits))}")
         first = next(iter(self.splits.values()))
         self.vocab = first.tls[first.n_inp].vocab
         super().__init__([*self.vocab, *L(opts)], height, width, max_n)
@@ -335,12 +343,12 @@ class ImageClassifierCleaner(ImagesCleaner):
         self._targs,self._known,self._start = np.array(targs),set(),0
         self.dd_cats = w.Dropdown(options=[('all classes',None), *((one_line(o, 40), o) for o in self.vocab)],
                                   description='class')
-        self.dd_ds = w.Dropdown(options=list(self.splits), description='split')
+        self.dd_ds = w.Dropdown(options=list(self.splits), value=split, description='split')
         narrow = w.Layout(width='auto')
         self.pager = [w.Button(description=o, layout=narrow) for o in ('< worse','less bad >')]
         for step,b in zip((-1,1), self.pager): b.on_click(lambda _, step=step: self._turn_page(step))
         for dd in (self.dd_cats, self.dd_ds): dd.observe(self.on_change_ds, 'value')
-        self.judge(self.dd_ds.value)
+        self.judge(split)
         self.on_change_ds()
         top = w.HBox([self.dd_cats, self.dd_ds, *self.pager], layout=w.Layout(flex_flow='row wrap'))
         self.widget = w.VBox([top, self.note, self.grid])
@@ -399,7 +407,8 @@ class ImageClassifierCleaner(ImagesCleaner):
         return max((a,nm) for nm,a in self._first.items() if a<=i)[1]
     def caption(self, i):
         return [f'labelled {one_line(self.labels[i], 30)}',
-                f'predicted {one_line(self.preds[i], 30)}, {self.probs[i]:.0%}', f'loss {self.losses[i]:.2f}']
+                f'predicted {one_line(self.preds[i], 30)}',
+                f'{self.probs[i]:.0%} sure; loss {self.losses[i]:.2f}']
     def chosen(self, i, mark): return _keep if mark==self.labels[i] else mark
     def summary(self):
         n,here = len(self.marks),sum(i in self.marks for i in self.shown)

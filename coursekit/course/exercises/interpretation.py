@@ -7,6 +7,7 @@ __all__ = ['check', 'k_worst', 'precision_and_recall', 'share_within', 'cam', 'a
 
 # %% ../../../nbs/library/course_exercises_interpretation.ipynb #8921d7a1
 import torch
+import torch.nn.functional as F
 from ...core import *
 from ..exercise import *
 check = Exercises('15_interpretation')
@@ -21,16 +22,16 @@ check.value('calibration_gap', .15,
     done='It promised 90 % and kept 75 %. With a single bin, the gap of that bin is all there is.',
     mistakes=[(.75, 'That is the accuracy. The error is how far it is from what was promised.'),
               (-.15, 'The gap has no sign: it counts how far confidence and accuracy are apart.'),
-              (15, 'As a share, not in percent.'),
+              (15, 'Right, but in percent. Give it as a share.'),
               (.9, 'That is the confidence. How far is the accuracy from it?'),
               (.25, 'That is the share of wrong answers. Compare that of right ones with the confidence.'),
-              (30, 'A number of pictures: divide by how many there are.'),
-              (.1, 'That is what it admits to get wrong. How far is the accuracy from the confidence?')])
+              (30, 'That is a number of pictures. Divide it by how many there are.'),
+              (.1, 'That is what it expects to get wrong. How far is the accuracy from the confidence?')])
 
 # %% ../../../nbs/library/course_exercises_interpretation.ipynb #1cdc60a1
 def _label_probs(preds, targs): return preds[range(len(targs)),targs]
 
-@check.exercise(done='The logarithm is not even needed: the lowest probability has the largest loss.',
+@check.exercise(done='The logarithm is not even needed, because the lowest probability has the largest loss.',
     cases=[(_probs(n,c,seed), _targs(n,c,seed), k) for n,c,seed,k in ((8,4,0,3), (30,5,1,7), (6,2,2,6))],
     mistakes=[(lambda preds,targs,k: _label_probs(preds, targs).argsort(descending=True)[:k],
                'These are the best. A *low* probability of the label is a large loss.'),
@@ -38,16 +39,20 @@ def _label_probs(preds, targs): return preds[range(len(targs)),targs]
                'You sorted by the probability of the predicted class. The loss asks for that of the label, '
                '`preds[i,targs[i]]`.'),
               (lambda preds,targs,k: preds.max(1)[0].argsort(descending=True)[:k],
-               'These are those of which the network is surest, right or wrong. The loss asks for the '
-               'probability of the label.'),
+               'These are the pictures that the network is most sure about, right or wrong. The loss asks '
+               'for the probability of the label.'),
               (lambda preds,targs,k: _label_probs(preds, targs).argsort()[-k:],
                'These are the `k` best: the list begins with the lowest probability.'),
               (lambda preds,targs,k: _label_probs(preds, targs).argsort(),
                'Right so far: return only the first `k`.'),
               (lambda preds,targs,k: _label_probs(preds, targs).sort()[0][:k],
-               'These are the probabilities. Asked for are the positions.'),
+               'These are the probabilities. The exercise asks for the positions.'),
               (lambda preds,targs,k: -_label_probs(preds, targs).log().sort()[0][:k],
-               'These are the losses. Asked for are the positions.'),
+               'These are the losses. The exercise asks for the positions.'),
+              (lambda preds,targs,k: F.cross_entropy(preds, targs, reduction='none').argsort(
+                  descending=True)[:k],
+               '`cross_entropy` takes scores, and these are probabilities already. Take the negative '
+               'logarithm of the probability of each label.'),
               (lambda preds,targs,k: preds[:,targs].argsort()[:k],
                '`preds[:,targs]` picks columns for every row. One number for each row is '
                '`preds[range(len(targs)),targs]`.')])
@@ -68,7 +73,7 @@ _cms = [(tensor([[8,2],[4,6]]),0), (tensor([[8,2],[4,6]]),1), (tensor([[5,1,0],[
               (lambda cm,c: (cm[c,c]/cm.sum(), cm[c,c]/cm.sum()),
                'Not all pictures count: for precision those called `c`, for recall those that are `c`.'),
               (lambda cm,c: (cm[:,c].sum()/cm[c,c], cm[c].sum()/cm[c,c]),
-               'Upside down: the number right stands above the line.'),
+               'Upside down: divide the number of right answers by the others.'),
               (lambda cm,c: cm[c,c]/cm[:,c].sum(),
                'That is the precision. Return both, `(precision, recall)`.'),
               (lambda cm,c: (cm[c,c]//cm[:,c].sum(), cm[c,c]//cm[c].sum()),
@@ -88,16 +93,16 @@ def _n_mistakes(cm): return cm.sum()-cm.trace()
                'Only one direction is counted: a Birman taken for a Ragdoll counts, and a Ragdoll taken '
                'for a Birman as well.'),
               (lambda cm,pairs: _pairs_sum(cm, pairs)/cm.sum(),
-               'This is a share of all pictures. Asked for is the share of the mistakes: what is not on the '
-               'diagonal.'),
+               'This is a share of all pictures. We want a share of the mistakes, of everything off '
+               'the diagonal.'),
               (lambda cm,pairs: _pairs_sum(cm, pairs),
-               'A number of mistakes: divide by that of all mistakes.'),
+               'That is a number of mistakes. Divide it by the number of all mistakes.'),
               (lambda cm,pairs: _pairs_sum(cm, pairs)/cm.trace(),
                'You divide by the number of *right* answers. The mistakes are the rest.'),
               (lambda cm,pairs: 1-_pairs_sum(cm, pairs)/_n_mistakes(cm),
                'This is the share outside the pairs.'),
               (lambda cm,pairs: _pairs_sum(cm, pairs)/_n_mistakes(cm)/2,
-               'Half of it: each mistake is counted once above the line, so count it once below, too.')])
+               'That is half of it. Each mistake in the sum counts only once: there is nothing to halve.')])
 def share_within(cm, pairs):
     inside = torch.zeros_like(cm)
     for a,b in pairs: inside[a,b] = inside[b,a] = 1
@@ -112,10 +117,12 @@ def _cam_case(c, ni=5, h=3, w=4, n=3):
     cases=[_cam_case(0), _cam_case(2), _cam_case(1, 4, 2, 2)],
     mistakes=[(lambda grid,weight,bias,c: (weight[c][:,None,None]*grid).sum(0),
                'Only the bias is missing: without it the mean of the map is not the score.'),
+              (lambda grid,weight,bias,c: (weight[c][:,None,None]*grid).sum(0) + bias[c]/grid[0].numel(),
+               'The mean of a constant is that constant, so add the whole bias at every place.'),
               (lambda grid,weight,bias,c: (weight[c][:,None,None]*grid).sum(0).relu() + bias[c],
-               'No ReLU here: what speaks against the class belongs to the score.'),
+               'No ReLU here: the evidence against the class is part of the score.'),
               (lambda grid,weight,bias,c: ((weight[c][:,None,None]*grid).sum(0)+bias[c]).relu(),
-               'That ReLU belongs to Grad-CAM. Here, what speaks against the class belongs to the score.'),
+               'That ReLU belongs to Grad-CAM. Here, the evidence against the class is part of the score.'),
               (lambda grid,weight,bias,c: weight[c]@grid.mean((1,2)) + bias[c],
                'That is the score of the whole picture. Do not average over the places first.'),
               (lambda grid,weight,bias,c: (weight[c][:,None,None]*grid).mean(0) + bias[c],
@@ -132,8 +139,8 @@ def _cam_case(c, ni=5, h=3, w=4, n=3):
 def cam(grid, weight, bias, c): return torch.tensordot(weight[c], grid, 1) + bias[c]
 
 # %% ../../../nbs/library/course_exercises_interpretation.ipynb #6ff29b34
-@check.exercise(done='So any probabilities can be given a temperature, also those of a network that is '
-                     'not yours.',
+@check.exercise(done='So you can give a temperature to any probabilities, even to those of a network that '
+                     'is not yours.',
     cases=[(_probs(3,4), 2.), (_probs(2,5,1), .5), (_probs(3,3,2), 1.), (_probs(2,3,3), 4.)],
     mistakes=[(lambda probs,t: (probs.log()*t).softmax(1),
                'You multiply by `t`: then a temperature above 1 makes the network surer. Divide.'),
