@@ -63,7 +63,7 @@ def weight_decay(p, lr, wd):
     "Shrink each weight by the factor `1 - lr·wd`, apart from the gradient (Loshchilov & Hutter 2019)"
     if wd: p.mul_(1-lr*wd)
 
-# %% ../nbs/04_optimizers.ipynb #8e7cb9c6
+# %% ../nbs/04_optimizers.ipynb #1d1050a9
 #| code-fold: true
 def rms_prop_mom_step(p, lr, eps, grad_avg:Buffer, sqr_avg:Buffer):
     "`rms_prop_step` along the running sum of gradients"
