@@ -107,7 +107,7 @@ def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: a
     fig,axs = plt.subplots(1, len(keys), figsize=figsize or (4.5*len(keys),2.8), squeeze=False)
     for k,ax in zip(keys, axs[0]):
         ax.plot(self.hps[k], color='#0072B2', lw=2)
-        ax.set(xlabel='batch', ylabel={'lr':'learning rate','mom':'momentum'}.get(k, k))
+        ax.set(xlabel='batch', ylabel={'lr':'learning rate','mom':'momentum','wd':'weight decay'}.get(k, k))
     fig.tight_layout()
 
 # %% ../../nbs/09_schedules.ipynb #77d3639d
