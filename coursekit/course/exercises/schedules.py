@@ -33,8 +33,8 @@ check.value('batch_of_a_thousandth', 50,
               (57,  'From 10⁻⁷ to 10 there are eight powers of ten, not seven: 10 is 10¹, not 1.'),
               (30,  'Count from the start of the sweep, 10⁻⁷: how many powers of ten lie between it '
                     'and 10⁻³?'),
-              (70,  'Seven powers of ten lead from 10⁻⁷ to 1. To 10⁻³ there are fewer. How many batches does '
-                    'each power take?'),
+              (70,  'Seven powers of ten lead from 10⁻⁷ to 1. To 10⁻³ there are fewer. How many batches '
+                    'does each power take?'),
               (0,   'Equal *steps* would jump over it in the first batch. The sweep multiplies by equal '
                     'factors.'),
               (49,  f'{_from_zero} You have one batch too few.'),
@@ -142,8 +142,8 @@ def _spread_xor(lo, hi, n): return [lo*(hi/lo)^(i/(n-1)) for i in range(n)]
                                  'what, taken n−1 times, leads from `lo` to `hi`?'),
               (_spread_open,     'Your last rate is not `hi`. From the first group to the last there are n−1 '
                                  'steps, not n.'),
-              (_spread_down,     'The wrong way round: the *first* group gets `lo`, because early layers should change '
-                                 'least.'),
+              (_spread_down,     'The wrong way round: the *first* group gets `lo`, because early layers '
+                                 'should change least.'),
               (_spread_ten,      'The factor is not always ten: it depends on `lo`, `hi` and `n`.'),
               (_spread_quotient, 'The factor that, taken n−1 times, gives `hi/lo` is a *root* of it, '
                                  '`(hi/lo)**(1/(n-1))`, not a quotient.'),
