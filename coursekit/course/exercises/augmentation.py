@@ -16,22 +16,30 @@ check = Exercises('13_augmentation')
 
 # %% ../../../nbs/library/course_exercises_augmentation.ipynb #b848660a
 _right = {'darker', 'turn by 10°', 'zoom 1.1'}
-check.value('allowed', _right, done='These three can happen to a real photo of a sign, and the sign still means '
-                                    'the same.',
+check.value('allowed', _right,
+    done='These three can happen to a real photo of a sign, and it still means the same.',
     otherwise="Not quite. Ask two questions of each change: does the sign still mean the same, and might you "
               "meet such a photo? And give the names in braces, `{'darker', …}`.",
-    mistakes=[(_right | {'mirror'}, 'A mirrored "turn left" says "turn right". The label would be wrong.'),
-              (_right | {'turn by 90°'}, 'Turned by 90°, an arrow to the left points up or down: another sign.'),
-              (_right | {'hue + 1/3'}, 'The colour of a sign has a meaning, and nobody meets green stop signs.'),
-              (_right | {'mirror', 'turn by 90°'}, 'An arrow to the left must stay an arrow to the left. Two of '
-                                                   'your changes make another sign of it.'),
-              (_right | {'mirror', 'turn by 90°', 'hue + 1/3'}, 'You allowed everything. Which of these make '
-                                                                'another sign of it?'),
-              (_right - {'darker'}, 'One is missing: signs are seen at dusk, too.'),
-              (_right - {'zoom 1.1'}, 'One is missing: you also see signs from a little closer.'),
-              (_right - {'turn by 10°'}, 'One is missing: nobody holds a camera quite straight, and by 10° an '
-                                         'arrow still points to the left.'),
-              (sorted(_right), 'The right ones, but in a list. Put them into braces instead of brackets.')])
+    mistakes=[(_right | {'mirror'},
+               'A mirrored "turn left" says "turn right". The label would be wrong.'),
+              (_right | {'turn by 90°'},
+               'Turned by 90°, an arrow to the left points up or down: another sign.'),
+              (_right | {'hue + 1/3'},
+               'The colour of a sign has a meaning, and nobody meets green stop signs.'),
+              (_right | {'mirror', 'turn by 90°'},
+               'An arrow to the left must stay an arrow to the left. Two of your changes make another sign '
+               'of it.'),
+              (_right | {'mirror', 'turn by 90°', 'hue + 1/3'},
+               'You allowed everything. Which of these make another sign of it?'),
+              (_right - {'darker'},
+               'One is missing: signs are seen at dusk, too.'),
+              (_right - {'zoom 1.1'},
+               'One is missing: you also see signs from a little closer.'),
+              (_right - {'turn by 10°'},
+               'One is missing: nobody holds a camera quite straight, and turned by 10° an arrow still '
+               'points to the left.'),
+              (sorted(_right),
+               'The right ones, but in a list. Put them into braces instead of brackets.')])
 
 # %% ../../../nbs/library/course_exercises_augmentation.ipynb #5b50409e
 def _mirror(x, y, last=1.): return torch.diag(tensor([x, y, last]))
@@ -41,10 +49,9 @@ def _mirror(x, y, last=1.): return torch.diag(tensor([x, y, last]))
     mistakes=[(lambda left_right,up_down: _mirror(-1. if up_down else 1., -1. if left_right else 1.),
                'The two are swapped. The first row makes x, and x is what changes when left and right do.'),
               (lambda left_right,up_down: _mirror(1. if left_right else -1., 1. if up_down else -1.),
-               'It mirrors exactly when it should not: −1 belongs to a mirror, 1 to leaving things as they are.'),
+               'It mirrors exactly when it should not: −1 belongs to a mirror, 1 leaves things as they are.'),
               (lambda left_right,up_down: _mirror(-1. if left_right else 1., -1. if up_down else 1.)[:2,:2],
-               'A 2 × 2 matrix has no place for what is added. Here it is a 3 × 3 matrix, with 1 at the lower '
-               'right.'),
+               'A 2 × 2 matrix has no place for what is added. Make it 3 × 3, with 1 at the lower right.'),
               (lambda left_right,up_down: _mirror(-1. if left_right else 1., -1. if up_down else 1.)[:2],
                'The last row is missing: 0, 0, 1.'),
               (lambda left_right,up_down: _mirror(-1. if left_right else 1., -1. if up_down else 1., 0.),
@@ -59,8 +66,8 @@ def mirroring(left_right, up_down):
 # %% ../../../nbs/library/course_exercises_augmentation.ipynb #13273b43
 check.value('comes_from', .5, done='Both together enlarge by 1.2 · 1.5 = 1.8, and 0.9/1.8 = 0.5.',
     otherwise='Multiply the two factors first. A pixel at x comes from x divided by the product.',
-    mistakes=[(1.62, 'You multiplied by the factors. A picture is enlarged by *dividing* x: the new pixels come '
-                     'from a smaller part of the old picture.'),
+    mistakes=[(1.62, 'You multiplied by the factors. A picture is enlarged by *dividing* x, because the new '
+                     'pixels come from a smaller part of the old picture.'),
               (.75, 'That is the first zoom alone, 0.9/1.2. Now divide by the second factor, too.'),
               (.6, 'That is the second zoom alone, 0.9/1.5. Now divide by the first factor, too.'),
               (.9/2.7, 'You added the factors. Movements in a row are multiplied: 1.2 · 1.5.'),
@@ -70,7 +77,8 @@ check.value('comes_from', .5, done='Both together enlarge by 1.2 · 1.5 = 1.8, a
 
 # %% ../../../nbs/library/course_exercises_augmentation.ipynb #152597c4
 _pixels = [(tensor([.2,.5,.8]), 1.6), (tensor([.1,.9]), .5), (tensor([[.3],[.6]]), 3.)]
-@check.exercise(done='Medium grey stays as it is, and nothing ever leaves the range from 0 to 1.', cases=_pixels,
+@check.exercise(done='Medium grey stays as it is, and nothing ever leaves the range from 0 to 1.',
+    cases=_pixels,
     mistakes=[(lambda p,factor: p*factor,
                'That is brighter or darker everywhere, and it leaves the range. Multiply the *logits*.'),
               (lambda p,factor: (p*factor).clamp(0, 1),
@@ -86,8 +94,7 @@ _pixels = [(tensor([.2,.5,.8]), 1.6), (tensor([.1,.9]), .5), (tensor([[.3],[.6]]
               (lambda p,factor: torch.logit(torch.sigmoid(p)*factor),
                'The order is the other way round: first the logit, at the end the sigmoid.'),
               (lambda p,factor: .5+(p-.5)*factor,
-               'A good idea, and in a dull picture it does the same. But bright pixels leave the range. Use the '
-               'logits.')])
+               'A good idea, but bright pixels leave the range. Multiply the *logits* instead.')])
 def more_contrast(p, factor): return torch.sigmoid(torch.logit(p)*factor)
 
 # %% ../../../nbs/library/course_exercises_augmentation.ipynb #de8229da
@@ -155,7 +162,7 @@ def _drawn(t, x): return random_numbers(x, -t.max_shift, t.max_shift, t.p, 0, t.
               (_shift(lambda t,x,h,w: affine_matrices(1,0,random_numbers(x, -t.max_shift, t.max_shift, 1, 0,
                                                                          t.draw), 0,1,0)),
                'It moves all pictures. `self.p` is the share that should move.'),
-              (_shift(lambda t,x,h,w: affine_matrices(1,0,random_numbers(x, -t.max_shift, t.max_shift, t.p, 0),
+              (_shift(lambda t,x,h,w: affine_matrices(1,0,random_numbers(x, -t.max_shift, t.max_shift, t.p),
                                                       0,1,0)),
                '`draw` is not used: pass `self.draw`, so that a reader can choose the shift.'),
               (_shift(lambda t,x,h,w: affine_matrices(1,0,random_numbers(x, -t.max_shift, t.max_shift, t.p, 1,
