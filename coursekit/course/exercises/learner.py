@@ -31,7 +31,7 @@ check.value('steps_taken', 15,
               (25, 'Five steps an epoch, and three epochs.'),
               ('15', 'Right, but as a text. Leave the quotes away.')])
 
-# %% ../../../nbs/library/course_exercises_learner.ipynb #f757afff
+# %% ../../../nbs/library/course_exercises_learner.ipynb #28f01848
 check.value('losses_told', 12,
     done='Right: three training batches and three validation batches get as far as their loss, twice.',
     mistakes=[(6,  'Validation batches announce `after_loss`, too. Or was that only one epoch?'),
@@ -169,6 +169,8 @@ class FlipLabels(Callback):
         self.learn.yb = (torch.cat([1-y[:self.n], y[self.n:]]),)
 
 # %% ../../../nbs/library/course_exercises_learner.ipynb #bd948439
+def _early(cls): return type(cls.__name__, (cls,), {'order':1}) # Before the notes are taken
+
 def _accumulates(cls):
     rs = [_small_training(_early(cls)(k), 3) for k in (1,2,4)]
     return {'steps, for k = 1, 2, 4':[r.note.steps for r in rs],
