@@ -30,7 +30,10 @@ def check_lr(lr, # A number, a `slice` of two, a list with one number for each p
         if not isinstance(o, (int,float,np.number,Tensor)): raise TypeError(f'{wanted}, not {lr!r}')
         if not 0<=o<np.inf: raise ValueError(f'{wanted}, not {lr!r}')
 
-def check_function(f, name, example): # Can it be called?
+def check_function(f, # What was passed, a function or a class
+                   name, # The argument with which it was given
+                   example): # What would do, for the message
+    "Raise `TypeError` if `f` cannot be called"
     if callable(f): return
     hint = ''
     if isinstance(f, torch.optim.Optimizer):
@@ -38,7 +41,9 @@ def check_function(f, name, example): # Can it be called?
     raise TypeError(f'`{name}` is a function such as {example}, not {brief(f, 40)}{hint}')
 
 # %% ../nbs/library/hints.ipynb #a1f6c96c
-def chosen_loss(dls, loss_func): # What was passed, or what the data says
+def chosen_loss(dls, # Data loaders, which may have a `loss_func`
+                loss_func): # What was passed, or None
+    "The loss function that was passed, else the one of the data. Raises `ValueError` if there is none"
     given = loss_func # if not, it is the data's, which other learners may have as well
     for o in (dls, getattr(dls,'train_ds',None)):
         if loss_func is None: loss_func = getattr(o,'loss_func',None)
@@ -77,14 +82,17 @@ def check_dl(dl): # What was given as one data loader
         'and `[(x,)]` is one of a single batch')
 
 # %% ../nbs/library/hints.ipynb #b1aab4f9
-def shapes_text(ts): # Shape and type of each
+def shapes_text(ts)->str: # Tensors, or anything else
+    "Shape and type of each"
     def text(o):
         if isinstance(o, Tensor): return f'{list(o.shape)} {str(o.dtype)[6:]}'
         if isinstance(o, Mapping): return f'{type(o).__name__} of {", ".join(map(str, o))}'
         return type(o).__name__
     return ', '.join(map(text, ts))
 
-def loss_hint(f, pred, yb): # What is usually wrong when the loss function `f` fails
+def loss_hint(f, # Loss function
+              pred, yb)->str: # Predictions, and a tuple of targets
+    "What is usually wrong when the loss function `f` fails"
     y,name = yb[0],func_name(f)
     classes = 'entropy' in name.lower() and 'binary' not in name.lower()
     axis = getattr(f, 'axis', 1)
@@ -118,7 +126,8 @@ def loss_hint(f, pred, yb): # What is usually wrong when the loss function `f` f
     return (f'{got} They hold equally many numbers in different shapes: use a loss that flattens, '
             'such as `MSELossFlat()`, or `targets.view_as(preds)`.')
 
-def backward_hint(loss): # What is usually wrong when `loss.backward()` fails
+def backward_hint(loss)->str: # A tensor
+    "What is usually wrong when `loss.backward()` fails"
     if not loss.requires_grad:
         return ('The loss does not depend on any parameter that trains, or only through a step without '
                 'gradient, such as `argmax` or a comparison: are all parameters frozen, '
@@ -126,18 +135,21 @@ def backward_hint(loss): # What is usually wrong when `loss.backward()` fails
     if not loss.dim(): return ''
     return f'The loss has the shape {list(loss.shape)}; it must be one number: take its mean'
 
-def oom_hint(bs): # What helps if the memory is too small for `bs` items
+def oom_hint(bs)->str: # Items in a batch
+    "What helps if the memory is too small for `bs` items"
     smaller = f'`bs={bs//2}`, ' if bs>1 else ''
     return (f'There is not enough memory for batches of {bs} items. '
             f'Try {smaller}smaller images or a smaller model.')
 
 # %% ../nbs/library/hints.ipynb #15247f98
-def no_targets_hint(xb): # What to say when there is nothing to learn from
+def no_targets_hint(xb)->str: # A tuple of inputs
+    "What to say when there is nothing to learn from"
     got = brief(xb[0]) if len(xb)==1 and isinstance(xb[0], Tensor) else f'{shapes_text(xb)}, all of it input'
     return ('There is nothing to learn from: a batch is a tuple of inputs followed by targets, and this one '
             f'is {got}. Let the data loader give `(inputs, targets)`')
 
-def decodes_hint(f): # If the data cannot read outputs: has the loss `f` not said what they mean?
+def decodes_hint(f)->str: # Loss function
+    "If the data cannot read outputs: has the loss `f` not said what they mean?"
     if has_meaning(f): return ''
     name = func_name(f)
     return (f'The outputs cannot be read as labels. The loss function `{name}` has no `decodes`, which says '
