@@ -92,7 +92,7 @@ def test_convnet_reads_all_ten_real_digits(real):
     acc = accuracy(fit(lambda: convnet(10),to_x(ims),torch.from_numpy(labels),4,1e-2),to_x(real[0]),
                    torch.from_numpy(real[1]))
     print(f'convnet, ten classes, sketches → real: {acc:.2%}')
-    assert acc>=.93
+    assert acc>=.955
 
 def test_the_frame_matters(sample, real):
     """Moving every sketch by one pixel costs a linear model at least a point on real digits: they are

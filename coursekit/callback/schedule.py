@@ -107,7 +107,7 @@ def plot_sched(self:Recorder, keys=None, # Names of hyper-parameters, default: a
     fig,axs = plt.subplots(1, len(keys), figsize=figsize or (4.5*len(keys),2.8), squeeze=False)
     for k,ax in zip(keys, axs[0]):
         ax.plot(self.hps[k], color='#0072B2', lw=2)
-        ax.set(xlabel='batch', ylabel={'lr':'learning rate','mom':'momentum'}.get(k, k))
+        ax.set(xlabel='batch', ylabel={'lr':'learning rate','mom':'momentum','wd':'weight decay'}.get(k, k))
     fig.tight_layout()
 
 # %% ../../nbs/09_schedules.ipynb #77d3639d
@@ -366,7 +366,7 @@ def plot_lr_find(self:Recorder, skip_end=5, # So many batches at the end are lef
     """Draw the loss over the rate as `lr_find` saw it, smoothed, and single batches as dots; return the axis.
     Raises `ValueError` before any `lr_find`"""
     if not hasattr(self, 'lr_find_lrs'): raise ValueError('Call `learn.lr_find()` first')
-    if ax is None: _,ax = plt.subplots(figsize=(6.5,3.2))
+    if ax is None: _,ax = plt.subplots(figsize=(9.5,3.4))
     end = max(1, len(self.lr_find_lrs)-skip_end)
     lrs,ys,raw = self.lr_find_lrs[:end],self.lr_find_losses[:end],self.lr_find_raw[:end]
     ax.plot(lrs, raw, 'o', color='#888888', ms=3, alpha=.6, zorder=0)

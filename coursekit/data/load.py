@@ -6,6 +6,7 @@
 __all__ = ['fa_collate', 'collate', 'check_count', 'ItemSource', 'DataLoader', 'TensorDataset']
 
 # %% ../../nbs/03_sgd.ipynb #fcbf151f
+#| code-fold: true
 from ..core import *
 
 # %% ../../nbs/03_sgd.ipynb #1d9a5d67

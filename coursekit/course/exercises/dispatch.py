@@ -22,7 +22,7 @@ def _on(table, x): # goes on climbing after the first row
     return x
 def _fits(table, x): return [t for t in table if isinstance(x, t)]
 
-@check.exercise(done='That is all there is to it. The rest, of ours and of plum, is memory and good manners.',
+@check.exercise(done="That's all there is to it. What the library adds is memory and better errors.",
     cases=[({int:_neg, str:_up}, 3), ({int:_neg, str:_up}, 'ab'), ({int:_neg}, True), ({int:_neg}, 2.5),
            ({int:_neg, bool:lambda x: 'yes'}, True), ({object:lambda x: 'anything', int:_neg}, 4),
            ({int:_neg, object:lambda x: 'anything'}, 4), ({object:lambda x: 'anything'}, 'a')],
@@ -46,10 +46,10 @@ def _fits(table, x): return [t for t in table if isinstance(x, t)]
               (lambda table,x: next((table[t](x) for t in type(x).__mro__[:-1] if t in table), x),
                'You stop before the top. `object` may have a row, too, and everything is an object.'),
               (_on,
-               'After the first row that fits you go on climbing, and the next row gets what the first one '
-               'made. `return` at once.'),
+               'After the first row that fits you go on climbing, so the next row gets the result of the '
+               'first. `return` at once.'),
               (lambda table,x: [x,None][1],
-               'Nothing comes back. `print` only shows; `return` hands over.')])
+               'Your function returns nothing. `print` only shows a result, but `return` gives it back.')])
 def dispatch(table, x):
     for t in type(x).__mro__:
         if t in table: return table[t](x)
@@ -109,8 +109,8 @@ def _too_early(b, w):
     return b
 
 # %% ../../../nbs/library/course_exercises_dispatch.ipynb #6fbfe903
-@check.exercise(done='Left, top, right, bottom are names, too: after a turn the old top is the new left, and '
-                     'the old right the new top.', observe=_turned,
+@check.exercise(done='After the turn the old top is the new left, and the old right is the new top.',
+                observe=_turned,
     mistakes=[(lambda b,w: _cols(b[:,1], w-b[:,0], b[:,3], w-b[:,2]),
                'Left and right are perfect. But now the top lies below the bottom: the old *right* edge '
                'becomes the new top, the old left the new bottom.'),
@@ -127,12 +127,11 @@ def _too_early(b, w):
                'That is a flip. In a turn x and y change places as well.'),
               (lambda b,w: torch.stack([b[:,1], w-b[:,2], b[:,3], w-b[:,0]]),
                'The right numbers, but one *column* per box. Stack along axis 1: `torch.stack(…, 1)`.'),
-              (_inplace, "You wrote into the boxes that you were given, and whoever gave them did not ask "
-                         "for that. Make new ones: `torch.stack(…, 1)`."),
+              (_inplace, 'You changed the boxes that you were given. Make new ones: `torch.stack(…, 1)`.'),
               (lambda b,w: _too_early(b, w),
-               'You overwrote an edge before another one was computed from it. Take all four out first: '
+               'You overwrote an edge before you used it for another one. Take all four out first: '
                '`l,t,r,b = boxes.T`.'),
-              (_rows,    'That takes the rows apart, a box each. You want columns: `boxes.T`, or '
+              (_rows,    'That takes the rows apart, and each row is a box. You want columns: `boxes.T`, or '
                          '`boxes[:,0]`.')])
 def turn_boxes(boxes, w):
     l,t,r,b = boxes.T
@@ -179,10 +178,10 @@ class _Neg(Transform):
     def encodes(self, x:TensorImage): return 1-x
 
 # %% ../../../nbs/library/course_exercises_dispatch.ipynb #e4681f2a
-@check.exercise(done='One annotation each, and the transform knows what is none of its business.',
+@check.exercise(done='One annotation for each function, and the transform leaves all other types alone.',
                 observe=_negative,
     mistakes=[(lambda: Transform(_base, _base),
-               'Masks were turned around, too: `Tensor` and `TensorImageBase` are parents of theirs. '
+               'Masks became negatives, too, because `Tensor` and `TensorImageBase` are ancestors of theirs. '
                'Annotate with `TensorImage`.'),
               (lambda: Transform(_all, _all),
                'Without an annotation it acts on everything, and a word cannot be subtracted from 1. Write '
@@ -226,7 +225,7 @@ def negative():
 check.value('there_and_back', [8, .5],
             otherwise='Sort by `order` first: which of the two comes first on the way there? Then take the '
                       'way back in reverse.',
-    done='There: (3+1)·2. Back: 3/2 − 1, in the opposite order.',
+    done='On the way there, (3+1)·2 = 8. On the way back, in the opposite order, 3/2 − 1 = 0.5.',
     mistakes=[([7, 1],   'As written, not as ordered: `inc` has the smaller `order`, so it comes first, '
                          'although it stands last.'),
               ([8, 1],   'There is right. Back goes in *reverse*: `double` was last, so it is undone first.'),
@@ -283,7 +282,7 @@ def _sort(tfms, x, **kwargs):
               (lambda tfms,x: _walk(tfms, x)[0],
                'That is only the way there. Return two things: encoded, and decoded again.'),
               (lambda tfms,x: _walk(tfms, x)[::-1],
-               'The right results, changed round: encoded first, then decoded.'),
+               'The right results in the wrong order: return encoded first, then decoded.'),
               (lambda tfms,x: (_walk(tfms, x)[0], x),
                'The second result must be *decoded* from the first. What went in need not be what comes '
                'back: not every way back is perfect.'),
@@ -308,8 +307,8 @@ def _sort(tfms, x, **kwargs):
                '`sort` sorts in place, returns `None`, and compares functions where orders are equal. Use '
                '`sorted(tfms, key=lambda t: t[0])`.'),
               (lambda tfms,x: _walk(sorted(tfms, key=_by, reverse=True)[::-1], x, sort=False),
-               'Those of equal order have changed places. `sorted` keeps them as they stand; do not turn its '
-               'list around for the way there.'),
+               'Triples of equal order have changed places. `sorted` keeps their order, so do not reverse '
+               'its list for the way there.'),
               (lambda tfms,x: _walk(tfms, x, key=lambda t: -t[0]),
                'You sort from large to small. The smallest order comes first.')])
 def there_and_back_again(tfms, x):

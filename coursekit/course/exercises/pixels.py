@@ -11,7 +11,7 @@ from ...core import tensor
 from ..exercise import *
 check = Exercises('01_pixels')
 
-def _rand(*shape): # Repeatable pictures that touch nobody's dice
+def _rand(*shape): # Repeatable pictures that leave the random generator alone
     return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 # %% ../../../nbs/library/course_exercises_pixels.ipynb #c8afa045
