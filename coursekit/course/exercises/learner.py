@@ -37,6 +37,7 @@ check.value('losses_told', 12,
     mistakes=[(6,  'Validation batches announce `after_loss`, too. Or was that only one epoch?'),
               (14, '`Short` listens to `before_batch`, so the fourth batch does not get as far as its loss.'),
               (8,  '`Short` listens to `before_batch`, so the fourth batch has no loss. And validation?'),
+              (10, '`self.iter==3` is the fourth batch: three of them get as far as their loss, not two.'),
               (26, 'That is without `Short`, which skips the rest of the training batches.'),
               (20, 'That is training without `Short`, and without validation.'),
               (9,  'Two epochs, and each of them has a validation.')])
@@ -81,11 +82,11 @@ def _stops(cls):
             o in (('batches of training',r.batches[1]), ('batches of validation',r.batches[0]),
                   ('steps',r.steps))}
 
-def _stopper(ex, when): # A callback that raises `ex` in `after_batch`
+def _stopper(ex, when, valid=False): # A callback that raises `ex` in `after_batch`; `valid`: also there?
     class StopAfter(Callback):
         def __init__(self, n): self.n = n
         def after_batch(self):
-            if self.training and when(self): raise ex()
+            if (self.training or valid) and when(self): raise ex()
     return StopAfter
 
 class _Counts(Callback): # Counts with an attribute of its own
@@ -114,6 +115,9 @@ class _Counts(Callback): # Counts with an attribute of its own
               (_stopper(CancelTrainException, lambda self: self.train_iter>=self.n),
                '`CancelTrainException` skips the rest of this epoch\'s training; validation and the next '
                'epoch follow.'),
+              (_stopper(CancelTrainException, lambda self: self.train_iter>=self.n, valid=True),
+               '`CancelTrainException` skips only the rest of the training batches. Validation follows, and '
+               'there your callback raises it once more, with nothing to cancel. Which one ends it all?'),
               (_stopper(CancelFitException,   lambda self: self.iter>=self.n),
                '`iter` starts at 0 in every epoch. `train_iter` counts over all of them.'),
               (_stopper(CancelFitException,   lambda self: self.iter+1>=self.n),
@@ -178,7 +182,7 @@ def _accumulates(cls):
             'the weights at the end':[r.weights for r in rs]}
 
 def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=False, after=False,
-           own=False):
+           own=False, first=False):
     class EveryK(Callback):
         run_valid = False
         def __init__(self, k): self.k = k
@@ -194,7 +198,9 @@ def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=
                 self.n += 1
                 return
             self.n += 1
-            if bool((self.n+late)%self.k)!=upside: raise ex()
+            skips = bool((self.n+late)%self.k)!=upside
+            if first: skips = self.n<self.k
+            if skips: raise ex()
     return EveryK
 
 # %% ../../../nbs/library/course_exercises_learner.ipynb #18c0e371
@@ -225,6 +231,8 @@ def _every(scale=True, ex=CancelBatchException, per_epoch=False, late=0, upside=
                'belongs to the next step.'),
               (_every(late=1), 'The first step comes after `k`-1 batches. Count this batch first, then ask '
                                'whether `k` divides the count.'),
+              (_every(first=True), 'The first step comes at the right time, but after it a step follows each '
+                                   'batch, because `self.n` goes on growing. Ask whether `k` divides it.'),
               (_every(scale=False, ex=CancelStepException),
                'Two things: `CancelStepException` does not skip `zero_grad`, and a sum of `k` gradients is '
                'not their mean.')])

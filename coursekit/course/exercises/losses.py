@@ -77,6 +77,9 @@ _hot = F.one_hot
                'Nearly: each row must still add up to 1. Who gets the eps?'),
               (lambda t,n,eps: _hot(t,n)*(1-eps) + (1-_hot(t,n))*eps/(n-1),
                'You share eps among the *other* classes. Here all classes take part, the labelled one, too.'),
+              (lambda t,n,eps: _hot(t,n)*(1-eps) + eps/(n-1),
+               'Your rows add up to more than 1. All `n` classes share eps, the labelled one, too: each gets '
+               '`eps/n`.'),
               (lambda t,n,eps: _hot(t,n)*(1-eps) + eps, 'Each class gets `eps/n`, not all of eps.'),
               (lambda t,n,eps: _hot(t,n) + eps/n, 'The labelled class has to give something away: `1-eps`. '
                                                   'Your rows add up to more than 1.'),
@@ -89,7 +92,8 @@ def smooth_targets(targs, n, eps): return F.one_hot(targs, n)*(1-eps) + eps/n
 _logits = torch.tensor([[2.,1.,-3.],[.2,-1.,.3],[-2.,-2.,-2.],[3.,-.2,1.],[-.3,.8,-2.]])
 _there  = torch.tensor([[1.,1.,0.],[1.,0.,0.],[0.,0.,0.],[1.,0.,1.],[0.,1.,0.]])
 def _said(logits, thresh): return logits.sigmoid()>thresh
-@check.exercise(cases=[*((_logits,_there,o) for o in (.5,.6,.95)), (_logits[:1],_there[:1],.5)],
+@check.exercise(cases=[*((_logits,_there,o) for o in (.5,.6,.95)), (_logits[:1],_there[:1],.5),
+                       (torch.tensor([[1.,.2,-1.]]),torch.tensor([[1.,0.,0.]]),.6)],
     done='Right. This is the strictest way to count; the share of single answers is always at least as high.',
     mistakes=[(lambda l,t,thresh: (_said(l,thresh)==t.bool()).float().mean(),
                'That is the share of single answers. A picture counts only if all its classes are right: '
@@ -101,6 +105,12 @@ def _said(logits, thresh): return logits.sigmoid()>thresh
               (lambda l,t,thresh: (_said(l,thresh)==t.bool()).all(0).float().mean(),
                'You went down the columns: that is the share of *classes* without a mistake. Pictures '
                'are rows, `dim=1`.'),
+              (lambda l,t,thresh: (_said(l,.5)==t.bool()).all(1).float().mean(),
+               'You always compare with 0.5. Compare with `thresh`, which may be higher.'),
+              (lambda l,t,thresh: (_said(l,thresh)==t.bool()).all(1),
+               'One verdict for each picture is right. Now take the share of `True`: `.float().mean()`.'),
+              (lambda l,t,thresh: (_said(l,thresh)==t.bool()).all(1).mean(),
+               'torch takes no mean of `True` and `False`. Make numbers of them first, with `.float()`.'),
               (lambda l,t,thresh: (_said(l,thresh)==t.bool()).all(1).sum(),
                'That is how many pictures, not their share.'),
               (lambda l,t,thresh: (_said(l,thresh)==t.bool()).any(1).float().mean(),

@@ -19,6 +19,7 @@ check.value('first_rate', .02, tol=1e-7,
               (5e-6, 'That is the *last* rate, `lr_max/div_final`. The first is `lr_max/div`; what is '
                      'the default of `div`?'),
               (0.,   'Starting from zero would waste the first batches. The cycle starts at `lr_max/div`.'),
+              (.04,  'That is a 25th of 1. The peak is 0.5.'),
               (12.5, 'You multiplied by `div`. The first rate lies *below* the peak.'),
               (.1,   'A fifth of the peak is where the second part of `fine_tune` starts. What is `div` in '
                      '`fit_one_cycle`?'),
@@ -169,6 +170,11 @@ def _last(lrs, losses, num_it): return _rule(lrs, losses, before=True)
 def _one_early(lrs, losses, num_it): return _rule(lrs, losses, after=True)
 def _at_least(lrs, losses, num_it): return _rule(lrs, losses, equal=True)
 def _lowest(lrs, losses, num_it): return _rule(lrs, losses, lowest=True)
+def _from_zero_on(lrs, losses, num_it):
+    return next(lrs[i]/10 for i in range(len(losses)) if losses[i]>1.5*losses[:i].min())
+def _nothing(lrs, losses, num_it):
+    for i in range(1, len(losses)):
+        if losses[i]>1.5*losses[:i].min(): return lrs[i]/10
 
 _curves = [[.7,.7,.6,.3,.2,.25,.5,3.], [.7,.7,.6,.5,.4,.3,.2,.25], [2.,1.,.9,.8,1.3,2.,4.,9.], [1.,2.,.5],
            [.5,.2,.25,.31,.4,.45,.5], [2.,3.,3.5,6.]]
@@ -193,6 +199,10 @@ def _suggested(rule): # The rate for each curve
                            '*is* above.'),
               (_at_least,  'You count a loss of exactly 1.5 times the lowest. It should be *more* than that: '
                            '`>`.'),
+              (_from_zero_on, 'Before the first batch there is no loss, so `losses[:0]` is empty. Begin '
+                              'with batch 1.'),
+              (_nothing,   'Yours gives `None`, at least where the curve never breaks. There, return a tenth '
+                           'of the last rate.'),
               (_lowest,    'Where it never breaks, take a tenth of the *last* rate, not of the one with the '
                            'lowest loss.')])
 def before_it_breaks(lrs, losses, num_it):
