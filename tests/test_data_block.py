@@ -444,7 +444,7 @@ def test_lists_of_the_caller_stay(folder):
     assert batches[0].mean is None
 
 def test_blocks_without_brackets():
-    assert 'several blocks stand in one tuple' in error_text(DataBlock, ImageBlock, CategoryBlock)
+    assert 'put several blocks into one tuple' in error_text(DataBlock, ImageBlock, CategoryBlock)
 
 # ---- splitters
 

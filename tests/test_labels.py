@@ -205,7 +205,7 @@ def test_columns_of_any_kind(table):
     assert of_table(twice, label_col=1).vocab==['cat','dog']
 
 def test_doubled_items_are_told(table):
-    with pytest.warns(UserWarning, match="3 items stand there twice, .* '.*cat_0.jpg' as number 0 and 20"):
+    with pytest.warns(UserWarning, match="3 items appear twice, .* '.*cat_0.jpg' as number 0 and 20"):
         of_table(pd.concat([table, table[:3]]), label_col='label')
     with pytest.warns(UserWarning, match='2 of them are in training and in validation'):
         more = pd.concat([table, table[:2]])

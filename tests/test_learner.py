@@ -1114,3 +1114,40 @@ def test_what_a_killed_program_left_is_removed(tmp_path):
     assert len([*tmp_path.iterdir()])==2                                    # half a file and its lock
     save_atomic(1, file)
     assert [*tmp_path.iterdir()]==[file]
+
+def test_predictions_are_what_a_callback_sees():
+    class Keep(Callback):
+        def before_validate(self): self.kept = []
+        def after_batch(self): self.kept.append(self.learn.pred)
+    keep,learn = Keep(),learner()
+    learn.validate(cbs=keep)
+    assert torch.equal(torch.cat(keep.kept).softmax(1), learn.get_preds()[0])
+    _,_,output = learn.predict(x[192])
+    assert torch.allclose(output, learn.get_preds()[0][0], atol=1e-5)
+
+def test_a_batch_of_nan_reaches_no_weight_and_training_goes_on():
+    class Hole(Callback):
+        def before_batch(self):
+            if self.training and self.iter==2: self.learn.xb = (self.xb[0]*float('nan'),)
+    learn = Learner(get_dls(), nn.Linear(6,3), CrossEntropyLossFlat(), lr=0.01, metrics=accuracy)
+    with pytest.warns(RuntimeWarning, match='not a number'): learn.fit(1, cbs=Hole())
+    assert all(p.isfinite().all() for p in learn.model.parameters())
+    learn.fit(1)
+    assert len(learn.recorder.values)==1
+
+def test_a_misspelt_file_is_told_what_is_there(tmp_path):
+    learn = learner(path=tmp_path)
+    learn.save('threes')
+    assert same(weights(learner(path=tmp_path).load('threes')), weights(learn))
+    assert "Saved there: ['threes']" in error_text(learn.load, 'treeths')
+
+def test_training_goes_on_after_ctrl_c(capsys):
+    class CtrlC(Callback):
+        def after_loss(self):
+            if self.epoch==1 and self.iter==2: raise KeyboardInterrupt
+    learn = learner()
+    with pytest.raises(KeyboardInterrupt): learn.fit(3, cbs=CtrlC())
+    assert 'Interrupted in epoch 1, batch 2 of 6.' in capsys.readouterr().out
+    before = learn.validate()[0]
+    learn.fit(1)
+    assert len(learn.recorder.values)==1 and learn.validate()[0]<before

@@ -15,8 +15,8 @@ from ...data.transforms import RegexLabeller, using_attr
 check = Exercises('12_data_block')
 
 # %% ../../../nbs/library/course_exercises_data_block.ipynb #bca7ad5b
-@check.exercise(done='Names may hold underscores themselves, so only the last one counts. That is a '
-                     'labeller: use it as `get_y`.',
+@check.exercise(done='Names may contain underscores themselves, so only the last one counts. You can use '
+                     'this function as `get_y`.',
     cases=[(Path('images/great_pyrenees_173.jpg'),), (Path('my_pets/pug_1.jpg'),), (Path('Bengal_20.JPG'),),
            (Path('cat2_1.jpg'),)],
     mistakes=[(lambda path: path.name.split('_')[0],
@@ -24,9 +24,9 @@ check = Exercises('12_data_block')
               (lambda path: str(path).rsplit('_', 1)[0],
                'The folder came along. `path.stem` or `path.name` is the name alone.'),
               (lambda path: path.rsplit('_', 1)[0],
-               'A `Path` is no text, so it has no `rsplit`. `path.stem` is a text.'),
+               'A `Path` is not a text, so it has no `rsplit`. `path.stem` is a text.'),
               (lambda path: path.split('_')[0],
-               'A `Path` is no text, so it has no `split`. `path.stem` is a text; and split it from the '
+               'A `Path` is not a text, so it has no `split`. `path.stem` is one. Split it from the '
                'right.'),
               (lambda path: path.stem.rsplit('_', 1),
                'These are both parts. The label is the first of them.'),
@@ -47,7 +47,7 @@ check = Exercises('12_data_block')
                                                             "ending is in capitals. This time do without a "
                                                             "pattern: `path.stem` has no ending at all."),
               (lambda path: path.parent.name,
-               "That is the folder's name. Here the label stands in the file's own name.")])
+               "That is the folder's name. Here the label is in the file's own name.")])
 def label_by_prefix(path): return path.stem.rsplit('_', 1)[0]
 
 # %% ../../../nbs/library/course_exercises_data_block.ipynb #d3bbb96f
@@ -75,7 +75,7 @@ def _by(f):
     return lambda items,n: ([i for i in range(len(items)) if not f(i, n, len(items))],
                             [i for i in range(len(items)) if f(i, n, len(items))])
 
-@check.exercise(done='That is a splitter. It never looked at an item, only counted them.',
+@check.exercise(done='That is a splitter. It never looked at the items, it only counted them.',
     mistakes=[(lambda items,n: every_nth(items, n)[::-1],
                'The right positions, but in the wrong order: training comes first.'),
               (lambda items,n: ([o for i,o in enumerate(items) if i%n],
@@ -92,11 +92,11 @@ def _by(f):
                'That is one list. Return two, `train, valid`: the positions for training, then those for '
                'validation.'),
               (lambda items,n: (list(range(len(items))), list(range(0, len(items), n))),
-               'The validation items are in training as well: then validation measures memory.'),
+               'The validation items are in training as well, so validation would only measure memory.'),
               (_by(lambda i,n,m: (i+1)%n==0),
                'Position 0 should be the first that is kept; yours begins at n−1.'),
               (_by(lambda i,n,m: i%n==1),
-               'Position 0 should be the first that is kept; yours begins at 1: is it `i%n==1` where it '
+               'Position 0 should be the first that is kept, and yours begins at 1. Is it `i%n==1` where it '
                'should be `i%n==0`?'),
               (_by(lambda i,n,m: i<n),
                'You kept the *first n*. It should be one of every n: positions 0, n, 2n …'),
@@ -114,7 +114,7 @@ check.value('n_batches', 34, done='1480 − 370 = 1110 items for training, and 1
     otherwise='Count in two steps: how many items are left for training, and how many whole batches of 32 do '
               'they fill?',
     mistakes=[(35, 'Nearly. The last batch would have only 22 items, and training drops it.'),
-              (34.6875, 'A batch is whole: round down, for training drops what does not fill one.'),
+              (34.6875, 'A batch is whole. Round down, because training drops a batch that is not full.'),
               (46, 'That is all items, 1480/32. A quarter of them is kept for validation.'),
               (46.25, 'That is all items, 1480/32, and not even whole. A quarter of them is kept for '
                       'validation.'),
@@ -126,9 +126,9 @@ check.value('n_batches', 34, done='1480 − 370 = 1110 items for training, and 1
                   'quarters fill the training batches.'),
               (9, 'Too few: a quarter of the items is kept, and the other *three* quarters fill the training '
                   'batches.'),
-              (370, 'So many items are kept for validation. How many are left, and how many batches of 32 do '
-                    'they fill?'),
-              (1110, 'So many training items. How many batches of 32 do they fill?')])
+              (370, 'That is how many items are kept for validation. How many are left, and how many batches '
+                    'of 32 do they fill?'),
+              (1110, 'That is how many training items there are. How many batches of 32 do they fill?')])
 
 # %% ../../../nbs/library/course_exercises_data_block.ipynb #3103c99a
 _vocabs = [(['dog','cat','dog','cow'], [0,1,2]), (['b','a','c','a'], [3,0,2]), (['x','y','z','x'], [2,3]),
@@ -144,7 +144,7 @@ def _names(f):
     same = all(isinstance(o, list) and sorted(map(str, o))==right[k] for k,o in res.items())
     return {k:'the right names, but not sorted' if same and res!=right else str(o) for k,o in res.items()}
 
-@check.exercise(done="A class that only validation has is not in it, and that is right: you will hear of it "
+@check.exercise(done="A class that only validation has is not in it. That is right: you will hear about it "
                      "before training.",
     mistakes=[(lambda labels,train: sorted(set(labels)),
                'You took all labels. Only those at the positions `train` count.'),
@@ -152,8 +152,8 @@ def _names(f):
                'These are the labels at the *first* `len(train)` positions. `train` itself says which: '
                '`labels[i] for i in train`.'),
               (lambda labels,train: sorted({labels[i] for i in train})[::-1],
-               'Right names, but not sorted: the order must not depend on which item came first, nor on the '
-               'mood of a `set`.'),
+               'Right names, but not sorted: the order must not depend on which item came first, nor on '
+               'the accidental order of a `set`.'),
               (lambda labels,train: sorted(labels[i] for i in train),
                'Each name only once: `set` forgets repetitions.'),
               (lambda labels,train: [labels[i] for i in train],
@@ -203,7 +203,7 @@ def _last(labels, k):
               (lambda labels,k: tuple([labels[i] for i in o] for o in _fair(labels, k)),
                'These are labels. A splitter returns *positions*: `for i,l in enumerate(labels)`.'),
               (lambda labels,k: (list(range(len(labels))), _fair(labels, k)[1]),
-               'The validation items are in training as well: then validation measures memory.'),
+               'The validation items are in training as well, so validation would only measure memory.'),
               (lambda labels,k: _fair(labels, k)[1],
                'That is one list. Return two, `train, valid`: the positions for training, then those for '
                'validation.')],
