@@ -1,5 +1,5 @@
 "The lesson runner from outside: what a reader sees after `make course`, in a terminal and as files."
-import io, json, os, re, shutil, subprocess, sys, time
+import io, json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from coursekit.course.notebooks import make_nb, read_nb, write_nb
@@ -121,14 +121,39 @@ def test_progress_on_a_terminal():
     class Terminal(io.StringIO):
         def isatty(self): return True
     out = Terminal()
-    ticker = Ticker(out)
-    ticker.start('03_sgd', '1/3')
-    ticker.cell(5, 10)
-    time.sleep(1.2)
-    ticker.end('97 %')
+    with Ticker(3, out) as ticker:
+        ticker.start('03_sgd')
+        ticker.start('04_optimizers')
+        ticker.cell('03_sgd', 5, 10)
+        time.sleep(1.2)
+        ticker.end('03_sgd', '97 %')
     s = out.getvalue()
     assert s.count('\r') >= 2 and s.count('\n') == 1
-    assert 'cell 5/10' in s and '█' in s and s.rstrip().endswith('97 %')
+    assert '1/3 03_sgd' in s and 'cell 5/10' in s and '█' in s and '2/3 04_optimizers' in s
+    assert re.search(r'1/3 03_sgd +\d s  97 %\n', s)
+
+def test_ctrl_c_ends_the_lessons_and_writes_the_pages(tmp_path):
+    "What ran before is on its page, the kernels are gone, and the table says what was stopped"
+    folder = tmp_path/'nbs'
+    folder.mkdir()
+    write_nb(nb('md:# First', 'print("→ 42 % right")'), folder/'01_first.ipynb')
+    wait = 'import os, time\nfrom pathlib import Path\nPath(f"pid_{os.getpid()}").touch()\ntime.sleep(120)'
+    for o in ('02_second','03_third','04_fourth'): write_nb(nb(f'md:# {o}', wait), folder/f'{o}.ipynb')
+    env = os.environ | dict(PYTHONPATH=str(ROOT), HOME=str(tmp_path), PYTHONUTF8='1')
+    p = subprocess.Popen([sys.executable, '-c', COMMAND, 'course', '--at_once', '2'], cwd=tmp_path, env=env,
+                         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    for _ in range(300):
+        pids = [int(o.name[4:]) for o in folder.glob('pid_*')]
+        if len(pids)==2: break
+        time.sleep(.2)
+    p.send_signal(signal.SIGINT)
+    out = p.communicate(timeout=90)[0]
+    assert p.returncode == 1 and len(pids) == 2, out
+    rows = out.strip().splitlines()[-4:]
+    assert '42 % right' in rows[0] and all('stopped by the keyboard' in o for o in rows[1:]), out
+    assert 'Traceback' not in out and '42 % right' in pages(tmp_path/'_course')['index.html']
+    for o in pids:
+        with pytest.raises(ProcessLookupError): os.kill(o, 0)
 
 def test_stale_and_execute(tmp_path):
     path = tmp_path/'nbs'/'01_a.ipynb'

@@ -9,7 +9,9 @@ __all__ = ['THREADS', 'NOT_OURS', 'KEEP_MEMORY', 'FRAMES', 'MOST', 'Nbs', 'cores
 # %% ../../nbs/library/course_run.ipynb #2f926311
 import json, os, sys, tempfile, threading, time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from functools import partial
 from fastcore.script import Param
 from .notebooks import *
 
@@ -28,7 +30,7 @@ def cores(): # At least 1
         return min(n, max(1, round(int(quota)/int(period))))
     except (OSError, ValueError): return n
 
-def kernel_env(root, scratch):
+def kernel_env(root, scratch, share=1): # `share`: lessons that run at the same time
     """Environment of a lesson's kernel: the checkout's package, else this one's; nothing of a user's Jupyter.
     IPython's folder is `scratch`, where its settings are written: to load `coursekit.course.kernel`"""
     settings = Path(scratch)/'profile_default'/'ipython_kernel_config.json'
@@ -38,7 +40,7 @@ def kernel_env(root, scratch):
     env = {k:v for k,v in os.environ.items() if k not in foreign}
     installed = Path(need('coursekit').__file__).parents[1]
     path = [str(Path(sys.executable).parent), os.environ.get('PATH', '')]
-    return dict.fromkeys(THREADS, str(cores())) | KEEP_MEMORY | FRAMES | env | dict(
+    return dict.fromkeys(THREADS, str(max(1, cores()//share))) | KEEP_MEMORY | FRAMES | env | dict(
         PYTHONPATH=f'{root}{os.pathsep}{installed}', PATH=os.pathsep.join(path), IPYTHONDIR=str(scratch))
 
 # %% ../../nbs/library/course_run.ipynb #72933e07
@@ -72,6 +74,7 @@ def run_nb(nb, # Notebook read by `nbformat`; its outputs are replaced
            root=None, # Folder that holds the package (default: above `cwd`)
            timeout:int=600, # Seconds that one cell may take
            on_cell=None, # Called with (number of the code cell, how many there are) before each
+           share:int=1, # Lessons that run at the same time, and share the cores
           ): # '' if all went well, else the failing cell's number, source and error
     "Execute `nb` top to bottom in a fresh kernel of this Python"
     cells,at = code_cells(nb),0
@@ -90,7 +93,7 @@ def run_nb(nb, # Notebook read by `nbformat`; its outputs are replaced
     _bound_output(client)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         try:
-            client.execute(env=kernel_env(root or Path(cwd).parent, scratch))
+            client.execute(env=kernel_env(root or Path(cwd).parent, scratch, share))
         except Exception as e: failed = failure(e, cells, at, timeout)
     for c in cells: c['metadata'] = {}
     return failed
@@ -115,33 +118,47 @@ def failure(e, # What nbclient raised
 
 # %% ../../nbs/library/course_run.ipynb #d9e8bf7e
 class Ticker:
-    "One line that follows a run, rewritten on a terminal; elsewhere a line at the start of each lesson"
-    def __init__(self, out=None):
+    "One line that follows what runs, rewritten on a terminal; elsewhere a line at the start of each lesson"
+    def __init__(self, total, out=None):
+        self.total,self.begun,self.running = total,0,{}
         self.out = out or sys.stdout
-        self.tty = self.out.isatty()
+        self.tty,self.lock,self.stop = self.out.isatty(),threading.RLock(),threading.Event()
 
-    def start(self, name, where): # `where`: for example '3/18'
-        self.name,self.at,self.t0,self.stop = f'{where} {name}',(0,0),time.time(),threading.Event()
-        if not self.tty: return print(self.name, '…', file=self.out, flush=True)
+    def __enter__(self):
         self.thread = threading.Thread(target=self.follow, daemon=True)
-        self.thread.start()
+        if self.tty: self.thread.start()
+        return self
 
-    def cell(self, i, n): self.at = i,n
+    def __exit__(self, *exc):
+        self.stop.set()
+        if self.tty: self.thread.join()
+
+    def start(self, name):
+        with self.lock:
+            self.begun += 1
+            self.running[name] = f'{self.begun}/{self.total} {name}',time.time(),(0,0)
+            if not self.tty: print(self.running[name][0], '…', file=self.out, flush=True)
+
+    def cell(self, name, i, n):
+        with self.lock: self.running[name] = *self.running[name][:2],(i,n)
 
     def follow(self):
         while not self.stop.wait(0.5):
-            i,n = self.at
-            bar = '█'*round(20*i/max(n, 1))
-            self.out.write(f'\r{self.name:24} {bar:░<20} cell {i}/{n}  {time.time()-self.t0:4.0f} s \x1b[K')
-            self.out.flush()
+            with self.lock:
+                self.out.write('\r' + '    '.join(self.state(*o) for o in self.running.values()) + ' \x1b[K')
+                self.out.flush()
 
-    def end(self, text): # The seconds that the lesson took
-        t = time.time()-self.t0
-        if self.tty:
-            self.stop.set()
-            self.thread.join()
-            self.out.write('\r\x1b[K')
-        print(f'{self.name:24} {t:5.0f} s  {text}', file=self.out, flush=True)
+    def state(self, title, t, at):
+        i,n = at
+        bar = '█'*round(10*i/max(n, 1))
+        return f'{title} {bar:░<10} cell {i}/{n} {time.time()-t:3.0f} s'
+
+    def end(self, name, text): # The seconds that the lesson took
+        with self.lock:
+            title,t,_ = self.running.pop(name)
+            t = time.time()-t
+            if self.tty: self.out.write('\r\x1b[K')
+            print(f'{title:24} {t:5.0f} s  {text}', file=self.out, flush=True)
         return t
 
 def table(rows): # Text
@@ -158,42 +175,59 @@ Nbs = Param('folder of the lessons (default: nbs, here or in a folder above)')
 def course(only:Param('only lessons whose names start so', nargs='+')=None,
            dest:str=None, # folder of the pages (default: _course)
            timeout:int=600, # seconds that one cell may take
+           at_once:int=None, # lessons that run at the same time (default: 2, or 1 on a single core)
            nbs:Nbs=None): # 0 if every lesson ran, else 1
     "Run every lesson, write pages to read, print a table of results"
-    nbs = find_nbs(nbs)
-    def run(nb, tick): return run_nb(nb, nbs, timeout=timeout, on_cell=tick.cell)
-    return _course(nbs, dest, lessons(nbs, only), run)
+    nbs,at_once = find_nbs(nbs),max(1, at_once or min(2, cores()))
+    def run(nb, on_cell): return run_nb(nb, nbs, timeout=timeout, on_cell=on_cell, share=at_once)
+    return _course(nbs, dest, lessons(nbs, only), run, at_once)
 
 def site(nbs:Nbs=None): # 0
     "Write the pages from the committed outputs"
     nbs = find_nbs(nbs)
     return _course(nbs, None, lessons(nbs), None)
 
-def _course(nbs, dest, todo, run): # `run`: from a notebook and a `Ticker` to its failure, or None
+def _end_kernels(): # Their lessons then end, too: as failed
+    for p in need('psutil').Process().children():
+        if 'ipykernel_launcher' in p.cmdline(): p.kill()
+
+def _course(nbs, dest, todo, run=None, at_once=1): # `run`: from a notebook and `on_cell` to its failure
     for o in ('sphinx','myst_nb','sphinx_book_theme'): need(o)
     site = need('coursekit.course.pages').Site(nbs, dest or nbs.parent/'_course')
-    read,every,rows,tick = need('nbformat').read,lessons(nbs),[],Ticker()
+    read,every,rows,began = need('nbformat').read,lessons(nbs),{},time.time()
     for p in site.paths: read_nb(p)              # a damaged one is told at once
     for p in site.paths:
         if not (run and site.ran(p)): site.put(p)
 
-    try:
-        for i,p in enumerate(todo, 1):
-            nb,t,failed = read(p, as_version=4),None,''
-            if run:
-                tick.start(p.stem, f'{i}/{len(todo)}')
-                try:
-                    failed = run(nb, tick)
-                finally: t = tick.end('FAILED' if failed else headline(nb))
-                nb.metadata['ran'] = dict(seconds=round(t, 1), failed=failed)
-                site.put(p, neutral(nb))
-            rows.append((p.stem, t, headline(nb), failed))
-    except KeyboardInterrupt: rows.append((p.stem, None, '', 'stopped by the keyboard'))
+    def one(p, tick):
+        nb,t,failed = read(p, as_version=4),None,''
+        if run:
+            tick.start(p.stem)
+            try: failed = run(nb, partial(tick.cell, p.stem))
+            finally: t = tick.end(p.stem, 'FAILED' if failed else headline(nb))
+            if stopped.is_set(): return
+            nb.metadata['ran'] = dict(seconds=round(t, 1), failed=failed)
+            site.put(p, neutral(nb))
+        rows[p] = p.stem,t,headline(nb),failed
+
+    stopped = threading.Event()
+    with Ticker(len(todo)) as tick, ThreadPoolExecutor(at_once) as pool:
+        jobs = [pool.submit(one, p, tick) for p in todo]
+        try:
+            for o in jobs: o.result()
+        except BaseException as e:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            _end_kernels()
+            if not isinstance(e, KeyboardInterrupt): raise
+    for p in todo:
+        if p not in rows: rows[p] = p.stem,None,'','stopped by the keyboard'
+    rows = [rows[p] for p in todo]
 
     warnings = site.write(cores())
     for n,*_,failed in rows:
         if failed: print(f'\nFAILED: {n}, {failed}')
-    minutes,seconds = divmod(sum(t or 0 for _,t,*_ in rows), 60)
+    minutes,seconds = divmod(time.time()-began, 60)
     print(f'\n{warnings}{len(rows)} of {len(every)} lessons in {minutes:.0f} min {seconds:.0f} s. '
           f'Pages to read: {site.dest/"index.html"}\n\n{table(rows)}', flush=True)
     return int(any(failed for *_,failed in rows))
