@@ -621,7 +621,10 @@ def test_a_long_name_leaves_room_for_the_bar(monkeypatch):
     "Notebooks keep 110 characters of a bar; from those `neutral` knows that it is one"
     shown,tqdm = [],cache.tqdm
     monkeypatch.setattr(cache, '_has_viewer', lambda: True)
-    monkeypatch.setattr(cache, 'tqdm', lambda **kw: shown.append(kw['desc']) or tqdm(**kw, file=io.StringIO()))
+    def noted(desc, **kw):
+        shown.append(desc)
+        return tqdm(desc=desc, file=io.StringIO(), **kw)
+    monkeypatch.setattr(cache, 'tqdm', noted)
     with cache.progress_to('Drawing sketch data '+'x'*200, wait=0) as show: show(1, 3)
     assert shown == ['Drawing sketch data '+'x'*39+'…']
 
