@@ -1,5 +1,5 @@
 """Downloads and the cache, against a server that misbehaves and processes that die."""
-import base64,errno,gzip,multiprocessing,os,shutil,socket,subprocess,sys,tarfile,time,urllib.parse,zipfile
+import base64,errno,gzip,io,multiprocessing,os,shutil,socket,subprocess,sys,tarfile,time,urllib.parse,zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -616,6 +616,17 @@ def test_terminal_shows_a_bar(monkeypatch, capsys):
     with cache.progress_to('Drawing sketch data', unit='pictures') as show:
         for i in range(3): show(i+1, 3)
     assert 'Drawing sketch data' in capsys.readouterr().err
+
+def test_a_long_name_leaves_room_for_the_bar(monkeypatch):
+    "Notebooks keep 110 characters of a bar; from those `neutral` knows that it is one"
+    shown,tqdm = [],cache.tqdm
+    monkeypatch.setattr(cache, '_has_viewer', lambda: True)
+    def noted(desc, **kw):
+        shown.append(desc)
+        return tqdm(desc=desc, file=io.StringIO(), **kw)
+    monkeypatch.setattr(cache, 'tqdm', noted)
+    with cache.progress_to('Drawing sketch data '+'x'*200, wait=0) as show: show(1, 3)
+    assert shown == ['Drawing sketch data '+'x'*39+'…']
 
 @pytest.mark.parametrize('timeout', [0, -1, None, 'x', float('nan'), float('inf'), 1e12])
 def test_odd_timeouts(timeout, server, home):

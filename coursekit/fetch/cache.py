@@ -83,7 +83,8 @@ def progress_to(desc:str, # What is being done; shown before the bar
     if not _has_viewer():
         yield _lines(desc, total)
         return
-    def new_bar(total): return tqdm(total=total, desc=desc, unit=unit, unit_scale=unit=='B', leave=False)
+    short = desc if len(desc)<=60 else f'{desc[:59]}…' # room for the bar; notebooks keep 110 characters of it
+    def new_bar(total): return tqdm(total=total, desc=short, unit=unit, unit_scale=unit=='B', leave=False)
     start = time.monotonic()
     bar = None if wait else new_bar(total)
     def show(done, total=total):
