@@ -291,7 +291,8 @@ def _pytest(root, timeout):
     progress = Progress(0)
     # one more than cores, because browsers, installers and servers wait half of the time;
     # in the order that tests/conftest.py gives: the longest files first
-    cmd = [sys.executable, '-m', 'pytest', '-n', str(cores()+1), '--dist', 'loadfile', '--no-loadscope-reorder']
+    workers = str(cores()+1)
+    cmd = [sys.executable, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', '--no-loadscope-reorder']
     return stream(cmd, root, progress.test, timeout, **one_thread(root)), progress
 
 def _in_step(root, timeout):

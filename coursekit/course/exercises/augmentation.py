@@ -39,7 +39,7 @@ check.value('allowed', _right,
                'One is missing: nobody holds a camera quite straight, and turned by 10° an arrow still '
                'points to the left.'),
               (sorted(_right),
-               'The right ones, but in a list. Put them into braces instead of brackets.')])
+               'The right ones. Put them into braces, so that they are a set.')])
 
 # %% ../../../nbs/library/course_exercises_augmentation.ipynb #5b50409e
 def _mirror(x, y, last=1.): return torch.diag(tensor([x, y, last]))
@@ -83,6 +83,9 @@ _pixels = [(tensor([.2,.5,.8]), 1.6), (tensor([.1,.9]), .5), (tensor([[.3],[.6]]
                'That is brighter or darker everywhere, and it leaves the range. Multiply the *logits*.'),
               (lambda p,factor: (p*factor).clamp(0, 1),
                'Cutting off makes flat white patches. Multiply the *logits* instead of the pixels.'),
+              (lambda p,factor: torch.sigmoid(torch.logit(p*factor)),
+               'You multiplied the pixels, and what lies above 1 has no logit. First take the logit, then '
+               'multiply.'),
               (lambda p,factor: torch.sigmoid(p*factor),
                'You came back with the sigmoid, but you never went: take `torch.logit(p)` first.'),
               (lambda p,factor: torch.logit(p)*factor,
@@ -119,6 +122,10 @@ def more_contrast(p, factor): return torch.sigmoid(torch.logit(p)*factor)
                                      (height-min(width, height))//2+min(width, height),
                                      (width-min(width, height))//2+min(width, height)),
                'Left and top are swapped: the width is what is left over to the left and right.'),
+              (lambda width,height: (width//2-min(width, height)//2, height//2-min(width, height)//2,
+                                     width//2+min(width, height)//2, height//2+min(width, height)//2),
+               'You halved the side, and an odd side then loses a pixel. Find left and top first, and add '
+               'the whole side.'),
               (lambda width,height: (0, 0, width, height),
                'That is the whole picture. Find the largest *square*.')])
 def middle_box(width, height):
@@ -140,9 +147,11 @@ def _moves(Shift): # What the class does to pictures of noise, in words and numb
     few,most = (by>0).float().mean(),by.max()
     far = 'too far' if most>.201 else 'not far enough' if most<.15 else 'up to `max_shift`'
     same = len(by.unique())<20
+    only = t.mats is None or (t.mats[:,:2,:2]-torch.eye(2)).abs().max()<1e-6
     return {'with draw=0.1 each pixel of noise goes one pixel': went or ['to no such place'],
             'with p=0.5 these are moved': 'all' if few>.9 else 'none' if few<.1 else 'about half',
-            'they are moved': far, 'the pictures': 'all move alike' if same else 'move in their own ways'}
+            'they are moved': far, 'the pictures': 'all move alike' if same else 'move in their own ways',
+            'besides, they are': 'left as they are' if only else 'changed in size or shape'}
 
 def _shift(matrix): # A class with this method
     class Shift(AffineCoordTfm):
@@ -162,6 +171,10 @@ def _drawn(t, x): return random_numbers(x, -t.max_shift, t.max_shift, t.p, 0, t.
               (_shift(lambda t,x,h,w: affine_matrices(1,0,random_numbers(x, -t.max_shift, t.max_shift, 1, 0,
                                                                          t.draw), 0,1,0)),
                'It moves all pictures. `self.p` is the share that should move.'),
+              (_shift(lambda t,x,h,w: affine_matrices(1,0,random_numbers(x, -t.max_shift, t.max_shift),
+                                                      0,1,0)),
+               'It moves all pictures, and `draw` is not used. Pass on `self.p`, the neutral number 0 and '
+               '`self.draw`.'),
               (_shift(lambda t,x,h,w: affine_matrices(1,0,random_numbers(x, -t.max_shift, t.max_shift, t.p),
                                                       0,1,0)),
                '`draw` is not used: pass `self.draw`, so that a reader can choose the shift.'),
