@@ -95,7 +95,8 @@ NO_PICTURE = '<p><em>A widget stands here: run the lesson to use it.</em></p>'
 def _is_bar(o): # Is this output a progress bar, ' 50%|█████     | 1/2', of something that is over?
     data = o.get('data', {})
     text = ''.join(data.get('text/plain', ''))
-    return WIDGET in data and re.search(r'\d%\||\[\d\d:\d\d, ', text) or text.startswith('Loading libraries')
+    bar = r'\d%\||\[\d\d:\d\d, |^Drawing [^%]*…$'    # where its name is long, the text ends before the bar
+    return WIDGET in data and re.search(bar, text) or text.startswith('Loading libraries')
 
 def _without_widget(data): # The data of an output
     if WIDGET not in data: return data

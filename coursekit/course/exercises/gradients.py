@@ -6,7 +6,7 @@
 __all__ = ['check', 'nudge_both', 'sigmoid', 'maximum', 'descend', 'lr_limit']
 
 # %% ../../../nbs/library/course_exercises_gradients.ipynb #34ba5524
-import math
+import math, torch
 from ...autograd import Value, operation
 from ..exercise import *
 
@@ -83,6 +83,8 @@ _lone = ('The function given to `operation` returns the result *and then* one sl
     observe=_tried('v', [(-2.,), (0.,), (1.5,)]),
     mistakes=[(lambda v: 1/(1+math.exp(-v)),
                '`math.exp` knows plain numbers only. A `Value` has its own: `v.exp()`.'),
+              (lambda v: 1/(1+torch.exp(-v)),
+               '`torch.exp` wants a tensor. A `Value` has its own: `(-v).exp()`.'),
               (lambda v: 1/(1+(-v).data.exp()),
                'A plain number has no `exp`. Inside a function for `operation`, take `math.exp`; outside, '
                '`v.exp()` of the `Value`, without `.data`.'),

@@ -43,7 +43,7 @@ check.value('flies_off_at', 0.5,
                'from the floor: by what does a step multiply that distance?'),
               (0.25,
                'At 0.25 one step lands exactly on the floor, since 1 − 4·0.25 = 0. It can be larger before '
-               'the ball flies off.'),
+               'the walker flies off.'),
               (8.,
                'A steeper valley needs a *smaller* rate. Each step multiplies the distance by 1 − 4·lr.'),
               (0.51, 'There it flies off already, slowly. Where exactly does the factor 1 − 4·lr pass −1?'),
@@ -64,7 +64,8 @@ check.value('flies_off_at', 0.5,
                'What remains of the zero at the start is multiplied by `mom` in every step: `mom**step`, a '
                'power, not a product.'),
               (lambda avg,mom,step: avg/1-mom**step,
-               'Python divides before it subtracts. Put brackets around `1-mom**step`.'),
+               'Divide by the whole of `1-mom**step`. In `avg/1-mom**step`, Python divides before it '
+               'subtracts: put brackets around `1-mom**step`.'),
               (lambda avg,mom,step: avg/(1-mom^step), 'In Python `^` is not a power: write `**`.'),
               (lambda avg,mom,step: avg/(1-mom**(step+1)),
                '`step` counts from 1: after the first step the share is `1-mom`.'),
@@ -126,6 +127,8 @@ def _nest_inplace(p, g, lr, mom, grad_avg): p.add_(grad_avg.mul_(mom).add_(g), a
 def _nest_faded(p, g, lr, mom, grad_avg): p.add_(grad_avg.mul_(mom) + g, alpha=-lr)
 def _nest_no_lr(p, g, lr, mom, grad_avg): p.sub_(g + mom*grad_avg)
 def _nest_up(p, g, lr, mom, grad_avg): p.add_(g + mom*grad_avg, alpha=lr)
+def _nest_up_no_lr(p, g, lr, mom, grad_avg): p.add_(g + mom*grad_avg)
+def _nest_no_brackets(p, g, lr, mom, grad_avg): p.sub_(lr*g + mom*grad_avg)
 def _nest_twice(p, g, lr, mom, grad_avg):
     grad_avg.mul_(mom).add_(g)
     p.add_(g + mom*grad_avg, alpha=-lr)
@@ -146,6 +149,10 @@ def _nest_twice(p, g, lr, mom, grad_avg):
               (_nest_swapped, '`mom` belongs to the running sum: `g + mom*grad_avg`.'),
               (_nest_unfaded, 'The running sum should fade once more: times `mom`.'),
               (_nest_up, 'Steps go *against* the gradient: mind the sign of `alpha`.'),
+              (_nest_up_no_lr,
+               'Two things: steps go *against* the gradient, and they are `lr` times as long.'),
+              (_nest_no_brackets,
+               'The rate belongs to both parts: put brackets around `g + mom*grad_avg`.'),
               (_nest_twice,
                '`average_grad` runs before this piece and has updated `grad_avg` already. Here only use '
                'it, and leave it as it is.')])
@@ -186,8 +193,9 @@ def _lion_swapped(**kw): _lion(**{**kw, 'mom':kw['mom2'], 'mom2':kw['mom']})
                '`p` and `grad_avg` are as before. Change both in place: `p.add_(…)`, '
                '`grad_avg.mul_(mom2).add_(…)`. What is made and returned is forgotten.'),
               (_lion_inplace,
-               'The mixture has overwritten the memory: `grad_avg.mul_(mom)` works in place. Without the '
-               'underscore, `grad_avg*mom` makes a new tensor.'),
+               'The second update starts from the mixture, but it wants the old memory. '
+               '(`grad_avg.mul_(mom)` overwrites that. Without the underscore, `grad_avg*mom` makes a new '
+               'tensor.)'),
               (_lion_faded,
                'The memory has faded twice: `grad_avg.mul_(mom)` in the mixture changes it in place. Write '
                '`grad_avg*mom`, without the underscore.'),

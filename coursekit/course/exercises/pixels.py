@@ -27,6 +27,8 @@ def _rand(*shape): # Repeatable pictures that leave the random generator alone
               (lambda ns: [2*n for n in ns if 2*n%2],
                'You double first and then ask whether the *result* is odd, which it never is. Test `n`, '
                'not `2*n`.'),
+              (lambda ns: [n*n for n in ns if n%2==1],
+               'These are the squares, as in the lesson. To double, write `2*n` before the `for`.'),
               (lambda ns: [n%2==1 for n in ns],
                'That list says *whether* each number is odd. The condition belongs behind the `for`, '
                'after an `if`.')])
@@ -43,6 +45,9 @@ def doubled_odds(numbers): return [2*n for n in numbers if n%2==1]
                'Only one number is left. Index 2 is the last row; start at 1, or at -2.'),
               (lambda t: (t*2)[1:2,1:2],
                'The end of a slice is not included: `1:2` is row 1 alone. Leave the end open: `1:`.'),
+              (lambda t: (t*2)[1:][1:],
+               '`[1:][1:]` drops a row twice. Both slices go into one pair of brackets, with a comma: rows, '
+               'then columns.'),
               (lambda t: (t*2)[-2:],
                'These are the last two *rows*, with all their columns. Slice the columns as well, after a '
                'comma.'),
@@ -55,7 +60,8 @@ def doubled_corner(t): return (t*2)[-2:,-2:]
 check.value('stretched_shape', (5,3,4), otherwise='Not yet. Write the two shapes one above the other, '
                                                   'aligned at the right, and go column by column.',
     done='Aligned at the right, (5,1,4) over (3,1): the 4 meets a 1, the 1 meets a 3, the 5 meets nothing.',
-    mistakes=[((5,1,4),
+    mistakes=[('(5,3,4)', 'The right shape, but as a text. Write a tuple, without quotes.'),
+              ((5,1,4),
                'The second tensor stretches, and so does the first: its axis of length 1 meets a 3.'),
               ((5,3,1), 'Look at the last axis: 4 meets 1, and it is the 1 that stretches.'),
               ((3,5,4),
@@ -99,6 +105,8 @@ def _three(x, mean, f=_l1): return torch.stack([f(_down(x,k), mean) for k in (-1
                'positions: the one where `torch.stack` puts them, the first unless you say otherwise.'),
               (lambda x,m: _three(x,m)[1:].amin(0),
                'You try positions 0 and 1. A digit may also sit too low: try -1, too.'),
+              (lambda x,m: _three(x,m)[:2].amin(0),
+               'You try positions -1 and 0. A `range` stops before its end: `range(-1,2)` also gives 1.'),
               (lambda x,m: _three(x,m)[[0,2]].amin(0),
                'You try -1 and 1, but not 0. Most digits are in the right place already.'),
               (lambda x,m: torch.stack([_l1(x.roll(k,-2),m) for k in (-1,0,1)]).amin(0),
@@ -126,6 +134,9 @@ def _apart(ims, means): return ims[:,None]-means
               (lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)).argmin(0),
                'You found the nearest image for each mean. Look along the axis of the *means*: with '
                '`ims[:,None]` that is axis 1.'),
+              (lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)).argmin(),
+               'That is one position among all n × k distances. `argmin(1)` looks along axis 1, the '
+               'means, for each image.'),
               (lambda ims,ms: _apart(ims,ms).abs().mean((-1,-2)).min(1).values,
                'These are the smallest distances. You want to know *which* mean has it: `argmin`.'),
               (lambda ims,ms: (ims-ms).abs().mean((-1,-2)).argmin(1),

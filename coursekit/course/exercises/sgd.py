@@ -132,6 +132,9 @@ def _batch(f):
                '`torch.cat` puts the rows end to end, in one long row. `torch.stack` makes a new axis: one '
                'row per item.'),
               (lambda s: torch.stack(_unzip(s)[0]),                               'The targets are missing.'),
+              (lambda s: [x for x,y in s],
+               'These are the inputs only, and not stacked. Collect the targets as well, and '
+               '`torch.stack` each.'),
               (lambda s: torch.stack(s),
                'An item is a pair, and `torch.stack` wants tensors. Sort the pairs apart first: '
                '`zip(*samples)`.'),
