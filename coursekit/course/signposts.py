@@ -64,7 +64,7 @@ def next_link(p, # Path of a lesson
     "Markdown that leads from lesson `p` to the next"
     following = every[every.index(p)+1:][:1]
     for q in following: return f'**Next lesson:** [{title_of(read_nb(q)) or q.stem}]({q.name})'
-    return '**The end.** That was the last lesson. All of them are listed on the [first page](index.ipynb).'
+    return '**The end.** All lessons are listed on the [first page](index.ipynb).'
 
 def with_signposts(nb, # A notebook; it is changed
                    link): # What its last cell shall say

@@ -57,18 +57,26 @@ check.add(Exercise('pattern', r'/([^/]+)_\d+.jpg$', '`[^/]` is any character but
                    'are no slash, `[^/]+`; an underscore; digits; `.jpg`; the end.'))
 
 # %% ../../../nbs/library/course_exercises_pets.ipynb #8d59d5e9
-check.value('p_second', math.exp(1)/(math.exp(1)+math.exp(0)+math.exp(2)), tol=2e-3,
-    done='e⁰ = 1, e¹ ≈ 2.72 and e² ≈ 7.39 add up to 11.11, and 2.72/11.11 ≈ 0.245.',
+# 10, 11 and 12, after subtracting 10 from each
+_first,_second,_third = (math.exp(o)/sum(map(math.exp, (0,1,2))) for o in (0,1,2))
+check.value('p_second', _second, tol=2e-3,
+    done='Subtract 10 from each. Then e⁰ = 1, e¹ ≈ 2.72 and e² ≈ 7.39 add up to 11.11, '
+         'and 2.72/11.11 ≈ 0.245. Softmax sees only the differences.',
     mistakes=[(0.24, 'Nearly: give one more digit.'), (0.25, 'Nearly: that is rounded too far.'),
-              (1/3, 'That is its share of the activations, 1/(0+1+2). Take the exponential of each first.'),
-              (math.exp(1), 'That is its exponential. Divide it by the sum of all three.'),
-              (math.exp(2)/(math.exp(1)+math.exp(0)+math.exp(2)),
-               'That is the probability of the *third*, the largest.'),
-              (1/(math.exp(1)+math.exp(0)+math.exp(2)),
-               'That is the probability of the *first*: e⁰ = 1 stands above the line.'),
+              (1/3, 'That is its share of the activations: 11 of 33, or 1 of 3 after subtracting 10. Take '
+                    'the exponential of each first.'),
+              (math.exp(11), 'That is its exponential. Divide it by the sum of all three, which is easier '
+                             'after subtracting 10 from each activation.'),
+              (math.exp(1), 'That is its exponential after subtracting 10. Divide it by the sum of all '
+                            'three.'),
+              (math.exp(-1), 'That is its exponential after subtracting 12. Divide it by the sum of all '
+                             'three.'),
+              (1., 'If that is e⁰, its exponential after subtracting 11, divide it by the sum of all three. '
+                   'If it is the sigmoid of 11, that knows nothing of the other two activations.'),
+              (_third, 'That is the probability of the *third*, the largest.'),
+              (_first, 'That is the probability of the *first*, the smallest.'),
               (1/(1+math.exp(-1)), 'That is a sigmoid, which knows nothing of the other two activations.'),
-              (-math.log(math.exp(1)/(math.exp(1)+math.exp(0)+math.exp(2))),
-               'That is the loss, −log p. The question was p itself.')])
+              (-math.log(_second), 'That is the loss, −log p. The question was p itself.')])
 
 # %% ../../../nbs/library/course_exercises_pets.ipynb #cb5c4cf7
 check.value('untrained_loss', math.log(120), tol=2e-3,
