@@ -81,7 +81,7 @@ def directive(cell, pattern): # A match, or None
 def headline(nb): # The text after the arrow; '' if there is none
     "Find the last line starting with `→ ` that a lesson's cells printed"
     printed = ''.join(''.join(o['text']) for o in outputs(nb) if o.get('name')=='stdout')
-    return (re.findall(r'^→ (.+)$', printed, re.M) or [''])[-1].strip()
+    return (re.findall(r'^→ (.+)$', printed, re.M) or [''])[-1].strip(' ,')
 
 def title_of(nb): # '' if there is none
     "The text of the first heading"

@@ -180,13 +180,18 @@ a[href*="glossary.html#"] { text-decoration-style: dotted }
 }
 """
 
+def _sentence(text): # On one line, with a capital
+    text = ' '.join(text.split())
+    return text[:1].upper() + text[1:]
+
 def answer(nb): # Markdown
-    "What a notebook says about itself in one sentence: in italics or quoted under the title, else its first"
+    "A notebook about itself in one sentence: in italics, after 'In short', or quoted; else its first"
     first = source(markdown_cells(nb)[0]) if markdown_cells(nb) else ''
-    found = re.search(r'^\*(?!\*)(.+?)\*(?!\*)', first, re.M|re.S) or re.search(r'^> (.+)$', first, re.M)
-    if found: return ' '.join(found[1].split())
+    ways = r'^\*(?!\*)(.+?)\*(?!\*)', r'^\*\*In short:\*\*\s+(.+?[.?!])(?=\s|\Z)', r'^> ([^\n]+)'
+    found = next(filter(None, (re.search(o, first, re.M|re.S) for o in ways)), None)
+    if found: return _sentence(found[1])
     paragraphs = [' '.join(p.split()) for p in re.split(r'\n\s*\n', first) if not p.startswith('#')]
-    return re.split(r'(?<=[.?!]) ', re.sub(r'^\*\*[^*]+:\*\* ', '', paragraphs[0]))[0] if paragraphs else ''
+    return re.split(r'(?<=[.?!]) ', paragraphs[0])[0] if paragraphs else ''
 
 def reading_time(nb): # As the lesson says it; '' if it does not
     found = re.search(r'\*\*Time:\*\* (\d+) minutes', '\n'.join(map(source, markdown_cells(nb)[:2])))
