@@ -290,9 +290,8 @@ def _cells(root, timeout):
 def _pytest(root, timeout):
     progress = Progress(0)
     # one more than cores, because browsers, installers and servers wait half of the time;
-    # in the order that tests/conftest.py gives: the longest files first
-    workers = str(cores()+1)
-    cmd = [sys.executable, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', '--no-loadscope-reorder']
+    # the longest files come first (tests/conftest.py), and an idle worker takes over half of another's
+    cmd = [sys.executable, '-m', 'pytest', '-n', str(cores()+1), '--dist', 'worksteal']
     return stream(cmd, root, progress.test, timeout, **one_thread(root)), progress
 
 def _in_step(root, timeout):
