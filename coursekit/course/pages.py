@@ -105,7 +105,9 @@ def for_page(nb): # A new dict
     nb,above = fold(neutral(json.loads(json.dumps(nb)))),''
     nb['cells'] = [c for c in nb['cells'] if not _is_plumbing(c)]
     for c in nb['cells']:
-        if c['cell_type']=='markdown': above = source(c)
+        if c['cell_type']=='markdown':
+            # the list of the lessons is written for the pages
+            above = c['source'] = re.sub(r'\]\(((?:\.\./)?index)\.ipynb', r'](\1.md', source(c))
         if c['cell_type']!='code': continue
         marks = dict(image=_image_options(c, above))
         folded = c['metadata'].get('jupyter', {}).get('source_hidden')
