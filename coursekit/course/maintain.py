@@ -290,8 +290,9 @@ def _cells(root, timeout):
 def _pytest(root, timeout):
     progress = Progress(0)
     # one more than cores, because browsers, installers and servers wait half of the time;
-    # the longest files come first (tests/conftest.py), and an idle worker takes over half of another's
-    cmd = [sys.executable, '-m', 'pytest', '-n', str(cores()+1), '--dist', 'worksteal']
+    # in the order that tests/conftest.py gives: the longest files first
+    workers = str(cores()+1)
+    cmd = [sys.executable, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', '--no-loadscope-reorder']
     return stream(cmd, root, progress.test, timeout, **one_thread(root)), progress
 
 def _in_step(root, timeout):
