@@ -655,7 +655,7 @@ row('a table without the column', table(lambda d: d.drop(columns='kind')), says(
 row('an empty table',         table(lambda d: d[:0]), one_of('no items','empty','nothing'))
 row('a label that is missing', table(lambda d: d.assign(kind=[None,*d.kind[1:]])),
     one_of('None','missing','nan'))
-row('a file that is missing', table(lambda d: d.assign(name=['/nowhere/a.jpg',*d.name[1:]])), says('nowhere'))
+row('files that are missing', table(lambda d: d.assign(name='/nowhere/'+d.name)), says('nowhere'))
 row('numbers for labels',     table(lambda d: d.assign(kind=np.linspace(0,1,len(d)))),
     says('RegressionBlock'))
 row('commas in numbers',      table(lambda d: d.assign(kind='0,5'), y_block=RegressionBlock()), says('0,5'))
