@@ -10,6 +10,7 @@ __all__ = ['THREADS', 'NOT_OURS', 'KEEP_MEMORY', 'FRAMES', 'MOST', 'Nbs', 'cores
 import json, os, sys, tempfile, threading, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from functools import partial
 from fastcore.script import Param
@@ -188,8 +189,10 @@ def site(nbs:Nbs=None): # 0
     return _course(nbs, None, lessons(nbs), None)
 
 def _end_kernels(): # Their lessons then end, too: as failed
-    for p in need('psutil').Process().children():
-        if 'ipykernel_launcher' in p.cmdline(): p.kill()
+    psutil = need('psutil')
+    for p in psutil.Process().children():
+        with suppress(psutil.Error):
+            if 'ipykernel_launcher' in p.cmdline(): p.kill()
 
 def _course(nbs, dest, todo, run=None, at_once=1): # `run`: from a notebook and `on_cell` to its failure
     for o in ('sphinx','myst_nb','sphinx_book_theme'): need(o)
@@ -218,7 +221,9 @@ def _course(nbs, dest, todo, run=None, at_once=1): # `run`: from a notebook and 
         except BaseException as e:
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            _end_kernels()
+            while not all(o.done() for o in jobs): # also kernels that are just starting
+                _end_kernels()
+                time.sleep(.2)
             if not isinstance(e, KeyboardInterrupt): raise
     for p in todo:
         if p not in rows: rows[p] = p.stem,None,'','stopped by the keyboard'
