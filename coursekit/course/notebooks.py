@@ -96,8 +96,7 @@ def _is_bar(o): # Is this output a progress bar, ' 50%|█████     | 1/2
     data = o.get('data', {})
     text = ''.join(data.get('text/plain', ''))
     if not (text or ''.join(data.get('text/html', 'none'))): return True # a bar that took itself away
-    bar = r'\d%\||\[\d\d:\d\d, |^Drawing [^%]*…$'    # where its name is long, the text ends before the bar
-    return WIDGET in data and re.search(bar, text) or text.startswith('Loading libraries')
+    return WIDGET in data and re.search(r'\d%\||\[\d\d:\d\d, ', text) or text.startswith('Loading libraries')
 
 def _without_widget(data): # The data of an output
     if WIDGET not in data: return data
