@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AMPMode', 'has_fast_bf16', 'undo_of_autocast', 'MixedPrecision']
 
-# %% ../../nbs/library/callback_fp16.ipynb #988e8a06
+# %% ../../nbs/library/callback_fp16.ipynb #53031e52
 import inspect, logging, warnings
 from enum import Enum
 from fastcore.basics import patch
@@ -16,7 +16,7 @@ from ..core import *
 from ..learner import *
 from ..torch_core import one_param
 
-# %% ../../nbs/library/callback_fp16.ipynb #04bde8c8
+# %% ../../nbs/library/callback_fp16.ipynb #7fbf9307
 class AMPMode(Enum):
     "The two kinds of 16-bit numbers"
     FP16 = 'fp16'
@@ -31,7 +31,7 @@ def has_fast_bf16(device=None): # A device or its name; default: `default_device
     asked = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     return any(v for k,v in known.items() if 'bf16' in k) or any(getattr(torch.cpu, o, bool)() for o in asked)
 
-# %% ../../nbs/library/callback_fp16.ipynb #6f5c193f
+# %% ../../nbs/library/callback_fp16.ipynb #d12b620d
 def undo_of_autocast(kind): # Of a device, for example `'cuda'`
     "A function that sets autocast of the devices of this kind to what it is now; it may be called twice"
     enabled,dtype = torch.is_autocast_enabled(kind),torch.get_autocast_dtype(kind)
@@ -47,7 +47,7 @@ def undo_of_autocast(kind): # Of a device, for example `'cuda'`
         if not depth: torch.clear_autocast_cache()
     return undo
 
-# %% ../../nbs/library/callback_fp16.ipynb #e16699bc
+# %% ../../nbs/library/callback_fp16.ipynb #67923772
 _log = logging.getLogger('coursekit')
 _same_here = {'device','enabled'} # arguments of `GradScaler` that are decided here
 
@@ -70,7 +70,7 @@ class MixedPrecision(Callback):
         except ValueError:
             raise ValueError(f"MixedPrecision: amp_mode is 'fp16' or 'bf16', not {amp_mode!r}") from None
         self.kwargs = {k:v for k,v in kwargs.items() if k not in _same_here}
-        inspect.signature(GradScaler).bind(**self.kwargs)             # a `TypeError` names what it does not know
+        inspect.signature(GradScaler).bind(**self.kwargs)     # `TypeError`: no such argument
         self.dtype,self._undo,self._scaler_state,self._checked,self._told = None,noop,None,False,False
         self.scales = None
 
@@ -137,7 +137,7 @@ class MixedPrecision(Callback):
     def nan_hint(self):
         "What else helps if the loss is no number"
         if self.dtype!=torch.float16: return ''
-        return ' fp16 ends at 65504; `learn.to_bf16()` has a larger range, `learn.to_fp32()` more digits, too.'
+        return ' fp16 ends at 65504; `learn.to_bf16()` has a larger range, `learn.to_fp32()` more digits.'
     def state_dict(self):
         scaler = getattr(self.learn, 'scaler', None)
         return {'scaler': scaler.state_dict()} if scaler is not None and scaler.is_enabled() else {}
@@ -149,7 +149,7 @@ class MixedPrecision(Callback):
 def _as_float(t): # 16-bit numbers as 32-bit ones, others as they are
     return t.float() if t.dtype in (torch.float16,torch.bfloat16) else t
 
-# %% ../../nbs/library/callback_fp16.ipynb #41cf491d
+# %% ../../nbs/library/callback_fp16.ipynb #0df0a5a0
 def _with_precision(learn, cb): # The learner with this `MixedPrecision` and no other
     return learn.remove_cb(MixedPrecision).add_cb(cb)
 
