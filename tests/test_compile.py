@@ -1,5 +1,6 @@
-"A small network that is really compiled: same results, hooks, files and all."
-import shutil
+"""A small network that is really compiled. It takes a minute of the compiler's, so only on demand:
+`COURSEKIT_COMPILE=1 pytest tests/test_compile.py`"""
+import os, shutil
 import pytest
 import torch
 from torch import nn
@@ -7,7 +8,7 @@ from coursekit.callback.compile import check_compiler  # noqa: F401
 from coursekit.callback.fp16 import MixedPrecision
 from coursekit.learner import Learner
 
-pytestmark = [pytest.mark.slow,
+pytestmark = [pytest.mark.skipif('COURSEKIT_COMPILE' not in os.environ, reason='COURSEKIT_COMPILE is not set'),
               pytest.mark.skipif(not shutil.which('c++'), reason='there is no C++ compiler here')]
 
 def tiny_learner(path):
