@@ -53,6 +53,9 @@ def synth_learner(n_trn=10, # Training batches
 
 class VerboseCallback(Callback):
     "Prints the name of each event"
-    def __call__(self, event_name):
-        print(event_name)
-        super().__call__(event_name)
+    def handler(self, ev): # Name of an event
+        own = super().handler(ev)
+        def say_and_run():
+            print(ev)
+            return own and own()
+        return say_and_run

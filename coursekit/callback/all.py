@@ -12,6 +12,7 @@ from .schedule import *
 from .tracker import *
 from .training import *
 from .channelslast import *
+from .fp16 import *
 from .hook import *
 from .resume import *
 
