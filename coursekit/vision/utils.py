@@ -6,7 +6,7 @@
 __all__ = ['DownloadReport', 'download_images', 'search_images_ddg', 'search_images_bing', 'resize_to', 'resize_image',
            'resize_images', 'find_duplicates', 'verify_image', 'verify_images']
 
-# %% ../../nbs/library/vision_utils.ipynb #ef8a5cbf
+# %% ../../nbs/library/vision_utils.ipynb #15319027
 import hashlib, importlib, io, re, shutil, warnings
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ from .core import *
 
 _all_ = ['verify_image','verify_images']
 
-# %% ../../nbs/library/vision_utils.ipynb #893ba856
+# %% ../../nbs/library/vision_utils.ipynb #5ca014af
 _endings = {'JPEG':('.jpg','.jpeg','.jpe'), 'MPO':('.jpg','.jpeg'), 'PNG':('.png',), 'GIF':('.gif',),
             'BMP':('.bmp',), 'WEBP':('.webp',), 'TIFF':('.tif','.tiff'), 'PPM':('.ppm','.pgm','.pbm','.pnm'),
             'AVIF':('.avif',), 'JPEG2000':('.jp2',), 'HEIF':('.heic','.heif')}
@@ -117,7 +117,7 @@ def download_images(dest, # Folder for the pictures; it is made if need be
                       'reasons.', stacklevel=2)
     return report
 
-# %% ../../nbs/library/vision_utils.ipynb #a9f34600
+# %% ../../nbs/library/vision_utils.ipynb #e0dc1fa8
 def _image_search(term, n): # What the package finds, as dictionaries
     try:
         DDGS = importlib.import_module('ddgs').DDGS
@@ -141,7 +141,7 @@ def search_images_bing(key, # Was the key of an account; not needed any more
     return found.map(lambda o: AttrDict(contentUrl=o['image'], thumbnailUrl=o['thumbnail'], name=o['title'],
                                         width=o['width'], height=o['height']))
 
-# %% ../../nbs/library/vision_utils.ipynb #15c9e9ac
+# %% ../../nbs/library/vision_utils.ipynb #5cea54f0
 def resize_to(img, # Anything with a `size`, (width, height)
               targ_sz:int, # Pixels of the longer side …
               use_min:bool=False, # … or of the shorter one
@@ -222,7 +222,7 @@ def resize_images(path, # Folder with pictures
     if failed := [o for o in res if o]: warnings.warn(
         f'{len(failed)} of {len(names)} files are left out. The first: {failed[0]}', stacklevel=2)
 
-# %% ../../nbs/library/vision_utils.ipynb #b25957c5
+# %% ../../nbs/library/vision_utils.ipynb #33606c1a
 def _fingerprint(file): # (digest of the bytes, 64 bits as a number, 16×16 colours, pixels, bytes), or None
     try:
         raw = Path(file).read_bytes()
@@ -267,5 +267,6 @@ def find_duplicates(files, # Files, or a folder
     for i,j in pairs: leader[root(j)] = root(i)
     groups = {}
     for i,o in enumerate(known): groups.setdefault(root(i), []).append(o)
-    def best_first(group): return L(f for f,_ in sorted(group, key=lambda o: (-o[1][3], -o[1][4], len(str(o[0])))))
+    def rank(o): return -o[1][3],-o[1][4],len(str(o[0]))
+    def best_first(group): return L(f for f,_ in sorted(group, key=rank))
     return L(best_first(o) for o in groups.values() if len(o)>1)
