@@ -46,7 +46,7 @@ def test_each_bad_address_has_its_reason(server, tmp_path):
     why[loop['round']] = 'on and on'
     good = [server.put(f'/{i}.jpg', jpeg((i*20,0,0)))[0] for i in range(8)]
     start = time.monotonic()
-    report,told = fetch(tmp_path/'d', [*why, *good], timeout=0.3, max_seconds=1, max_bytes=400_000)
+    report,told = fetch(tmp_path/'d', [*why, *good], timeout=0.6, max_seconds=2, max_bytes=400_000)
     assert time.monotonic()-start<12
     assert len(report.saved)==8 and report.dropped.keys()==why.keys()
     for url,said in why.items(): assert said in report.dropped[url], (url, report.dropped[url])
