@@ -30,6 +30,7 @@ from .callback.schedule import *
 from .transform import *
 from .torch_core import *
 from .data.core import *
+from .tta import *
 from .data.transforms import *
 from .data.block import *
 from .losses import *

@@ -11,6 +11,7 @@ import importlib, inspect, types
 from ..basics import *
 from ..callback.tracker import *
 from ..callback.training import *
+from ..callback.mixup import *
 from ..callback.channelslast import *
 from ..callback.hook import *
 from ..callback.resume import *
