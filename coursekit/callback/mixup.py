@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reduce_loss', 'MixHandler', 'MixUp', 'CutMix']
 
-# %% ../../nbs/library/callback_mixup.ipynb #73fe4558
+# %% ../../nbs/library/callback_mixup.ipynb #b55aa356
 import numbers
 from functools import partial
 from torch.distributions.beta import Beta
@@ -15,7 +15,7 @@ from ..errors import brief
 from ..losses import loss_option, unreduced
 from ..metrics import find_bs
 
-# %% ../../nbs/library/callback_mixup.ipynb #36b77e59
+# %% ../../nbs/library/callback_mixup.ipynb #ef31fe86
 def reduce_loss(loss, # A tensor: one loss for each item
                 reduction='mean', # As of a loss of torch: 'mean', 'sum' or 'none'
                ): # One number, or `loss` itself
@@ -23,7 +23,7 @@ def reduce_loss(loss, # A tensor: one loss for each item
     if reduction=='mean': return loss.mean()
     return loss.sum() if reduction=='sum' else loss
 
-# %% ../../nbs/library/callback_mixup.ipynb #9ad25eaf
+# %% ../../nbs/library/callback_mixup.ipynb #57cda0d1
 _of_classes = nn.CrossEntropyLoss,nn.NLLLoss,nn.MultiMarginLoss
 _functions_of_classes = F.cross_entropy,F.nll_loss,F.multi_margin_loss
 
@@ -31,7 +31,7 @@ def _takes_classes(f): # A loss function: are its targets the numbers of classes
     while isinstance(f, partial): f = f.func
     return getattr(f, 'y_int', False) or isinstance(f, _of_classes) or f in _functions_of_classes
 
-class _MixedLoss: # What a learner has for its loss while it trains on blends: all but the call is the old one's
+class _MixedLoss: # A learner's loss while it trains on blends: all but the call is the old one's
     def __init__(self, mixer, plain): self.mixer,self.plain = mixer,plain
     def __call__(self, pred, *yb):
         return self.mixer.lf(pred, *yb) if self.mixer.training else self.plain(pred, *yb)
@@ -48,7 +48,7 @@ class _MixedLoss: # What a learner has for its loss while it trains on blends: a
 
 class MixHandler(Callback):
     """The part that `MixUp` and `CutMix` share: chance, and a loss for two answers. For a mixer of your own,
-    write `before_batch`: it sets `lam`, the share of the first picture, and `yb1`, the targets of the second"""
+    write `before_batch`: it sets `lam`, the share of the first picture, `yb1`, targets of the second"""
     run_valid = False
     def __init__(self,
                  alpha:float=0.5): # Of the distribution Beta(alpha, alpha), from which shares are drawn
@@ -104,7 +104,7 @@ class MixHandler(Callback):
     def _blend_targets(self):
         if not self.stack_y: self.learn.yb = tuple(map(self._blend, self.yb1, self.learn.yb))
 
-# %% ../../nbs/library/callback_mixup.ipynb #bd92552f
+# %% ../../nbs/library/callback_mixup.ipynb #a0348d90
 class MixUp(MixHandler):
     "Blends each picture, and its target, with those of another item of the batch (Zhang et al. 2017)"
     def __init__(self,
@@ -119,7 +119,7 @@ class MixUp(MixHandler):
         self.learn.xb = tuple(self._blend(o[shuffle], o) for o in self.learn.xb)
         self._blend_targets()
 
-# %% ../../nbs/library/callback_mixup.ipynb #a182bbc0
+# %% ../../nbs/library/callback_mixup.ipynb #50b0951b
 class CutMix(MixHandler):
     "Covers a rectangle of each picture with that of another one of the batch (Yun et al. 2019)"
     def __init__(self,

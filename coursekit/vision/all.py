@@ -12,6 +12,7 @@ from ..basics import *
 from ..callback.tracker import *
 from ..callback.training import *
 from ..callback.mixup import *
+from ..callback.fp16 import *
 from ..callback.channelslast import *
 from ..callback.hook import *
 from ..callback.resume import *
