@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/library/tta.ipynb #0d85e450
+# %% ../nbs/library/tta.ipynb #92461792
 import copy, numbers, warnings
 from fastcore.basics import patch
 from .core import *
@@ -15,7 +15,7 @@ from .learner import *
 from .state import in_turn
 from .transform import Pipeline
 
-# %% ../nbs/library/tta.ipynb #12f44445
+# %% ../nbs/library/tta.ipynb #1bb15ce6
 _pipes = 'after_item','before_batch','after_batch'
 
 def _as_set(o, split_idx): # A data set whose own transforms act as in training (0) or as in validation (1)

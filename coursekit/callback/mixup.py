@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reduce_loss', 'MixHandler', 'MixUp', 'CutMix']
 
-# %% ../../nbs/library/callback_mixup.ipynb #b55aa356
+# %% ../../nbs/library/callback_mixup.ipynb #6bf96edf
 import numbers
 from functools import partial
 from torch.distributions.beta import Beta
@@ -15,7 +15,7 @@ from ..errors import brief
 from ..losses import loss_option, unreduced
 from ..metrics import find_bs
 
-# %% ../../nbs/library/callback_mixup.ipynb #ef31fe86
+# %% ../../nbs/library/callback_mixup.ipynb #669fdd20
 def reduce_loss(loss, # A tensor: one loss for each item
                 reduction='mean', # As of a loss of torch: 'mean', 'sum' or 'none'
                ): # One number, or `loss` itself
@@ -23,7 +23,7 @@ def reduce_loss(loss, # A tensor: one loss for each item
     if reduction=='mean': return loss.mean()
     return loss.sum() if reduction=='sum' else loss
 
-# %% ../../nbs/library/callback_mixup.ipynb #57cda0d1
+# %% ../../nbs/library/callback_mixup.ipynb #69843c44
 _of_classes = nn.CrossEntropyLoss,nn.NLLLoss,nn.MultiMarginLoss
 _functions_of_classes = F.cross_entropy,F.nll_loss,F.multi_margin_loss
 
@@ -104,7 +104,7 @@ class MixHandler(Callback):
     def _blend_targets(self):
         if not self.stack_y: self.learn.yb = tuple(map(self._blend, self.yb1, self.learn.yb))
 
-# %% ../../nbs/library/callback_mixup.ipynb #a0348d90
+# %% ../../nbs/library/callback_mixup.ipynb #13bf98b6
 class MixUp(MixHandler):
     "Blends each picture, and its target, with those of another item of the batch (Zhang et al. 2017)"
     def __init__(self,
@@ -119,7 +119,7 @@ class MixUp(MixHandler):
         self.learn.xb = tuple(self._blend(o[shuffle], o) for o in self.learn.xb)
         self._blend_targets()
 
-# %% ../../nbs/library/callback_mixup.ipynb #50b0951b
+# %% ../../nbs/library/callback_mixup.ipynb #5e86558c
 class CutMix(MixHandler):
     "Covers a rectangle of each picture with that of another one of the batch (Yun et al. 2019)"
     def __init__(self,
