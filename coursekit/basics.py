@@ -17,6 +17,7 @@ from .metrics import *
 from .callback.schedule import *
 from .transform import *
 from .data.core import *
+from .tta import *
 from .data.transforms import *
 from .data.block import *
 
