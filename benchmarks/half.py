@@ -11,8 +11,8 @@ N_BATCHES,BS = 4,16
 
 def batches(side, n=N_BATCHES, bs=BS, classes=10):
     g = torch.Generator().manual_seed(0)
-    def one(): return torch.randn(bs, 3, side, side, generator=g),torch.randint(classes, (bs,), generator=g)
-    return [one() for _ in range(n)]
+    def x(): return torch.randn(bs, 3, side, side, generator=g)
+    return [(x(),torch.randint(classes, (bs,), generator=g)) for _ in range(n)]
 
 def learner(lib, opt, dls, model, half=False, **kwargs): # `lib`: a library's module `learner`
     learn = lib.Learner(dls, model, loss_func=F.cross_entropy, opt_func=opt, lr=1e-3, wd=.01, **kwargs)
@@ -40,7 +40,7 @@ def speed():
     import torchvision.models as tvm
     from coursekit.callback.fp16 import has_fast_bf16
     known = 'has bf16' if has_fast_bf16('cpu') else 'has no instructions for bf16'
-    t = Topic('half-resnet18', f'an epoch of {N_BATCHES} batches of {BS} pictures of 224 × 224, resnet18, own '
+    t = Topic('half-resnet18', f'{N_BATCHES} batches of {BS} pictures of 224 × 224, resnet18, own '
                                f'Adam, from tensors; this processor {known}', seconds=90)
     bs = batches(224)
     ours = {half: learner(ck, cko.Adam, (bs,[]), seeded(ckv.resnet18, num_classes=10), half)
@@ -100,7 +100,7 @@ def lite0(side, frozen):
     from coursekit.vision.all import create_vision_model, default_split, efficientnet_lite0
     what = 'only the head trains' if frozen else 'all of it trains'
     t = Topic(f'half-lite0-{side}{"-head" if frozen else ""}',
-              f'an epoch of {N_BATCHES} batches of {BS} pictures of {side} × {side}, EfficientNet-Lite0, {what}',
+              f'{N_BATCHES} batches of {BS} pictures of {side} × {side}, EfficientNet-Lite0, {what}',
               seconds=30)
     bs = batches(side, classes=37)
     def make(last, half):
@@ -118,4 +118,4 @@ def lite0(side, frozen):
 def lite0_topic(side, frozen): return lambda: lite0(side, frozen)
 
 TOPICS = {'half-resnet18': speed, 'half-accuracy': accuracy,
-          **{f'half-lite0-{s}{"-head"*frozen}': lite0_topic(s, frozen) for s in (128,224) for frozen in (0,1)}}
+          **{f'half-lite0-{s}{"-head"*f}': lite0_topic(s, f) for s in (128,224) for f in (0,1)}}

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['check_compiler']
 
-# %% ../../nbs/library/callback_compile.ipynb #c2131000
+# %% ../../nbs/library/callback_compile.ipynb #7f352ceb
 import os, shutil
 from fastcore.basics import patch
 from ..core import *
 from ..learner import *
 
-# %% ../../nbs/library/callback_compile.ipynb #7d45f793
+# %% ../../nbs/library/callback_compile.ipynb #6a091f4f
 def check_compiler(device): # A `torch.device` or its name
     "Raise `RuntimeError` if nothing is installed that translates compiled models for `device`"
     if torch.device(device).type=='cuda':
@@ -28,8 +28,8 @@ def check_compiler(device): # A `torch.device` or its name
 @patch # of `Learner`, whose loop is the same for any model
 def compile(self:Learner, # Its model is compiled at its next call, and again when modes or shapes change
             **kwargs): # Of `torch.compile`, such as `mode='max-autotune'`; `disable=True` undoes it
-    """Let PyTorch translate the model into faster code. Names of weights, `save`, `export`, hooks and `freeze`
-    stay as they are. Raises `RuntimeError` if there is no compiler"""
+    """Let PyTorch translate the model into faster code. Weights keep their names; `save`, hooks and `freeze`
+    work as ever. Raises `RuntimeError` if there is no compiler"""
     needs_one = kwargs.get('backend', 'inductor')=='inductor' and not kwargs.get('disable')
     if needs_one: check_compiler(self.device)
     import torch._dynamo # takes a second, which others need not wait for
