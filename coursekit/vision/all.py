@@ -25,6 +25,8 @@ from .augment import *
 from .points import *
 from .data import *
 from .learner import *
+from ..recipes import ExportError, exportable
+from ..export import *
 from ..interpret import *
 from .widgets import *
 
