@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'UPGRADES', 'arch_name', 'arch_by_name', 'vision_body', 'op
            'file_content', 'parse_json', 'upgraded', 'plain_model', 'model_recipe', 'LeftOutLoss',
            'learner_description', 'export_path', 'load_learner']
 
-# %% ../nbs/library/export.ipynb #0a559b93
+# %% ../nbs/library/export.ipynb #565c1bcc
 import hashlib, importlib, inspect, io, json, os, pickle, stat, warnings
 from contextlib import contextmanager, nullcontext
 from fastcore.basics import patch
@@ -35,7 +35,7 @@ from .vision.points import *
 from .vision.data import *
 from .vision.learner import *
 
-# %% ../nbs/library/export.ipynb #4d43cd80
+# %% ../nbs/library/export.ipynb #9e2bb7df
 _our_archs = 'coursekit.vision.models','coursekit.vision.xresnet','coursekit.vision.efficientnet'
 
 def _is_constructor(f): return inspect.isfunction(f) and 'pretrained' in inspect.signature(f).parameters
@@ -76,7 +76,7 @@ def vision_body(arch, # A constructor, or a name of timm's
 
 add_known(vision_body)
 
-# %% ../nbs/library/export.ipynb #b58a4820
+# %% ../nbs/library/export.ipynb #f5851b54
 def opened(cls): # A class of pictures
     "A transform that opens pictures as `cls`"
     if isinstance(cls, type) and issubclass(cls, PILBase): return Transform(cls.create)
@@ -128,7 +128,7 @@ for _o in (PILBase, PILImage, PILImageBW, PILMask, TensorPoint, TensorBBox, pare
     add_known(_o)
 for _o in Image.Resampling: add_known(_o, name=f'Resampling.{_o.name}')
 
-# %% ../nbs/library/export.ipynb #732f3240
+# %% ../nbs/library/export.ipynb #17eb9e01
 _torch_losses = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss, nn.MSELoss, nn.L1Loss,
                  nn.SmoothL1Loss, nn.HuberLoss,
                  nn.KLDivLoss, nn.MultiMarginLoss, nn.MultiLabelSoftMarginLoss, nn.PoissonNLLLoss)
@@ -157,7 +157,7 @@ add_known(AvgMetric, ('func',))
 for _o in (metrics.Dice, metrics.DiceMulti, metrics.JaccardCoeff, metrics.JaccardCoeffMulti):
     add_known(_o, 'attrs')
 
-# %% ../nbs/library/export.ipynb #b896bbb4
+# %% ../nbs/library/export.ipynb #5058fdd7
 class _Other:
     "Stands for a type that a file does not know"
 
@@ -228,7 +228,7 @@ def _make_loaders(r, make, device): # Of `data_recipe`
         return _loaders[r['loader']](ds, bs=r['bs'], n_inp=r['n_inp'], do_setup=False, device=device, **fs)
     return DataLoaders(loader(0), loader(1), device=device)
 
-# %% ../nbs/library/export.ipynb #46300083
+# %% ../nbs/library/export.ipynb #fea2255f
 FORMAT = 1 # Of what this version writes. After a change: one more, and a step in `UPGRADES`
 UPGRADES = {} # From the number of an older format: a function that turns its description into the next one's
 _max_head = 16*2**20
@@ -320,7 +320,7 @@ def upgraded(d, # A description
     while n<newest: d,n = {**upgrades[n](d), 'format':n+1},n+1
     return d
 
-# %% ../nbs/library/export.ipynb #36f30308
+# %% ../nbs/library/export.ipynb #10b82958
 def _layers_of(model): # For each layer its name, kind and settings
     def kind(m): return 'Sequential' if is_row_of_layers(m) else type(m).__qualname__
     return [(k, kind(m), m.extra_repr()) for k,m in model.named_modules()]
@@ -397,7 +397,7 @@ def _filled(recipe, model, tensors): # The model made by `recipe`, `model` on me
         for k,p in model.named_parameters(): p.data = p.data.to(tensors[k].dtype)
     return model.eval()
 
-# %% ../nbs/library/export.ipynb #acc0e0e2
+# %% ../nbs/library/export.ipynb #e528fb4e
 class LeftOutLoss:
     "Stands for a loss function that is not in the file"
     def __init__(self, name): self.__name__ = name
@@ -447,7 +447,7 @@ def export_path(learn, fname): # As in `Learner.export`
     if hasattr(fname, 'write'): return fname
     return join_path_file(fname, learn.path, '' if Path(str(fname)).suffix[1:2].isalpha() else '.safetensors')
 
-# %% ../nbs/library/export.ipynb #2b0201a8
+# %% ../nbs/library/export.ipynb #613e809f
 @patch # of `Learner`, which stands above all that this page describes
 def export(self:Learner, fname='export.pkl', # In `learn.path`; without an ending it gets `.safetensors`
            pickle_module=pickle, pickle_protocol=2, # Used with `trust=True`
@@ -482,8 +482,8 @@ def _export_safely(learn, file):
 
 def _export_pickle(learn, file, pickle_module, pickle_protocol):
     warnings.warn('trust=True: the file is a pickle. To open it is to run what is in it, so others can only '
-                  'open it with trust=True, and should only if they trust you as if they ran your program, which '
-                  'they need as well, in the same place', stacklevel=4)
+                  'open it with trust=True, and should only if they trust you as if they ran your program, '
+                  'which they need as well, in the same place', stacklevel=4)
     dls = learn.dls.new_empty() if hasattr(learn.dls, 'new_empty') else learn.dls
     with replaced(learn, dls=dls, opt=None, model=plain_model(learn.model)), (
         nullcontext(file) if hasattr(file, 'write') else atomic_write(file)) as f:
@@ -491,7 +491,7 @@ def _export_pickle(learn, file, pickle_module, pickle_protocol):
                        'them as `def` in a module, and import them'):
             torch.save(learn, f, pickle_module=pickle_module, pickle_protocol=pickle_protocol)
 
-# %% ../nbs/library/export.ipynb #0328d518
+# %% ../nbs/library/export.ipynb #380800e1
 def load_learner(fname, # A file that `learn.export` has written: its name, or an open file
                  cpu:bool=True, # On the CPU? Else on the fastest device
                  pickle_module=pickle, # Used with `trust=True`

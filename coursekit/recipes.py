@@ -6,7 +6,7 @@
 __all__ = ['known', 'finders', 'way_out', 'ExportError', 'Known', 'add_known', 'argument_names', 'exportable', 'note_recipe',
            'is_row_of_layers', 'Describer', 'name_of', 'recipe_of', 'Maker', 'found', 'made_from']
 
-# %% ../nbs/library/recipes.ipynb #88de242c
+# %% ../nbs/library/recipes.ipynb #9c82f09e
 import functools, inspect, math
 from functools import partial
 from .core import *
@@ -14,7 +14,7 @@ from .errors import brief
 from .layers import *
 from .transform import Transform
 
-# %% ../nbs/library/recipes.ipynb #f7bf122d
+# %% ../nbs/library/recipes.ipynb #26ddd782
 class ExportError(ValueError):
     "Something cannot be described in a file, or a file is refused"
 
@@ -63,7 +63,7 @@ def argument_names(cls): # A class
         if not any(p.kind==p.VAR_KEYWORD for p in ps.values()): break
     return tuple(names)
 
-# %% ../nbs/library/recipes.ipynb #b500fb05
+# %% ../nbs/library/recipes.ipynb #ef43c192
 def exportable(o=None, # A class of layers, transforms, losses …, or a function; or its name, for a decorator
                *, name=None, # How files call it; default: its own name
                settings=None, state=()): # As in `add_known`
@@ -98,7 +98,7 @@ def _noting_result(f, name): # A function that notes its arguments on the networ
         return note_recipe(res, name, *args, **kwargs) if isinstance(res, (nn.Module,Transform)) else res
     return _inner
 
-# %% ../nbs/library/recipes.ipynb #42b5c4ea
+# %% ../nbs/library/recipes.ipynb #4fc74113
 def _function_of(tfm): # The one function in a `Transform` of functions; None if it has another number
     fs = [f for f,_ in vars(tfm)['encodes'].table.funcs.values()] if 'encodes' in vars(tfm) else []
     return getattr(fs[0], 'f', fs[0]) if len(fs)==1 and 'decodes' not in vars(tfm) else None
@@ -215,7 +215,7 @@ def recipe_of(o): # Anything
     "The recipe of `o`, of what JSON has. Raises `ExportError` that says what cannot be described, and why"
     return Describer()(o)
 
-# %% ../nbs/library/recipes.ipynb #957606e6
+# %% ../nbs/library/recipes.ipynb #1dfe72e2
 class Maker:
     "Makes objects of recipes. Raises `ExportError` for everything that is not as `Describer` writes it"
     max_depth,max_parts = 60,200_000
@@ -313,7 +313,7 @@ def made_from(recipe): # As `recipe_of` gives it
     "The object. Raises `ExportError` for what is no recipe, or names something that is not in the table"
     return Maker()(recipe)
 
-# %% ../nbs/library/recipes.ipynb #c67cc5fb
+# %% ../nbs/library/recipes.ipynb #76ebf3d1
 _torch_layers = '''Linear Bilinear Identity Flatten Unflatten Conv1d Conv2d Conv3d
 ConvTranspose1d ConvTranspose2d ConvTranspose3d BatchNorm1d BatchNorm2d BatchNorm3d
 InstanceNorm1d InstanceNorm2d InstanceNorm3d GroupNorm LayerNorm LocalResponseNorm

@@ -20,7 +20,7 @@ from .points import *
 from .data import *
 from .learner import *
 from ..recipes import ExportError, exportable
-from ..export import *
+from ..export import load_learner
 from ..interpret import *
 from .widgets import *
 
