@@ -7,8 +7,9 @@ __all__ = ['FORMAT', 'UPGRADES', 'arch_name', 'arch_by_name', 'vision_body', 'op
            'file_content', 'parse_json', 'upgraded', 'plain_model', 'model_recipe', 'LeftOutLoss',
            'learner_description', 'export_path', 'load_learner']
 
-# %% ../nbs/library/export.ipynb #565c1bcc
+# %% ../nbs/library/export.ipynb #032e4e86
 import hashlib, importlib, inspect, io, json, os, pickle, stat, warnings
+from functools import partial
 from contextlib import contextmanager, nullcontext
 from fastcore.basics import patch
 import safetensors.torch
@@ -35,7 +36,7 @@ from .vision.points import *
 from .vision.data import *
 from .vision.learner import *
 
-# %% ../nbs/library/export.ipynb #9e2bb7df
+# %% ../nbs/library/export.ipynb #769c5974
 _our_archs = 'coursekit.vision.models','coursekit.vision.xresnet','coursekit.vision.efficientnet'
 
 def _is_constructor(f): return inspect.isfunction(f) and 'pretrained' in inspect.signature(f).parameters
@@ -60,13 +61,16 @@ def arch_by_name(name): # As `arch_name` gives it
 
 finders.append((arch_name, arch_by_name))
 
+def _is_arch(o): # A constructor, perhaps with some arguments given, or an `exportable` function
+    while isinstance(o, partial): o = o.func
+    return arch_name(o) is not None or hasattr(o, 'exportable_result')
+
 def vision_body(arch, # A constructor, or a name of timm's
                 n_in=3, cut=None, size=None): # As in `create_vision_model`
     "The body of `create_vision_model`, without weights"
     if isinstance(arch, str) and (':' in arch or '/' in arch): raise ExportError(
         f'the network {arch!r} is not one of timm itself, but to be fetched from elsewhere')
-    if not isinstance(arch, str) and arch_name(arch) is None and not hasattr(arch, '__wrapped__'):
-        raise ExportError(f'{brief(arch)} is no architecture')
+    if not isinstance(arch, str) and not _is_arch(arch): raise ExportError(f'{brief(arch)} is no architecture')
     net,_ = load_arch(arch, pretrained=False, n_in=n_in, size=size)
     body = create_body(net, n_in, False, cut)
     if isinstance(body, TimmBody):
@@ -76,7 +80,7 @@ def vision_body(arch, # A constructor, or a name of timm's
 
 add_known(vision_body)
 
-# %% ../nbs/library/export.ipynb #f5851b54
+# %% ../nbs/library/export.ipynb #b73db8c6
 def opened(cls): # A class of pictures
     "A transform that opens pictures as `cls`"
     if isinstance(cls, type) and issubclass(cls, PILBase): return Transform(cls.create)
@@ -128,7 +132,7 @@ for _o in (PILBase, PILImage, PILImageBW, PILMask, TensorPoint, TensorBBox, pare
     add_known(_o)
 for _o in Image.Resampling: add_known(_o, name=f'Resampling.{_o.name}')
 
-# %% ../nbs/library/export.ipynb #17eb9e01
+# %% ../nbs/library/export.ipynb #a4e6c558
 _torch_losses = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss, nn.MSELoss, nn.L1Loss,
                  nn.SmoothL1Loss, nn.HuberLoss,
                  nn.KLDivLoss, nn.MultiMarginLoss, nn.MultiLabelSoftMarginLoss, nn.PoissonNLLLoss)
@@ -157,7 +161,7 @@ add_known(AvgMetric, ('func',))
 for _o in (metrics.Dice, metrics.DiceMulti, metrics.JaccardCoeff, metrics.JaccardCoeffMulti):
     add_known(_o, 'attrs')
 
-# %% ../nbs/library/export.ipynb #5058fdd7
+# %% ../nbs/library/export.ipynb #806da475
 class _Other:
     "Stands for a type that a file does not know"
 
@@ -228,7 +232,7 @@ def _make_loaders(r, make, device): # Of `data_recipe`
         return _loaders[r['loader']](ds, bs=r['bs'], n_inp=r['n_inp'], do_setup=False, device=device, **fs)
     return DataLoaders(loader(0), loader(1), device=device)
 
-# %% ../nbs/library/export.ipynb #fea2255f
+# %% ../nbs/library/export.ipynb #2b85584e
 FORMAT = 1 # Of what this version writes. After a change: one more, and a step in `UPGRADES`
 UPGRADES = {} # From the number of an older format: a function that turns its description into the next one's
 _max_head = 16*2**20
@@ -320,7 +324,7 @@ def upgraded(d, # A description
     while n<newest: d,n = {**upgrades[n](d), 'format':n+1},n+1
     return d
 
-# %% ../nbs/library/export.ipynb #10b82958
+# %% ../nbs/library/export.ipynb #695077da
 def _layers_of(model): # For each layer its name, kind and settings
     def kind(m): return 'Sequential' if is_row_of_layers(m) else type(m).__qualname__
     return [(k, kind(m), m.extra_repr()) for k,m in model.named_modules()]
@@ -397,7 +401,7 @@ def _filled(recipe, model, tensors): # The model made by `recipe`, `model` on me
         for k,p in model.named_parameters(): p.data = p.data.to(tensors[k].dtype)
     return model.eval()
 
-# %% ../nbs/library/export.ipynb #e528fb4e
+# %% ../nbs/library/export.ipynb #a5ea57a1
 class LeftOutLoss:
     "Stands for a loss function that is not in the file"
     def __init__(self, name): self.__name__ = name
@@ -447,7 +451,7 @@ def export_path(learn, fname): # As in `Learner.export`
     if hasattr(fname, 'write'): return fname
     return join_path_file(fname, learn.path, '' if Path(str(fname)).suffix[1:2].isalpha() else '.safetensors')
 
-# %% ../nbs/library/export.ipynb #613e809f
+# %% ../nbs/library/export.ipynb #70ff692e
 @patch # of `Learner`, which stands above all that this page describes
 def export(self:Learner, fname='export.pkl', # In `learn.path`; without an ending it gets `.safetensors`
            pickle_module=pickle, pickle_protocol=2, # Used with `trust=True`
@@ -491,7 +495,7 @@ def _export_pickle(learn, file, pickle_module, pickle_protocol):
                        'them as `def` in a module, and import them'):
             torch.save(learn, f, pickle_module=pickle_module, pickle_protocol=pickle_protocol)
 
-# %% ../nbs/library/export.ipynb #380800e1
+# %% ../nbs/library/export.ipynb #49096fc2
 def load_learner(fname, # A file that `learn.export` has written: its name, or an open file
                  cpu:bool=True, # On the CPU? Else on the fastest device
                  pickle_module=pickle, # Used with `trust=True`
