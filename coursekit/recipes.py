@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['known', 'finders', 'way_out', 'ExportError', 'Known', 'add_known', 'forget', 'argument_names', 'exportable',
-           'note_recipe', 'is_row_of_layers', 'Describer', 'name_of', 'recipe_of', 'Maker', 'found', 'made_from']
+           'note_recipe', 'is_row_of_layers', 'Describer', 'name_of', 'recipe_of', 'Maker', 'found', 'made_from',
+           'add_torch']
 
-# %% ../nbs/library/recipes.ipynb #06acb9a5
+# %% ../nbs/library/recipes.ipynb #9c430e74
 import functools, inspect, math
 from functools import partial
 from .core import *
@@ -14,21 +15,23 @@ from .errors import brief
 from .layers import *
 from .transform import Transform
 
-# %% ../nbs/library/recipes.ipynb #dfe84c28
+# %% ../nbs/library/recipes.ipynb #08d1169b
 class ExportError(ValueError):
     "Something cannot be described in a file, or a file is refused"
 
 class Known:
     "An entry of the table: an object that recipes may name, and how one that was made by it is described"
     def __init__(self, name, obj, # Its name in files; a class or function
-                 settings=None, # Of what it has made: names of attributes, or a function that gives a dict
+                 settings=None, # Of what it makes: names of attributes, or a function to a dict (or a list)
                  state=()): # Names of attributes to be set after the call
         self.name,self.obj,self.settings,self.state = name,obj,settings,state
 
     def arguments_of(self, o): # What it has made
         "The positional and named arguments that make one like `o`; `None` if nobody knows"
         if self.settings is None: return vars(o).get('_recipe', (None,None,None))[1:]
-        if callable(self.settings): return (),self.settings(o)
+        if callable(self.settings):
+            res = self.settings(o)
+            return (res,{}) if isinstance(res, list) else ((),res)
         return (),{k:_setting(o, k) for k in self.settings}
 
 def _setting(o, k): # Argument `k`, kept as an attribute; of a bias, whether it is there
@@ -40,7 +43,7 @@ _by_object = {} # The same by the id of the object, which stays alive in `known`
 finders = [] # Functions from an object to its dotted name, or None, and back: for whole families of names
 
 def add_known(obj, # A class or function
-              settings=None, # 'attrs': attributes named as its arguments; else as in `Known`; None: noted
+              settings=None, # 'attrs': attributes named as the arguments; else as in `Known`; None: noted
               state=(), name=None): # As in `Known`; default: its own name
     "Let recipes name `obj`. Returns it"
     name = name or obj.__name__
@@ -67,7 +70,7 @@ def argument_names(cls): # A class
         if not any(p.kind==p.VAR_KEYWORD for p in ps.values()): break
     return tuple(names)
 
-# %% ../nbs/library/recipes.ipynb #b7f4b8c4
+# %% ../nbs/library/recipes.ipynb #8bfcfcab
 def exportable(o=None, # A class of layers, transforms, losses …, or a function; or its name, for a decorator
                *, name=None, # How files call it; default: its own name
                settings=None, state=()): # As in `add_known`
@@ -103,7 +106,7 @@ def _noting_result(f, name): # A function that notes its arguments on the networ
     _inner.exportable_result = True
     return _inner
 
-# %% ../nbs/library/recipes.ipynb #fe11cdbd
+# %% ../nbs/library/recipes.ipynb #5c06833d
 def _function_of(tfm): # The one function in a `Transform` of functions; None if it has another number
     fs = [f for f,_ in vars(tfm)['encodes'].table.funcs.values()] if 'encodes' in vars(tfm) else []
     return getattr(fs[0], 'f', fs[0]) if len(fs)==1 and 'decodes' not in vars(tfm) else None
@@ -166,7 +169,8 @@ class Describer:
             if any(vars(o).get(h) for h in _hooks): self.refuse(o, 'it has hooks, which are functions')
             noted = '_recipe' in vars(o)
             if is_row_of_layers(o) and not noted:
-                return {'layers':[[k,self.at(k, m)] for k,m in o.named_children()]}
+                # not `named_children`, which leaves out a layer that stands there twice
+                return {'layers':[[k,self.at(k, m)] for k,m in o._modules.items()]}
         if type(o) is Transform: return self.made_of_function(o)
         own = [k for k in _own_functions if k in vars(o)] if isinstance(o, Transform) else []
         if own: self.refuse(o, f'its `{own[0]}` is a function of its own')
@@ -220,7 +224,7 @@ def recipe_of(o): # Anything
     "The recipe of `o`, of what JSON has. Raises `ExportError` that says what cannot be described, and why"
     return Describer()(o)
 
-# %% ../nbs/library/recipes.ipynb #81a701cf
+# %% ../nbs/library/recipes.ipynb #7c2ef896
 class Maker:
     "Makes objects of recipes. Raises `ExportError` for everything that is not as `Describer` writes it"
     max_depth,max_parts,max_made = 60,200_000,20_000
@@ -321,7 +325,7 @@ def made_from(recipe): # As `recipe_of` gives it
     "The object. Raises `ExportError` for what is no recipe, or names something that is not in the table"
     return Maker()(recipe)
 
-# %% ../nbs/library/recipes.ipynb #081a5258
+# %% ../nbs/library/recipes.ipynb #73a1bdb9
 _torch_layers = '''Linear Bilinear Identity Flatten Unflatten Conv1d Conv2d Conv3d
 ConvTranspose1d ConvTranspose2d ConvTranspose3d BatchNorm1d BatchNorm2d BatchNorm3d
 InstanceNorm1d InstanceNorm2d InstanceNorm3d GroupNorm LayerNorm LocalResponseNorm
@@ -331,10 +335,16 @@ PixelShuffle PixelUnshuffle Upsample MaxPool1d MaxPool2d MaxPool3d AvgPool1d Avg
 AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d
 ZeroPad2d ConstantPad2d ReflectionPad2d ReplicationPad2d ChannelShuffle Embedding'''.split()
 
-for _o in _torch_layers:
-    _cls = getattr(nn, _o)
-    _names = [k for k in argument_names(_cls) if k not in ('min_value','max_value')]
-    add_known(_cls, tuple(_names), name=f'nn.{_o}')
+def add_torch(cls): # A class of layers or losses of torch
+    "Let recipes name it, as `nn.…`. Arguments at their defaults are left out: older versions may lack them"
+    names = [k for k in argument_names(cls) if k not in ('min_value','max_value')]
+    defaults = {k:p.default for k,p in inspect.signature(cls).parameters.items()}
+    def settings(o):
+        values = {k:_setting(o, k) for k in names}
+        return {k:v for k,v in values.items() if isinstance(v, Tensor) or v!=defaults.get(k, ...)}
+    return add_known(cls, settings, name=f'nn.{cls.__name__}')
+
+for _o in _torch_layers: add_torch(getattr(nn, _o))
 
 add_known(Flatten, ('full',))
 add_known(SigmoidRange, ('low','high'))
