@@ -334,6 +334,7 @@ class Recorder(Callback):
         if not hasattr(self.learn, 'lr_finder'):
             good = all(p.isfinite().all() for p in self.model.parameters())
             msg = _nan_message(self.epoch, batch, good, self.opt.hypers[-1]['lr'])
+            msg += getattr(getattr(self.learn, 'mixed_precision', None), 'nan_hint', '')
             warnings.warn(msg, RuntimeWarning, stacklevel=2)
         raise CancelFitException()
 
