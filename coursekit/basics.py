@@ -16,6 +16,7 @@ from .callback.progress import *
 from .metrics import *
 from .callback.schedule import *
 from .data.core import *
+from .tta import *
 from .data.transforms import *
 from .data.block import *
 

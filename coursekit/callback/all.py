@@ -11,6 +11,7 @@ from .progress import *
 from .schedule import *
 from .tracker import *
 from .training import *
+from .mixup import *
 from .channelslast import *
 from .fp16 import *
 from .hook import *
