@@ -90,7 +90,8 @@ class DataBlock:
         own = dict(item_tfms=item_tfms, batch_tfms=batch_tfms)
         merged = [L(merge_tfms(*self.blocks.attrgot(nm), fs, nm=nm)) for nm,fs in own.items()]
         self.item_tfms,self.batch_tfms = merged
-        self.default_item_tfms,self.default_batch_tfms = (L(merge_tfms(*self.blocks.attrgot(nm))) for nm in own)
+        self.default_item_tfms,self.default_batch_tfms = (
+            L(merge_tfms(*self.blocks.attrgot(nm))) for nm in own)
         return self
 
     def find_items(self, source):

@@ -124,7 +124,8 @@ class FilteredBase:
 
 # %% ../../nbs/library/data_core.ipynb #1b5d29fc
 # What a list can do (`map`, `filter`, …), but nothing that changes it
-_list_methods = {o for o in dir(L) if o[0]!='_'} - {*'append clear extend insert pop remove reverse sort setattrs items'.split()}
+_list_methods = {o for o in dir(L) if o[0]!='_'}
+_list_methods -= {*'append clear extend insert pop remove reverse sort setattrs items'.split()}
 
 def _is_path(t): return issubclass(t, (str,Path))
 def _is_row(t):  return issubclass(t, (tuple,list,dict,L)) or hasattr(t, 'iloc')
