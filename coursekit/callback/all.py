@@ -14,8 +14,11 @@ from .training import *
 from .mixup import *
 from .channelslast import *
 from .fp16 import *
+from .compile import *
 from .hook import *
 from .resume import *
+from .data import *
+from .preds import *
 
 # %% ../../nbs/library/callback_all.ipynb #89012c96
 __all__ = [n for n in globals() if not n.startswith('_')]
