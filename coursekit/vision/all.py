@@ -18,6 +18,7 @@ from .utils import *
 from .zoo import *
 from .augment import *
 from .points import *
+from .tensors import *
 from .data import *
 from .learner import *
 from ..recipes import ExportError, exportable
