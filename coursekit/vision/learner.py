@@ -22,6 +22,7 @@ from ..errors import brief, no_typos
 from ..layers import *
 from ..learner import *
 from ..optimizer import *
+from ..recipes import note_recipe
 from ..state import keep_modes, keep_rng
 from ..torch_core import one_param
 from .zoo import *
@@ -223,6 +224,7 @@ def create_vision_model(arch, # Constructor, or a body (a module)
     if not isinstance(arch, nn.Module):
         net,stats = load_arch(arch, pretrained, weights, n_in, size)
         body = create_body(net, n_in, pretrained, cut)
+        note_recipe(body, 'vision_body', arch=arch, n_in=n_in, cut=cut, size=size and list(size)) # for export
     if custom_head is None:
         shape = getattr(_features(body, size, in_channels(arch) if body is arch else n_in), 'shape', ())
         if len(shape)==2 and body is not arch: kwargs = {'pool':False} | kwargs
@@ -257,8 +259,8 @@ def vision_learner(dls, # `DataLoaders` of pictures
     its own, `learn.dls`, and there is a warning. Saved weights fit a learner with the same head: pass
     `pretrained=False, linear=True` for those of a pretrained one, and give `dls` its `Normalize`, which only
     a pretrained learner brings along. Other loaders, put there later with `learn.dls = …`, are normalized
-    likewise; they must have the same classes. Raises `ConnectionError` if the weights cannot be had, `TypeError` and
-    `ValueError` for arguments that do not fit; then `dls` is as before"""
+    likewise; they must have the same classes. Raises `ConnectionError` if the weights cannot be had,
+    `TypeError` and `ValueError` for arguments that do not fit; then `dls` is as before"""
     _check_loaders(dls)
     if n_out is None: n_out = get_c(dls)
     have,*size = _picture_shape(dls) or (None,)
