@@ -61,7 +61,7 @@ _log = logging.getLogger('coursekit')
 
 class ChannelsLast(Callback):
     "Stores the weights with the channels last before each fit"
-    order = -1 # before any other callback changes the model
+    order,only_numbers = -1,True # before any other callback changes the model; it looks at no pictures
     def before_fit(self): self.model.to(memory_format=torch.channels_last)
 
 @patch # of `Learner`, which knows nothing of layouts; fastai has these two here

@@ -14,6 +14,7 @@ from .models import *
 from .xresnet import *
 from .efficientnet import *
 from .core import *
+from .utils import *
 from .zoo import *
 from .augment import *
 from .points import *
