@@ -14,6 +14,7 @@ from .training import *
 from .mixup import *
 from .channelslast import *
 from .fp16 import *
+from .compile import *
 from .hook import *
 from .resume import *
 
