@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAGE', 'Refused', 'Classifier', 'web_app', 'Server', 'ImageClassifierApp']
 
-# %% ../nbs/18_ship_it.ipynb #44004e63
+# %% ../nbs/18_ship_it.ipynb #f89ca209
 #| code-fold: true
 import asyncio, base64, html, io, logging, socket, threading, time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from .export import load_learner
 from .vision.core import *
 from .vision.widgets import small_picture
 
-# %% ../nbs/18_ship_it.ipynb #aead578d
+# %% ../nbs/18_ship_it.ipynb #97276199
 #| code-fold: true
 class Refused(ValueError):
     "A file that is not classified: why, in words for the person who sent it"
@@ -69,7 +69,7 @@ class Classifier:
         label = [str(o) for o in label] if is_listy(label) else str(label)
         return dict(label=label, probabilities=dict(ranked))
 
-# %% ../nbs/18_ship_it.ipynb #0d26126a
+# %% ../nbs/18_ship_it.ipynb #92aa4b7a
 #| code-fold: true
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width">
@@ -171,17 +171,18 @@ def web_app(model, # A learner whose data has classes, or the file of an exporte
             raise HTTPException(500, 'The model has failed. Its log says why.') from e
     return app
 
-# %% ../nbs/18_ship_it.ipynb #a7abfe1a
+# %% ../nbs/18_ship_it.ipynb #a1b2ebab
 #| code-fold: true
 class Server:
-    """A web app at an address of this computer, `url`, in a thread of its own until `stop()`, or to the end of a
-    `with`. Raises `OSError` if the port is taken"""
+    """A web app at an address of this computer, `url`, in a thread of its own until `stop()`, or to the
+    end of a `with`. Raises `OSError` if the port is taken"""
     def __init__(self, app, # As from `web_app`
                  port:int=0, # 0: any that is free
                  host:str='127.0.0.1'): # Where it listens; '0.0.0.0': to other computers as well
         try:
             import uvicorn
-        except ImportError as e: raise ImportError('`Server` needs uvicorn: pip install coursekit[ship]') from e
+        except ImportError as e:
+            raise ImportError('`Server` needs uvicorn: pip install coursekit[ship]') from e
         self._socket = socket.create_server((host, port))
         self.url = 'http://{}:{}'.format(*self._socket.getsockname()[:2])
         # its usual settings would change the logging of the whole process
@@ -202,7 +203,7 @@ class Server:
     def __exit__(self, *_): self.stop()
     def __repr__(self): return f"Server at {self.url}, {'running' if self._thread.is_alive() else 'stopped'}"
 
-# %% ../nbs/18_ship_it.ipynb #11ed7298
+# %% ../nbs/18_ship_it.ipynb #3c938fdf
 #| code-fold: true
 class ImageClassifierApp:
     "Widgets that take a picture from the reader's disk and show what the model says: in Jupyter, or by Voilà"
@@ -250,6 +251,6 @@ class ImageClassifierApp:
         right.text(0, 0.5, text, va='center', fontsize=12, wrap=True, parse_math=False)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        picture = {'image/png': base64.b64encode(few_colours(as_png(self.draw))).decode(), 'text/plain': repr(self)}
-        return (self.widget._repr_mimebundle_() or {}) | picture
+        png = base64.b64encode(few_colours(as_png(self.draw))).decode()
+        return (self.widget._repr_mimebundle_() or {}) | {'image/png':png, 'text/plain':repr(self)}
     def __repr__(self): return f"{type(self).__name__}: {'; '.join(self.lines()) or 'no picture yet'}"

@@ -1,10 +1,10 @@
-"""The widgets that classify an upload, as people meet them: in JupyterLab, and as an app of its own by Voilà"""
+"The widgets that classify an upload, as people meet them: in JupyterLab, and as an app by Voilà"
 import os, re, subprocess, sys
 from contextlib import contextmanager
 import numpy as np, pytest
 from PIL import Image
 from coursekit.course.notebooks import make_nb, write_nb
-from labs import ROOT, Notebook, answers, free_port, home_of, running_lab, shot, stop, until
+from labs import ROOT, Notebook, free_port, home_of, running_lab, shot, stop, until
 
 APP = """
 from coursekit.vision.all import *
@@ -71,8 +71,9 @@ def running_voila(notebook, tmp):
         p = subprocess.Popen(command, cwd=notebook.parent, env=env, stdout=log, stderr=subprocess.STDOUT,
                              start_new_session=hasattr(os, 'setsid'))
         try:
-            until(lambda: answers(f'{url}/voila/static/') or b'is running at' in (tmp/'voila.log').read_bytes()
-                  or p.poll() is not None, 60, 'Voilà starts')
+            started = b'is running at'
+            def is_ready(): return started in (tmp/'voila.log').read_bytes() or p.poll() is not None
+            until(is_ready, 60, 'Voilà starts')
             if p.poll() is not None: pytest.fail(f'Voilà ended:\n{(tmp/"voila.log").read_text()[-3000:]}')
             yield url
         finally: stop(p)

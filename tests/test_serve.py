@@ -1,15 +1,16 @@
 """The web app and the widgets that let others use a model: many at once, and whatever they upload.
 
-`COURSEKIT_UPLOADS=1000 pytest -s tests/test_serve.py -k many` is the full measurement; by default there are 150."""
+`COURSEKIT_UPLOADS=1000 pytest -s tests/test_serve.py -k many` measures in full; the default is 150"""
 import io, os, socket, threading, time, zipfile
 from concurrent.futures import ThreadPoolExecutor
-import numpy as np, pytest, torch
+from datetime import datetime
+import numpy as np, pytest
 from PIL import Image
 from torch import nn
 from coursekit.core import set_seed
 from coursekit.learner import Learner
 from coursekit.serve import Classifier, ImageClassifierApp, Refused, Server, web_app
-from coursekit.vision.core import PILImage, Resize
+from coursekit.vision.core import Resize
 from coursekit.vision.data import ImageDataLoaders
 
 httpx = pytest.importorskip('httpx', reason='httpx comes with the dev extra')
@@ -34,7 +35,8 @@ def learn(pictures):
     set_seed(1)
     conv = nn.Conv2d(3, 8, 3, stride=2)
     nn.init.normal_(conv.weight, std=0.5)
-    return Learner(dls, nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32,2)))
+    head = nn.AdaptiveAvgPool2d(2),nn.Flatten(),nn.Linear(32,2)
+    return Learner(dls, nn.Sequential(conv, nn.ReLU(), *head))
 
 @pytest.fixture(scope='module')
 def server(learn):
@@ -160,7 +162,8 @@ def kinds_of_picture():
     turned[0x0112] = 6
     deep = Image.fromarray((np.asarray(im).astype('uint16')*257))
     return {'RGB':encoded(red), 'grey':encoded(im), 'one bit':encoded(im.convert('1')),
-            '16 bits':encoded(deep), 'palette':encoded(red.quantize(16)), 'alpha':encoded(red.convert('RGBA')),
+            '16 bits':encoded(deep), 'palette':encoded(red.quantize(16)),
+            'alpha':encoded(red.convert('RGBA')),
             'CMYK':encoded(red.convert('CMYK'), 'jpeg'), 'turned':encoded(red, 'jpeg', exif=turned),
             'progressive':encoded(red, 'jpeg', progressive=True), 'WebP':encoded(red, 'webp'),
             'BMP':encoded(red, 'bmp'), 'TIFF':encoded(red, 'tiff'),
@@ -244,7 +247,7 @@ def test_the_page_escapes_its_title(learn):
 
 def put(app, raw, name='a.jpg'): # As the browser does
     app.upload.value = ({'name':name, 'type':'', 'size':len(raw), 'content':memoryview(raw),
-                         'last_modified':__import__('datetime').datetime.now()},)
+                         'last_modified':datetime.now()},)
 
 def test_the_widgets_answer(learn):
     app,raw = ImageClassifierApp(learn, n=1),a_jpeg()

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['check', 'answer_or_ask', 'status', 'energy_of', 'auroc_by_hand', 'largest_gap']
 
-# %% ../../../nbs/library/course_exercises_ship_it.ipynb #cb2fdb29
+# %% ../../../nbs/library/course_exercises_ship_it.ipynb #f0c9e998
 import numpy as np
 import torch
 from ...core import *
 from ..exercise import *
 check = Exercises('18_ship_it')
 
-# %% ../../../nbs/library/course_exercises_ship_it.ipynb #1753897c
+# %% ../../../nbs/library/course_exercises_ship_it.ipynb #b0f68f50
 check.value('n_bytes', 64*32*3*3*4,
-    done='64 · 32 · 3 · 3 = 18,432 numbers of 4 bytes each are 73,728 bytes. The header says so without reading a '
+    done='64 · 32 · 3 · 3 = 18,432 numbers of 4 bytes each are 73,728 bytes. The header says so without '
+         'reading a '
          'single weight.',
     mistakes=[(64*32*3*3, 'That is how many *numbers* there are. Each 32-bit float takes 4 bytes.'),
               (64*32*3*3*32, 'You multiplied by 32, the number of bits. A byte has 8 of them.'),
@@ -24,23 +25,28 @@ check.value('n_bytes', 64*32*3*3*4,
               (64*32*3*3*8, 'That is for numbers of 64 bits. These have 32, or 4 bytes.'),
               (64*3*3*3*4, 'The layer takes 32 channels, not three colours.')])
 
-# %% ../../../nbs/library/course_exercises_ship_it.ipynb #2fb12a0d
+# %% ../../../nbs/library/course_exercises_ship_it.ipynb #d2f9b16d
 _vocab = ['beagle','pug','samoyed']
 def _probs(*ps): return torch.tensor(ps)
 
-@check.exercise(done='That is what stands behind “I don’t know”. What it can’t do, the lesson has shown: a stranger may '
+@check.exercise(done='That is what stands behind “I don’t know”. What it can’t do, the lesson has shown: a '
+                     'stranger may '
                      'be above any threshold.',
     cases=[(_probs(.1,.7,.2), _vocab, .6), (_probs(.1,.7,.2), _vocab, .8), (_probs(.95,.03,.02), _vocab, .9),
            (_probs(.25,.25,.5), _vocab, .5)],
     mistakes=[(lambda probs,vocab,threshold: vocab[probs.argmax()],
                'The threshold is not used: below it, return `"I don\'t know"`.'),
-              (lambda probs,vocab,threshold: probs.argmax().item() if probs.max()>=threshold else "I don't know",
+              (lambda probs,vocab,threshold: probs.argmax().item() if probs.max()>=threshold else "I don't "
+                                                                                                  "know",
                'That is the number of the class. Look up its name in `vocab`.'),
-              (lambda probs,vocab,threshold: vocab[probs.argmax()] if probs.max()>threshold else "I don't know",
+              (lambda probs,vocab,threshold: vocab[probs.argmax()] if probs.max()>threshold else "I don't "
+                                                                                                 "know",
                'Nearly. *At* the threshold the model should answer as well: `>=`.'),
-              (lambda probs,vocab,threshold: vocab[probs.argmax()] if probs.max()<threshold else "I don't know",
+              (lambda probs,vocab,threshold: vocab[probs.argmax()] if probs.max()<threshold else "I don't "
+                                                                                                 "know",
                'The other way round: the model answers if it is sure.'),
-              (lambda probs,vocab,threshold: [v for v,p in zip(vocab, probs) if p>=threshold] or "I don't know",
+              (lambda probs,vocab,threshold: [v for v,p in zip(vocab, probs) if p>=threshold] or "I don't "
+                                                                                                 "know",
                'That is a list of all classes above the threshold. Return one name.'),
               (lambda probs,vocab,threshold: vocab[probs.argmax()] if probs.max()>=threshold else None,
                'Below the threshold, return the text `"I don\'t know"`.'),
@@ -50,53 +56,65 @@ def answer_or_ask(probs, vocab, threshold):
     if probs.max()<threshold: return "I don't know"
     return vocab[probs.argmax()]
 
-# %% ../../../nbs/library/course_exercises_ship_it.ipynb #c3aa46c8
-@check.exercise(done='The order matters: what is cheap to find out comes first, and nothing is opened that is too large.',
-    cases=[(b'', 100), (b'\xff\xd8\xff....', 100), (b'\xff\xd8\xff'+bytes(200), 100), (b'hello', 100),
-           (bytes(200), 100), (b'\xff\xd8\xff'+bytes(97), 100), (b'ab\xff\xd8\xff', 100)],
-    mistakes=[(lambda raw,limit: 200 if raw[:3]==b'\xff\xd8\xff' else 415,
+# %% ../../../nbs/library/course_exercises_ship_it.ipynb #afd34eb7
+_start = b'\xff\xd8\xff'
+def _status(raw, limit):
+    if not raw: return 400
+    if len(raw)>limit: return 413
+    return 200 if raw[:3]==_start else 415
+
+@check.exercise(done='The order matters: what is cheap to find out comes first, and nothing is opened that '
+                     'is too large.',
+    cases=[(b'', 100), (b'\xff\xd8\xff....', 100), (_start+bytes(200), 100), (b'hello', 100),
+           (bytes(200), 100), (_start+bytes(97), 100), (b'ab\xff\xd8\xff', 100)],
+    mistakes=[(lambda raw,limit: 200 if raw[:3]==_start else 415,
                'Neither the empty file nor the large one is treated: 400 and 413.'),
-              (lambda raw,limit: 413 if len(raw)>limit else 200 if raw[:3]==b'\xff\xd8\xff' else 415,
+              (lambda raw,limit: 413 if len(raw)>limit else 200 if raw[:3]==_start else 415,
                'The empty file is no picture either, but 400 is asked for.'),
-              (lambda raw,limit: 400 if not raw else 415 if raw[:3]!=b'\xff\xd8\xff' else 413 if len(raw)>limit else 200,
+              (lambda raw,limit: 415 if raw and raw[:3]!=_start else _status(raw, limit),
                'If a file is too large, say 413, whatever is in it. Check the size before you look inside.'),
-              (lambda raw,limit: 400 if not raw else 413 if len(raw)>=limit else 200 if raw[:3]==b'\xff\xd8\xff' else 415,
+              (lambda raw,limit: _status(raw, limit-1),
                'A file of exactly `limit` bytes is still taken.'),
-              (lambda raw,limit: 400 if not raw else 413 if len(raw)>limit else 200 if b'\xff\xd8\xff' in raw else 415,
+              (lambda raw,limit: _status(_start+raw if _start in raw else raw, limit+3),
                'The three bytes have to stand at the *beginning*: `raw[:3]`, or `raw.startswith`.'),
               (lambda raw,limit: 400 if not raw else 413 if len(raw)>limit else 200,
                'What does not begin like a JPEG gets 415.'),
-              (lambda raw,limit: 413 if not raw else 400 if len(raw)>limit else 200 if raw[:3]==b'\xff\xd8\xff' else 415,
+              (lambda raw,limit: {400:413, 413:400}.get(_status(raw, limit), _status(raw, limit)),
                'You have mixed up 400, for the empty file, and 413, for the large one.')])
 def status(raw, limit):
     if not raw: return 400
     if len(raw)>limit: return 413
     return 200 if raw.startswith(b'\xff\xd8\xff') else 415
 
-# %% ../../../nbs/library/course_exercises_ship_it.ipynb #63bef3be
+# %% ../../../nbs/library/course_exercises_ship_it.ipynb #55391624
 def _acts(n, seed, shift=0.):
     return torch.randn(n, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)*3 + shift
 
-@check.exercise(done='Softmax of both pictures is the same, because it only sees differences. The energy tells them apart.',
+@check.exercise(done='Softmax of both pictures is the same, because it only sees differences. The energy '
+                     'tells them apart.',
     cases=[(_acts(4,0),), (_acts(4,0,5.),), (_acts(1,1,-3.),)],
     mistakes=[(lambda acts: acts.softmax(1).max(1).values,
-               'That is the largest probability. Leave out the softmax, which is what hides the amount of evidence.'),
+               'That is the largest probability. Leave out the softmax, which is what hides the amount of '
+               'evidence.'),
               (lambda acts: acts.exp().sum(1), 'Nearly: take the logarithm of the sum.'),
               (lambda acts: acts.exp().sum(0).log(),
                'Your sum runs down the batch. Each *row* is a picture, so sum along axis 1.'),
               (lambda acts: acts.sum(1), 'Take the exponential of each activation before you add them up.'),
               (lambda acts: acts.log().sum(1), 'First the exponential, then the sum, then the logarithm.'),
-              (lambda acts: acts.max(1).values, 'That is the largest activation. It is close, but all classes count.'),
-              (lambda acts: acts.exp().sum().log(), 'That is one number for the whole batch. Return one for each row.'),
+              (lambda acts: acts.max(1).values, 'That is the largest activation. It is close, but all '
+                                                'classes count.'),
+              (lambda acts: acts.exp().sum().log(), 'That is one number for the whole batch. Return one '
+                                                    'for each row.'),
               (lambda acts: acts.exp().mean(1).log(), 'Take the sum, not the mean.')])
 def energy_of(acts): return acts.exp().sum(1).log()
 
-# %% ../../../nbs/library/course_exercises_ship_it.ipynb #670503c4
+# %% ../../../nbs/library/course_exercises_ship_it.ipynb #ced9fa5c
 def _auroc(pets, strangers):
     pairs = [(p,s) for p in pets for s in strangers]
     return sum(1. if p>s else .5 if p==s else 0. for p,s in pairs)/len(pairs)
 
-@check.exercise(done='`roc_auc_score` gives the same, and sorts instead of counting, so it is quick for large sets, too.',
+@check.exercise(done='`roc_auc_score` gives the same, and sorts instead of counting, so it is quick for '
+                     'large sets, too.',
     cases=[([.9,.8],[.85,.3]), ([3.,2.,1.],[0.,-1.]), ([1.,2.],[3.,4.,5.]), ([.5,.7,.5],[.5,.6])],
     mistakes=[(lambda pets,strangers: sum(p>s for p in pets for s in strangers)/(len(pets)*len(strangers)),
                'A pair with equal scores counts half.'),
@@ -107,7 +125,8 @@ def _auroc(pets, strangers):
               (lambda pets,strangers: _auroc(pets, strangers)*len(pets)*len(strangers),
                'That is the number of pairs. Divide by how many pairs there are.'),
               (lambda pets,strangers: sum(p>s for p,s in zip(pets, strangers))/len(pets),
-               '`zip` compares the first with the first, the second with the second. Compare *every* pet with every '
+               '`zip` compares the first with the first, the second with the second. Compare *every* pet '
+               'with every '
                'stranger: two loops.'),
               (lambda pets,strangers: float(np.mean(pets)>np.mean(strangers)),
                'That compares the means. Count pairs.')])
@@ -119,25 +138,28 @@ def auroc_by_hand(pets, strangers):
             elif p==s: points += 0.5
     return points/(len(pets)*len(strangers))
 
-# %% ../../../nbs/library/course_exercises_ship_it.ipynb #b8f700b1
+# %% ../../../nbs/library/course_exercises_ship_it.ipynb #bba499db
 def _below(values, x): return sum(v<=x for v in values)/len(values)
 def _gap(old, new): return max(abs(_below(old, x)-_below(new, x)) for x in [*old, *new])
 
 @check.exercise(done='That is the statistic of Kolmogorov and Smirnov, as `ks_2samp` computes it.',
-    cases=[([1.,2.,3.,4.],[1.,2.,3.,4.]), ([1.,2.,3.,4.],[3.,4.,5.,6.]), ([1.,2.],[7.,8.,9.]), ([5.,6.,7.],[1.,6.5]),
-           ([1.,2.,3.],[1.5,1.6,1.7,1.8,9.])],
+    cases=[([1.,2.,3.,4.],[1.,2.,3.,4.]), ([1.,2.,3.,4.],[3.,4.,5.,6.]), ([1.,2.],[7.,8.,9.]),
+           ([5.,6.,7.],[1.,6.5]), ([1.,2.,3.],[1.5,1.6,1.7,1.8,9.])],
     mistakes=[(lambda old,new: max(_below(old, x)-_below(new, x) for x in [*old, *new]),
                'That misses gaps in the other direction: take the absolute value.'),
               (lambda old,new: abs(sum(old)/len(old)-sum(new)/len(new)),
-               'That is the difference of the means. Compare *shares*: which part of either list is at most x?'),
+               'That is the difference of the means. Compare *shares*: which part of either list is at '
+               'most x?'),
               (lambda old,new: max(abs(sum(v<=x for v in old)-sum(v<=x for v in new)) for x in [*old, *new]),
-               'These are numbers of pictures. Divide each by the length of its list, so that they are shares.'),
+               'These are numbers of pictures. Divide each by the length of its list, so that they are '
+               'shares.'),
               (lambda old,new: min(abs(_below(old, x)-_below(new, x)) for x in [*old, *new]),
                'The *largest* gap is asked for: `max`.'),
               (lambda old,new: abs(_below(old, old[0])-_below(new, old[0])),
                'That is the gap at one place. Try every value of both lists, and take the largest.'),
               (lambda old,new: max(abs(a-b) for a,b in zip(old, new)),
-               'That compares the values pairwise. For each value x, compare the shares of the two lists that are at '
+               'That compares the values pairwise. For each value x, compare the shares of the two lists '
+               'that are at '
                'most x.')])
 def largest_gap(old, new):
     gaps = []
