@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'UPGRADES', 'arch_name', 'arch_by_name', 'vision_body', 'opened', 'LeftOut', 'recipe_kind', 'data_recipe',
-           'file_content', 'parse_json', 'upgraded', 'plain_model', 'model_recipe', 'LeftOutLoss',
+           'file_content', 'parse_json', 'upgraded', 'plain_model', 'model_recipe', 'tied_names', 'LeftOutLoss',
            'learner_description', 'export_path', 'load_learner']
 
-# %% ../nbs/library/export.ipynb #0a559b93
+# %% ../nbs/library/export.ipynb #77e555c4
 import hashlib, importlib, inspect, io, json, os, pickle, stat, warnings
+from functools import partial
 from contextlib import contextmanager, nullcontext
 from fastcore.basics import patch
 import safetensors.torch
@@ -35,15 +36,15 @@ from .vision.points import *
 from .vision.data import *
 from .vision.learner import *
 
-# %% ../nbs/library/export.ipynb #4d43cd80
+# %% ../nbs/library/export.ipynb #57cc6e5a
 _our_archs = 'coursekit.vision.models','coursekit.vision.xresnet','coursekit.vision.efficientnet'
 
 def _is_constructor(f): return inspect.isfunction(f) and 'pretrained' in inspect.signature(f).parameters
 
 def arch_name(o): # Anything that can be called
     "The dotted name of a constructor of networks, coursekit's or torchvision's; None for all else"
-    if not (inspect.isfunction(o) or hasattr(type(o), '__wrapped__')): return None
-    f = inspect.unwrap(o)
+    f = o.__wrapped__ if hasattr(type(o), '__wrapped__') else o # `models.resnet18` stands for torchvision's
+    if not inspect.isfunction(f): return None
     module,name = getattr(f, '__module__', None) or '',getattr(f, '__name__', '')
     if module.startswith('torchvision.models.'): module = 'torchvision.models'
     res = f'{module}.{name}'
@@ -60,13 +61,16 @@ def arch_by_name(name): # As `arch_name` gives it
 
 finders.append((arch_name, arch_by_name))
 
+def _is_arch(o): # A constructor, perhaps with some arguments given, or an `exportable` function
+    while isinstance(o, partial): o = o.func
+    return arch_name(o) is not None or hasattr(o, 'exportable_result')
+
 def vision_body(arch, # A constructor, or a name of timm's
                 n_in=3, cut=None, size=None): # As in `create_vision_model`
     "The body of `create_vision_model`, without weights"
     if isinstance(arch, str) and (':' in arch or '/' in arch): raise ExportError(
         f'the network {arch!r} is not one of timm itself, but to be fetched from elsewhere')
-    if not isinstance(arch, str) and arch_name(arch) is None and not hasattr(arch, '__wrapped__'):
-        raise ExportError(f'{brief(arch)} is no architecture')
+    if not (isinstance(arch, str) or _is_arch(arch)): raise ExportError(f'{brief(arch)} is no architecture')
     net,_ = load_arch(arch, pretrained=False, n_in=n_in, size=size)
     body = create_body(net, n_in, False, cut)
     if isinstance(body, TimmBody):
@@ -76,7 +80,7 @@ def vision_body(arch, # A constructor, or a name of timm's
 
 add_known(vision_body)
 
-# %% ../nbs/library/export.ipynb #b58a4820
+# %% ../nbs/library/export.ipynb #142fcd95
 def opened(cls): # A class of pictures
     "A transform that opens pictures as `cls`"
     if isinstance(cls, type) and issubclass(cls, PILBase): return Transform(cls.create)
@@ -107,7 +111,8 @@ class LeftOut(Transform):
 for _o in (Resize, CropPad, RandomCrop, RandomResizedCrop): add_known(_o, _of_crop)
 for _o in (ToTensor, IntToFloatTensor, FlipItem, DihedralItem, AffineCoordTfm, Flip, Dihedral, Rotate, Zoom,
            Warp, RandomResizedCropGPU, LightingTfm, Brightness, Contrast, Saturation, Hue, RandomErasing, 
-           LeftOut, PointCreate): add_known(_o, 'attrs')
+           LeftOut): add_known(_o, 'attrs')
+add_known(PointCreate, lambda o: [o.cls])
 add_known(Normalize, 'attrs', ('weights_of',))
 add_known(PointScaler, 'attrs', ('c',))
 add_known(BBoxLabeler, lambda o: {}, ('vocab',))
@@ -128,11 +133,11 @@ for _o in (PILBase, PILImage, PILImageBW, PILMask, TensorPoint, TensorBBox, pare
     add_known(_o)
 for _o in Image.Resampling: add_known(_o, name=f'Resampling.{_o.name}')
 
-# %% ../nbs/library/export.ipynb #732f3240
+# %% ../nbs/library/export.ipynb #917d48a0
 _torch_losses = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss, nn.MSELoss, nn.L1Loss,
                  nn.SmoothL1Loss, nn.HuberLoss,
                  nn.KLDivLoss, nn.MultiMarginLoss, nn.MultiLabelSoftMarginLoss, nn.PoissonNLLLoss)
-for _o in _torch_losses: add_known(_o, 'attrs', name=f'nn.{_o.__name__}')
+for _o in _torch_losses: add_torch(_o)
 for _o in (F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits, F.binary_cross_entropy,
            F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss):
     add_known(_o, name=f'F.{_o.__name__}')
@@ -157,7 +162,7 @@ add_known(AvgMetric, ('func',))
 for _o in (metrics.Dice, metrics.DiceMulti, metrics.JaccardCoeff, metrics.JaccardCoeffMulti):
     add_known(_o, 'attrs')
 
-# %% ../nbs/library/export.ipynb #b896bbb4
+# %% ../nbs/library/export.ipynb #6e4908e0
 class _Other:
     "Stands for a type that a file does not know"
 
@@ -228,14 +233,16 @@ def _make_loaders(r, make, device): # Of `data_recipe`
         return _loaders[r['loader']](ds, bs=r['bs'], n_inp=r['n_inp'], do_setup=False, device=device, **fs)
     return DataLoaders(loader(0), loader(1), device=device)
 
-# %% ../nbs/library/export.ipynb #46300083
+# %% ../nbs/library/export.ipynb #64b6e9f0
 FORMAT = 1 # Of what this version writes. After a change: one more, and a step in `UPGRADES`
 UPGRADES = {} # From the number of an older format: a function that turns its description into the next one's
 _max_head = 16*2**20
 
 class _Refused(Exception): "What is wrong with a file"
 
-def _canonical(o): return json.dumps(o, sort_keys=True, separators=(',',':'), ensure_ascii=False).encode()
+def _canonical(o): # JSON in which nothing is left to choose
+    return json.dumps(o, sort_keys=True, separators=(',',':'), ensure_ascii=False, allow_nan=False).encode()
+
 def _text_digest(text, table): return hashlib.sha256(text.encode()+b'\0'+_canonical(table)).hexdigest()
 
 def file_content(tensors, # By name
@@ -246,7 +253,7 @@ def file_content(tensors, # By name
     n = int.from_bytes(content[:8], 'little')
     table,data = json.loads(content[8:8+n]),memoryview(content)[8+n:]
     table.pop('__metadata__', None)
-    text = json.dumps(description, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = _canonical(description).decode()
     texts = {'format':'pt', 'coursekit':text, 'sha256_text':_text_digest(text, table),
              'sha256_numbers':hashlib.sha256(data).hexdigest()}
     head = _canonical({'__metadata__':texts, **table})
@@ -320,10 +327,10 @@ def upgraded(d, # A description
     while n<newest: d,n = {**upgrades[n](d), 'format':n+1},n+1
     return d
 
-# %% ../nbs/library/export.ipynb #36f30308
+# %% ../nbs/library/export.ipynb #a874db65
 def _layers_of(model): # For each layer its name, kind and settings
     def kind(m): return 'Sequential' if is_row_of_layers(m) else type(m).__qualname__
-    return [(k, kind(m), m.extra_repr()) for k,m in model.named_modules()]
+    return [(k, kind(m), m.extra_repr()) for k,m in model.named_modules(remove_duplicate=False)]
 
 def plain_model(model):
     "`model` without the wrapping of `torch.compile`, or of several graphics cards"
@@ -384,20 +391,29 @@ def _has_meta(model): # Or two names for one parameter
     return any(t.is_meta for d in every for t in d.values() if isinstance(t, Tensor))
 
 
-def _is_tied(model):
-    names = list(model.named_parameters(remove_duplicate=False))
-    return len({id(o) for _,o in names})<len(names)
+def tied_names(model):
+    "Pairs of names of one parameter: each further one, and the first"
+    first = {}
+    pairs = [(k,first.setdefault(id(p), k)) for k,p in model.named_parameters(remove_duplicate=False)]
+    return [[k,o] for k,o in pairs if k!=o]
 
-def _filled(recipe, model, tensors): # The model made by `recipe`, `model` on meta or not, with these weights
-    tied = _is_tied(model)
-    if not tied: model.load_state_dict(tensors, assign=True)
-    if tied or _has_meta(model): # it has numbers of its own, which are not among the weights
-        with keep_rng(): model = made_from(recipe)
+def _tie(model, pairs): # As `tied_names` gives them
+    for k,first in pairs:
+        p,(parent,_,leaf) = model.get_parameter(first),k.rpartition('.')
+        owner = model.get_submodule(parent)
+        if owner._parameters[leaf].shape!=p.shape: raise _Refused(f'it ties {k!r} to one of another shape')
+        setattr(owner, leaf, p)
+
+def _filled(d, model, tensors): # The model of a description, `model` on meta or not, with these weights
+    if not tied_names(model): model.load_state_dict(tensors, assign=True)
+    if tied_names(model) or _has_meta(model): # it has numbers of its own, which are not among the weights
+        with keep_rng(): model = made_from(d['model'])
         model.load_state_dict(tensors)
         for k,p in model.named_parameters(): p.data = p.data.to(tensors[k].dtype)
+    _tie(model, d['tied'])
     return model.eval()
 
-# %% ../nbs/library/export.ipynb #acc0e0e2
+# %% ../nbs/library/export.ipynb #dd031967
 class LeftOutLoss:
     "Stands for a loss function that is not in the file"
     def __init__(self, name): self.__name__ = name
@@ -430,7 +446,7 @@ def learner_description(learn): # A `Learner`
     need and a file cannot hold"""
     left_out,model = {},plain_model(learn.model)
     d = {'format':FORMAT, 'coursekit':coursekit.__version__, 'torch':torch.__version__.split('+')[0],
-         'model':model_recipe(model), 'channels_last':has_channels_last(model),
+         'model':model_recipe(model), 'tied':tied_names(model), 'channels_last':has_channels_last(model),
          'data':data_recipe(learn.dls, left_out), 'loss_func':_loss_recipe(learn.loss_func, left_out),
          'loss_name':getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__),
          'metrics':[r for m in learn.metrics if (r := _metric_recipe(m, left_out)) is not None],
@@ -445,9 +461,10 @@ def learner_description(learn): # A `Learner`
 def export_path(learn, fname): # As in `Learner.export`
     "Where `learn.export(fname)` writes: `learn.path/fname`, with `.safetensors` where `fname` has no ending"
     if hasattr(fname, 'write'): return fname
-    return join_path_file(fname, learn.path, '' if Path(str(fname)).suffix[1:2].isalpha() else '.safetensors')
+    file = Path(learn.path)/fname
+    return file if file.suffix[1:2].isalpha() else file.with_name(f'{file.name}.safetensors')
 
-# %% ../nbs/library/export.ipynb #2b0201a8
+# %% ../nbs/library/export.ipynb #56d68750
 @patch # of `Learner`, which stands above all that this page describes
 def export(self:Learner, fname='export.pkl', # In `learn.path`; without an ending it gets `.safetensors`
            pickle_module=pickle, pickle_protocol=2, # Used with `trust=True`
@@ -482,8 +499,8 @@ def _export_safely(learn, file):
 
 def _export_pickle(learn, file, pickle_module, pickle_protocol):
     warnings.warn('trust=True: the file is a pickle. To open it is to run what is in it, so others can only '
-                  'open it with trust=True, and should only if they trust you as if they ran your program, which '
-                  'they need as well, in the same place', stacklevel=4)
+                  'open it with trust=True, and should only if they trust you as if they ran your program, '
+                  'which they need as well, in the same place', stacklevel=4)
     dls = learn.dls.new_empty() if hasattr(learn.dls, 'new_empty') else learn.dls
     with replaced(learn, dls=dls, opt=None, model=plain_model(learn.model)), (
         nullcontext(file) if hasattr(file, 'write') else atomic_write(file)) as f:
@@ -491,7 +508,7 @@ def _export_pickle(learn, file, pickle_module, pickle_protocol):
                        'them as `def` in a module, and import them'):
             torch.save(learn, f, pickle_module=pickle_module, pickle_protocol=pickle_protocol)
 
-# %% ../nbs/library/export.ipynb #0328d518
+# %% ../nbs/library/export.ipynb #4a0b9a02
 def load_learner(fname, # A file that `learn.export` has written: its name, or an open file
                  cpu:bool=True, # On the CPU? Else on the fastest device
                  pickle_module=pickle, # Used with `trust=True`
@@ -542,8 +559,8 @@ def _load_pickle(f, name, device, pickle_module):
     return learn
 
 _settings = 'lr','wd','wd_bn_bias','train_bn','moms'
-_parts = {'format','coursekit','torch','model','channels_last','data','loss_func','loss_name','metrics',
-          'opt_func','splitter',*_settings}
+_parts = {'format','coursekit','torch','model','tied','channels_last','data','loss_func','loss_name',
+          'metrics','opt_func','splitter',*_settings}
 
 def _load_safely(f, size, device):
     texts,table,start = _read_head(f, size)
@@ -566,7 +583,7 @@ def _load_safely(f, size, device):
             'its numbers have changed since they were written: the SHA256 digest is another one')
         tensors = safetensors.torch.load(content)
         if (why := _check_numbers(model, tensors)): raise _Refused(why)
-        model = _filled(d['model'], model, tensors)
+        model = _filled(d, model, tensors)
         return _make_learner(d, model, device)
     except (_Refused,ExportError,MemoryError): raise
     except Exception as e:
