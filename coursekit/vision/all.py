@@ -22,6 +22,8 @@ from .points import *
 from .tensors import *
 from .data import *
 from .learner import *
+from ..recipes import ExportError, exportable
+from ..export import load_learner
 from ..interpret import *
 from .widgets import *
 
