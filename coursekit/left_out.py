@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['left_out', 'left_out_modules', 'table_rows', 'why_left_out', 'not_here']
 
-# %% ../nbs/library/left_out.ipynb #14ce8472
+# %% ../nbs/library/left_out.ipynb #ed5256a0
 import dis, sys
 
-# %% ../nbs/library/left_out.ipynb #da3bbad6
+# %% ../nbs/library/left_out.ipynb #15c60368
 # Names; why they are not here; what to use
 left_out = """
 RNNCallback RNNRegularizer ModelResetter rnn_cbs | for language models, which the course does not teach yet
@@ -45,7 +45,7 @@ decodes transform model_meta TensorTypes | a function, a module and two tables, 
     modules | nothing
 """
 
-# %% ../nbs/library/left_out.ipynb #1444ccaa
+# %% ../nbs/library/left_out.ipynb #a9efba4f
 left_out_modules = """
 text tabular collab medical | subjects that the course does not teach yet | fastai itself
 callback.rnn | for language models, which the course does not teach yet | fastai.callback.rnn
@@ -54,12 +54,11 @@ callback.wandb callback.comet callback.azureml | sends what is trained to a serv
 callback.captum | explains predictions through the package captum | `grad_cam` and `show_heatmap` of
     coursekit.interpret; captum itself takes `learn.model`
 vision.gan | networks that compete, which the course does not teach | fastai.vision.gan
-vision.models.tvm | torchvision's networks by another name | `models` of coursekit.vision.all
 fp16_utils | half precision by hand, from before PyTorch had it | `learn.to_fp16()`
 data.download_checks | sizes of fastai's archives | `CHECKS` of coursekit.data.external
 """
 
-# %% ../nbs/library/left_out.ipynb #9a410d39
+# %% ../nbs/library/left_out.ipynb #9174f4b3
 def table_rows(table): # `left_out` or `left_out_modules`
     "[[names, reason, what to use]]"
     return [o.split(' | ') for o in table.replace('\n    ', ' ').strip().splitlines()]
