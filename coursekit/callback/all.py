@@ -17,6 +17,8 @@ from .fp16 import *
 from .compile import *
 from .hook import *
 from .resume import *
+from .data import *
+from .preds import *
 
 # %% ../../nbs/library/callback_all.ipynb #89012c96
 __all__ = [n for n in globals() if not n.startswith('_')]
