@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['setup_distrib', 'teardown_distrib', 'rank0_first', 'DistributedDL', 'DistributedTrainer', 'ParallelTrainer']
 
-# %% ../nbs/library/distributed.ipynb #77e5013f
-import copy, importlib.util, inspect, os
+# %% ../nbs/library/distributed.ipynb #45d0d375
+import copy, inspect, os
 from contextlib import contextmanager
 from fastcore.basics import patch
 from torch.nn.parallel import DataParallel
@@ -18,15 +18,16 @@ from .errors import check_names
 from .learner import *
 from .losses import loss_option, n_counted
 from .metrics import find_bs
-from .state import always_undo
+from .state import always_undo, keep_rng
 from .torch_core import distrib_barrier, num_distrib, rank_distrib
 
-# %% ../nbs/library/distributed.ipynb #54f75b54
+# %% ../nbs/library/distributed.ipynb #895d12cb
 def setup_distrib(gpu=None): # The number of this process's graphics card; None: processes on CPUs
     "Join the processes that the launcher has started; without a launcher nothing happens. Returns `gpu`"
     if gpu is not None: torch.cuda.set_device(int(gpu))
     dist = torch.distributed
-    if num_distrib()>1 and not dist.is_initialized(): dist.init_process_group('gloo' if gpu is None else 'nccl')
+    backend = 'gloo' if gpu is None else 'nccl'
+    if num_distrib()>1 and not dist.is_initialized(): dist.init_process_group(backend)
     return gpu if gpu is None else int(gpu)
 
 def teardown_distrib():
@@ -36,14 +37,19 @@ def teardown_distrib():
 
 def _accelerate(): # The package
     try:
-        import accelerate
+        with keep_rng(): import accelerate                        # its imports draw random numbers
     except ImportError as e:
         raise ImportError('Training in several processes needs accelerate: '
                           '`pip install coursekit[distributed]`, or `pip install accelerate`') from e
     return accelerate
 
+def _on_cpu(): return default_device().type=='cpu'
+
 def _meet(): # The processes meet, if they have not yet; what accelerate knows of this one
-    state = _accelerate().PartialState()
+    state = _accelerate().PartialState(cpu=_on_cpu())
+    if state.num_processes!=num_distrib(): raise RuntimeError(
+        f'The launcher has started {num_distrib()} processes (WORLD_SIZE), and accelerate sees '
+        f'{state.num_processes}: make no `Accelerator` of your own before')
     os.environ['RANK'] = str(state.process_index)                 # `debug_launcher` leaves 0 there
     return state
 
@@ -56,15 +62,19 @@ def rank0_first(func, # Called without arguments, or with those that follow
     if not rank_distrib(): distrib_barrier()
     return res
 
-# %% ../nbs/library/distributed.ipynb #d62374b5
+# %% ../nbs/library/distributed.ipynb #5fddfd68
 _torch_samplers = torch.utils.data.RandomSampler, torch.utils.data.SequentialSampler
 
 def _as_ours(dl): # A loader of torch as one of ours, which can be told what to read; others stay
     tud = torch.utils.data
     usual = isinstance(dl, tud.DataLoader) and type(dl.batch_sampler) is tud.BatchSampler
-    if not usual or type(dl.sampler) not in _torch_samplers or getattr(dl.sampler, 'replacement', False): return dl
+    if not usual or type(dl.sampler) not in _torch_samplers: return dl
+    if getattr(dl.sampler, 'replacement', False): return dl
     return DataLoader(dl.dataset, bs=dl.batch_size, shuffle=type(dl.sampler) is tud.RandomSampler,
                       num_workers=dl.num_workers, drop_last=dl.drop_last, create_batch=dl.collate_fn)
+
+def _picked(t, n, idx): # Of a tensor of `n` items those of the numbers `idx`; others stay
+    return t[idx] if t.dim() and len(t)==n else t
 
 class DistributedDL:
     "The share of this process in the batches of `dl`. What else is asked of it, `dl` answers"
@@ -117,15 +127,14 @@ class DistributedDL:
         self.counts = []
         for b in self.dl:
             n = find_bs(b)
-            idx = self._share(list(range(n)))
-            yield apply(lambda t: t[idx] if t.dim() and len(t)==n else t, b)
+            yield apply(_picked, b, n, self._share(list(range(n))))
     def __iter__(self):
         self.counts = []
         for i,b in enumerate(self._pieces() if self.mine is None else self.mine):
             self.n_mine,self.n_all = self.counts[i]
             yield b
 
-# %% ../nbs/library/distributed.ipynb #db5ba11c
+# %% ../nbs/library/distributed.ipynb #6c59bcec
 def _norms(model): # Where batch norms hang: (parent, name, norm)
     bns = torch.nn.modules.batchnorm._BatchNorm
     return [(m,k,o) for m in model.modules() for k,o in m.named_children() if isinstance(o, bns)]
@@ -147,10 +156,11 @@ class DistributedTrainer(Callback):
     def __init__(self,
                  sync_bn=True, # On graphics cards: batch norm over the items of all processes?
                  **kwargs): # Of `accelerate.Accelerator`, for example `kwargs_handlers`
-        accelerator = _accelerate().Accelerator
-        check_names(kwargs, [*inspect.signature(accelerator).parameters], 'DistributedTrainer')
-        self.sync_bn,self.accelerator,self.plain,self.norms = sync_bn,accelerator(**kwargs),None,[]
+        make = _accelerate().Accelerator
+        check_names(kwargs, [*inspect.signature(make).parameters], 'DistributedTrainer')
         if num_distrib()>1: _meet()
+        self.accelerator = make(**{'cpu':_on_cpu()} | kwargs)
+        self.sync_bn,self.plain,self.norms = sync_bn,None,[]
 
     def before_fit(self):
         if self.learn.only_validate or not any(p.requires_grad for p in self.model.parameters()): return
@@ -178,14 +188,16 @@ class DistributedTrainer(Callback):
         "While training, what only fills up is cut off"
         n,learn = self.learn.dl.n_mine,self.learn
         if not learn.training or not n or n==find_bs(learn.xb): return
-        learn.xb,learn.yb = (apply(lambda t: t[:n] if t.dim() else t, o) for o in (learn.xb,learn.yb))
+        n_filled = find_bs(learn.xb)
+        learn.xb,learn.yb = (apply(_picked, o, n_filled, slice(n)) for o in (learn.xb,learn.yb))
     def after_pred(self):
         "In a validation all get the predictions and targets of all"
         learn = self.learn
         if learn.training: return
         def all_of(o): return apply(_gathered, o, learn.dl.n_all)
         learn.pred,learn.yb = all_of(learn.pred),all_of(learn.yb)
-        if getattr(getattr(learn, 'gather_preds', None), 'with_input', False): learn.batch = all_of(learn.batch)
+        wanted = getattr(getattr(learn, 'gather_preds', None), 'with_input', False)
+        if wanted: learn.batch = all_of(learn.batch)
     def after_loss(self):
         "While training, the loss is that of all, and the gradient its part of it"
         learn = self.learn
@@ -195,7 +207,8 @@ class DistributedTrainer(Callback):
         n = torch.as_tensor(n, device=learn.loss.device).float()
         sums = loss_option(learn.loss_func, 'reduction')=='sum'
         part = torch.tensor(float(own), device=n.device) if sums else n
-        both = torch.stack([torch.where(n>0, learn.loss.float()*part, 0.), n]) # a mean over nothing is no number
+        loss = torch.where(n>0, learn.loss.float()*part, 0.)      # a mean over nothing is no number
+        both = torch.stack([loss, n])
         torch.distributed.all_reduce(both)
         total,n_all = both
         learn.loss = total if sums else total/n_all
@@ -239,8 +252,8 @@ def distrib_ctx(self:Learner,
                 sync_bn=True, # On graphics cards: batch norm over the items of all processes?
                 in_notebook=False, # Started by `notebook_launcher`? Then the processes part at the end
                 **kwargs): # Of `accelerate.Accelerator`
-    """In this `with` all processes that a launcher has started train this learner together; without a launcher
-    it trains as usual. Raises `ImportError` if accelerate is missing"""
+    """In this `with` all processes that a launcher has started train this learner together; without one it
+    trains as usual. Raises `ImportError` if accelerate is missing"""
     _accelerate()
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()
     def undo():
@@ -250,7 +263,7 @@ def distrib_ctx(self:Learner,
         if num_distrib()>1: self.to_distributed(sync_bn, **kwargs)
         yield self
 
-# %% ../nbs/library/distributed.ipynb #40395725
+# %% ../nbs/library/distributed.ipynb #56910657
 class ParallelTrainer(Callback):
     "Lets one process use several graphics cards, by `DataParallel`"
     order = 11
