@@ -15,7 +15,6 @@ from .learner import *
 from .callback.progress import *
 from .metrics import *
 from .callback.schedule import *
-from .transform import *
 from .data.core import *
 from .tta import *
 from .data.transforms import *

@@ -69,7 +69,8 @@ def get_image_files(path, # Folder to search
 def FileGetter(suf='', # Folder below the one to be searched
                extensions=None, recurse=True, folders=None): # As for `get_files`
     "A `get_files` for `path/suf` with its options fixed"
-    def _inner(path): return get_files(Path(path)/suf, extensions, recurse, folders)
+    def _inner(path, extensions=extensions, recurse=recurse, folders=folders):
+        return get_files(Path(path)/suf, extensions, recurse, folders)
     return _inner
 
 def ImageGetter(suf='', # Folder below the one to be searched
@@ -285,7 +286,8 @@ def GrandparentSplitter(train_name='train', # Name(s) of the folder with trainin
     """Split by the folder above the folder: `train/3/x.png`, `valid/3/y.png`. Raises `ValueError` where one
     is empty."""
     def _below(o, names):
-        res = L(i for i,f in enumerate(o) if Path(f).parent.parent.name in listify(names))
+        above = [Path(f).parent.parent.name for f in o]
+        res = L(i for nm in listify(names) for i,a in enumerate(above) if a==nm)
         if res: return res
         raise ValueError(f"No item has {names!r} as the folder above its folder. The first is {o[0]}.")
     def _inner(o):
@@ -421,13 +423,16 @@ class CategoryMap(L):
     def __init__(self, col, # Labels; what pandas calls categorical brings its own order
                  sort=True, # Sort the names? (else order of first appearance)
                  add_na=False, # Put '#na#' first?
-                 strict=False): # Are these all names that there can be, rather than labels of a training set?
+                 strict=False, # Of what pandas calls categorical, only those categories that occur?
+                 given=False): # Are these all names that there can be, rather than labels of a training set?
         categories = getattr(getattr(col, 'cat', col), 'categories', None)
-        if categories is not None: items,sort = list(categories),False
-        else: items = different_names(col, strict)
-        if add_na and not strict and '#na#' in items: warnings.warn(
+        if categories is not None:
+            occur = {*col} if strict else {*categories}
+            items,sort = [o for o in categories if o in occur],False
+        else: items = different_names(col, given)
+        if add_na and not given and '#na#' in items: warnings.warn(
             "Some labels are '#na#', the class that add_na=True makes for unknown ones: they belong to it.")
-        warn_of_look_alikes(items, 'class names', case=not strict)
+        warn_of_look_alikes(items, 'class names', case=not given)
         if sort:
             try:
                 items.sort()
@@ -435,7 +440,7 @@ class CategoryMap(L):
                 items.sort(key=str)
         if add_na: items = ['#na#', *[o for o in items if o!='#na#']]
         super().__init__(items)
-        self.o2i,self.strict = {o:i for i,o in enumerate(items)},strict
+        self.o2i,self.given = {o:i for i,o in enumerate(items)},given
     def map_objs(self, objs):
         "Names → numbers"
         return L(self.o2i[o] for o in objs)
@@ -484,8 +489,8 @@ def unknown_label(o, # A label
     "The error for a label that is not in `vocab`, or that is none"
     if missing(o) or is_blank(o): return no_label(o)
     if is_several(o): return several_labels(o)
-    where = 'the vocab that was given' if vocab.strict else 'the training set'
-    remedy = "Drop its items, or add the label to `vocab`." if vocab.strict else (
+    where = 'the vocab that was given' if vocab.given else 'the training set'
+    remedy = "Drop its items, or add the label to `vocab`." if vocab.given else (
         "Give it training examples (another split: `RandomSplitter(seed=…)`), drop its items, or name all "
         "classes: `CategoryBlock(vocab=[…])`.")
     if is_measured(o): remedy = "To predict a number use `RegressionBlock` (`y_block=RegressionBlock`)."
@@ -524,7 +529,7 @@ class Categorize(DisplayedTransform):
         super().__init__()
         if sort is None: sort = vocab is None or isinstance(vocab, (set,frozenset))
         self.sort,self.add_na = sort,add_na
-        self.vocab = None if vocab is None else CategoryMap(vocab, sort=sort, add_na=add_na, strict=True)
+        self.vocab = None if vocab is None else CategoryMap(vocab, sort=sort, add_na=add_na, given=True)
     def setups(self, items):
         if self.vocab is None and items is not None: self.vocab = self.collect(items)
         self.c = len(self.vocab)
@@ -594,7 +599,8 @@ class MultiCategorize(_TupleIsOneTarget, Categorize):
         unknown = [x for x in names if x not in self.vocab.o2i]
         if unknown: raise unknown_label(unknown[0], self.vocab)
         return TensorMultiCategory(torch.tensor([self.vocab.o2i[x] for x in names], dtype=torch.long))
-    def decodes(self, o:Tensor): return MultiCategory(self.vocab.map_ids(o))
+    def decodes(self, o:Tensor|int): return MultiCategory(self.vocab.map_ids(o))
+    def decodes(self, o:list): return MultiCategory(self.vocab.map_ids(o))
 
 class OneHotEncode(DisplayedTransform):
     "Class numbers ↔ a 0/1 vector (float) of length `c`"
@@ -605,8 +611,9 @@ class OneHotEncode(DisplayedTransform):
     def setups(self, items):
         if self.c is None: self.c = len(getattr(items, 'vocab', None) or [])
         if not self.c: raise ValueError("OneHotEncode could not find out the number of classes: pass `c`.")
-    def encodes(self, o:TensorMultiCategory):
-        return TensorMultiCategory(torch.zeros(self.c).index_fill_(0, o.as_subclass(Tensor).long(), 1.))
+    def encodes(self, o:TensorMultiCategory|list):
+        idxs = torch.as_tensor(o).as_subclass(Tensor).long()
+        return TensorMultiCategory(torch.zeros(self.c).index_fill_(0, idxs, 1.))
     def decodes(self, o:Tensor): return TensorMultiCategory(o.as_subclass(Tensor).nonzero().flatten())
 
 class EncodedMultiCategorize(_TupleIsOneTarget, DisplayedTransform):
@@ -616,7 +623,7 @@ class EncodedMultiCategorize(_TupleIsOneTarget, DisplayedTransform):
     def __init__(self, vocab): # Names of the places, in their order
         super().__init__()
         names = list(as_items(vocab, 'vocab'))
-        self.vocab,self.c = CategoryMap(vocab, sort=False, strict=True),len(names)
+        self.vocab,self.c = CategoryMap(vocab, sort=False, given=True),len(names)
         if len(self.vocab)<self.c:
             raise ValueError("Each place of the 0/1 labels needs a name of its own in `vocab`.")
     def setups(self, items):
@@ -678,7 +685,7 @@ class IntToFloatTensor(DisplayedTransform):
                  div_mask=1): # What masks are divided by: 255 where a mask is drawn in black and white
         super().__init__()
         self.div,self.div_mask = div,div_mask
-    def encodes(self, o:TensorImage): return o.float().div_(self.div) if o.dtype==torch.uint8 else o
+    def encodes(self, o:TensorImage): return o if o.is_floating_point() else o.float().div_(self.div)
     def encodes(self, o:TensorMask):  return o.long() if self.div_mask==1 else o.long()//self.div_mask
     def decodes(self, o:TensorImage): return o.clamp(0., 1.) if self.div else o
 

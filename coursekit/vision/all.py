@@ -18,8 +18,11 @@ from .utils import *
 from .zoo import *
 from .augment import *
 from .points import *
+from .tensors import *
 from .data import *
 from .learner import *
+from ..recipes import ExportError, exportable
+from ..export import load_learner
 from ..interpret import *
 from .widgets import *
 
