@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['setup_distrib', 'teardown_distrib', 'rank0_first', 'DistributedDL', 'DistributedTrainer', 'ParallelTrainer']
 
-# %% ../nbs/library/distributed.ipynb #cb037685
+# %% ../nbs/library/distributed.ipynb #12b361a6
 import copy, inspect, os
 from contextlib import contextmanager
 from fastcore.basics import patch
@@ -21,7 +21,7 @@ from .metrics import find_bs
 from .state import always_undo, keep_rng
 from .torch_core import distrib_barrier, num_distrib, rank_distrib
 
-# %% ../nbs/library/distributed.ipynb #afca29d0
+# %% ../nbs/library/distributed.ipynb #6dab4cfb
 def setup_distrib(gpu=None): # The number of this process's graphics card; None: processes on CPUs
     "Join the processes that the launcher has started; without a launcher nothing happens. Returns `gpu`"
     if gpu is not None: torch.cuda.set_device(int(gpu))
@@ -62,7 +62,7 @@ def rank0_first(func, # Called without arguments, or with those that follow
     if not rank_distrib(): distrib_barrier()
     return res
 
-# %% ../nbs/library/distributed.ipynb #8f9c70ab
+# %% ../nbs/library/distributed.ipynb #7643448e
 _torch_samplers = torch.utils.data.RandomSampler, torch.utils.data.SequentialSampler
 
 def _as_ours(dl): # A loader of torch as one of ours, which can be told what to read; others stay
@@ -134,7 +134,7 @@ class DistributedDL:
             self.n_mine,self.n_all = self.counts[i]
             yield b
 
-# %% ../nbs/library/distributed.ipynb #a0b9baaa
+# %% ../nbs/library/distributed.ipynb #56d89b52
 def _norms(model): # Where batch norms hang: (parent, name, norm)
     bns = torch.nn.modules.batchnorm._BatchNorm
     return [(m,k,o) for m in model.modules() for k,o in m.named_children() if isinstance(o, bns)]
@@ -263,7 +263,7 @@ def distrib_ctx(self:Learner,
         if num_distrib()>1: self.to_distributed(sync_bn, **kwargs)
         yield self
 
-# %% ../nbs/library/distributed.ipynb #25cea27d
+# %% ../nbs/library/distributed.ipynb #5e3a4bba
 class ParallelTrainer(Callback):
     "Lets one process use several graphics cards, by `DataParallel`"
     order = 11
