@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'UPGRADES', 'arch_name', 'arch_by_name', 'vision_body', 'op
            'file_content', 'parse_json', 'upgraded', 'plain_model', 'model_recipe', 'tied_names', 'LeftOutLoss',
            'learner_description', 'export_path', 'load_learner']
 
-# %% ../nbs/library/export.ipynb #c331e0af
+# %% ../nbs/library/export.ipynb #77e555c4
 import hashlib, importlib, inspect, io, json, os, pickle, stat, warnings
 from functools import partial
 from contextlib import contextmanager, nullcontext
@@ -36,7 +36,7 @@ from .vision.points import *
 from .vision.data import *
 from .vision.learner import *
 
-# %% ../nbs/library/export.ipynb #480e6312
+# %% ../nbs/library/export.ipynb #57cc6e5a
 _our_archs = 'coursekit.vision.models','coursekit.vision.xresnet','coursekit.vision.efficientnet'
 
 def _is_constructor(f): return inspect.isfunction(f) and 'pretrained' in inspect.signature(f).parameters
@@ -80,7 +80,7 @@ def vision_body(arch, # A constructor, or a name of timm's
 
 add_known(vision_body)
 
-# %% ../nbs/library/export.ipynb #7eedb460
+# %% ../nbs/library/export.ipynb #142fcd95
 def opened(cls): # A class of pictures
     "A transform that opens pictures as `cls`"
     if isinstance(cls, type) and issubclass(cls, PILBase): return Transform(cls.create)
@@ -133,7 +133,7 @@ for _o in (PILBase, PILImage, PILImageBW, PILMask, TensorPoint, TensorBBox, pare
     add_known(_o)
 for _o in Image.Resampling: add_known(_o, name=f'Resampling.{_o.name}')
 
-# %% ../nbs/library/export.ipynb #aacea509
+# %% ../nbs/library/export.ipynb #917d48a0
 _torch_losses = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss, nn.MSELoss, nn.L1Loss,
                  nn.SmoothL1Loss, nn.HuberLoss,
                  nn.KLDivLoss, nn.MultiMarginLoss, nn.MultiLabelSoftMarginLoss, nn.PoissonNLLLoss)
@@ -162,7 +162,7 @@ add_known(AvgMetric, ('func',))
 for _o in (metrics.Dice, metrics.DiceMulti, metrics.JaccardCoeff, metrics.JaccardCoeffMulti):
     add_known(_o, 'attrs')
 
-# %% ../nbs/library/export.ipynb #727c2db4
+# %% ../nbs/library/export.ipynb #6e4908e0
 class _Other:
     "Stands for a type that a file does not know"
 
@@ -233,7 +233,7 @@ def _make_loaders(r, make, device): # Of `data_recipe`
         return _loaders[r['loader']](ds, bs=r['bs'], n_inp=r['n_inp'], do_setup=False, device=device, **fs)
     return DataLoaders(loader(0), loader(1), device=device)
 
-# %% ../nbs/library/export.ipynb #b9934f3d
+# %% ../nbs/library/export.ipynb #64b6e9f0
 FORMAT = 1 # Of what this version writes. After a change: one more, and a step in `UPGRADES`
 UPGRADES = {} # From the number of an older format: a function that turns its description into the next one's
 _max_head = 16*2**20
@@ -327,7 +327,7 @@ def upgraded(d, # A description
     while n<newest: d,n = {**upgrades[n](d), 'format':n+1},n+1
     return d
 
-# %% ../nbs/library/export.ipynb #727d0882
+# %% ../nbs/library/export.ipynb #a874db65
 def _layers_of(model): # For each layer its name, kind and settings
     def kind(m): return 'Sequential' if is_row_of_layers(m) else type(m).__qualname__
     return [(k, kind(m), m.extra_repr()) for k,m in model.named_modules(remove_duplicate=False)]
@@ -413,7 +413,7 @@ def _filled(d, model, tensors): # The model of a description, `model` on meta or
     _tie(model, d['tied'])
     return model.eval()
 
-# %% ../nbs/library/export.ipynb #00ca982c
+# %% ../nbs/library/export.ipynb #dd031967
 class LeftOutLoss:
     "Stands for a loss function that is not in the file"
     def __init__(self, name): self.__name__ = name
@@ -464,7 +464,7 @@ def export_path(learn, fname): # As in `Learner.export`
     file = Path(learn.path)/fname
     return file if file.suffix[1:2].isalpha() else file.with_name(f'{file.name}.safetensors')
 
-# %% ../nbs/library/export.ipynb #cb7206a1
+# %% ../nbs/library/export.ipynb #56d68750
 @patch # of `Learner`, which stands above all that this page describes
 def export(self:Learner, fname='export.pkl', # In `learn.path`; without an ending it gets `.safetensors`
            pickle_module=pickle, pickle_protocol=2, # Used with `trust=True`
@@ -508,7 +508,7 @@ def _export_pickle(learn, file, pickle_module, pickle_protocol):
                        'them as `def` in a module, and import them'):
             torch.save(learn, f, pickle_module=pickle_module, pickle_protocol=pickle_protocol)
 
-# %% ../nbs/library/export.ipynb #5b2f0603
+# %% ../nbs/library/export.ipynb #4a0b9a02
 def load_learner(fname, # A file that `learn.export` has written: its name, or an open file
                  cpu:bool=True, # On the CPU? Else on the fastest device
                  pickle_module=pickle, # Used with `trust=True`

@@ -7,7 +7,7 @@ __all__ = ['known', 'finders', 'way_out', 'ExportError', 'Known', 'add_known', '
            'note_recipe', 'is_row_of_layers', 'Describer', 'name_of', 'recipe_of', 'Maker', 'found', 'made_from',
            'add_torch']
 
-# %% ../nbs/library/recipes.ipynb #f174211f
+# %% ../nbs/library/recipes.ipynb #9c430e74
 import functools, inspect, math
 from functools import partial
 from .core import *
@@ -15,7 +15,7 @@ from .errors import brief
 from .layers import *
 from .transform import Transform
 
-# %% ../nbs/library/recipes.ipynb #1e1556fe
+# %% ../nbs/library/recipes.ipynb #08d1169b
 class ExportError(ValueError):
     "Something cannot be described in a file, or a file is refused"
 
@@ -70,7 +70,7 @@ def argument_names(cls): # A class
         if not any(p.kind==p.VAR_KEYWORD for p in ps.values()): break
     return tuple(names)
 
-# %% ../nbs/library/recipes.ipynb #649ef45a
+# %% ../nbs/library/recipes.ipynb #8bfcfcab
 def exportable(o=None, # A class of layers, transforms, losses …, or a function; or its name, for a decorator
                *, name=None, # How files call it; default: its own name
                settings=None, state=()): # As in `add_known`
@@ -106,7 +106,7 @@ def _noting_result(f, name): # A function that notes its arguments on the networ
     _inner.exportable_result = True
     return _inner
 
-# %% ../nbs/library/recipes.ipynb #0703c339
+# %% ../nbs/library/recipes.ipynb #5c06833d
 def _function_of(tfm): # The one function in a `Transform` of functions; None if it has another number
     fs = [f for f,_ in vars(tfm)['encodes'].table.funcs.values()] if 'encodes' in vars(tfm) else []
     return getattr(fs[0], 'f', fs[0]) if len(fs)==1 and 'decodes' not in vars(tfm) else None
@@ -225,7 +225,7 @@ def recipe_of(o): # Anything
     "The recipe of `o`, of what JSON has. Raises `ExportError` that says what cannot be described, and why"
     return Describer()(o)
 
-# %% ../nbs/library/recipes.ipynb #459f3a40
+# %% ../nbs/library/recipes.ipynb #7c2ef896
 class Maker:
     "Makes objects of recipes. Raises `ExportError` for everything that is not as `Describer` writes it"
     max_depth,max_parts,max_made = 60,200_000,20_000
@@ -332,7 +332,7 @@ def made_from(recipe): # As `recipe_of` gives it
     "The object. Raises `ExportError` for what is no recipe, or names something that is not in the table"
     return Maker()(recipe)
 
-# %% ../nbs/library/recipes.ipynb #c2799767
+# %% ../nbs/library/recipes.ipynb #73a1bdb9
 _torch_layers = '''Linear Bilinear Identity Flatten Unflatten Conv1d Conv2d Conv3d
 ConvTranspose1d ConvTranspose2d ConvTranspose3d BatchNorm1d BatchNorm2d BatchNorm3d
 InstanceNorm1d InstanceNorm2d InstanceNorm3d GroupNorm LayerNorm LocalResponseNorm
