@@ -24,6 +24,7 @@ from .data import *
 from .learner import *
 from ..recipes import ExportError, exportable
 from ..export import load_learner
+from ..export_onnx import onnx_notes
 from ..interpret import *
 from .widgets import *
 
