@@ -7,6 +7,7 @@ __all__ = ['doc']
 
 # %% ../nbs/library/basics.ipynb #740dedb0
 from .torch_basics import *
+from .left_out import not_here as _not_here
 from .data.external import *
 from .data.load import *
 from .optimizer import *
@@ -56,3 +57,4 @@ def doc(f): # A function or class
 
 # %% ../nbs/library/basics.ipynb #bd515c98
 __all__ = [n for n in globals() if not n.startswith('_')]
+def __getattr__(nm): return _not_here(nm, __name__)
