@@ -7,7 +7,8 @@ here = Path(__file__).parent
 ini = ConfigParser(delimiters=['='], interpolation=None)
 ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
-reqs = {k: cfg.get(f'{k}_requirements', '').split() for k in ('lite', 'timm', 'ship', 'distributed', 'dev', 'bench')}
+extras = 'lite', 'timm', 'ship', 'distributed', 'dev', 'bench'
+reqs = {k: cfg.get(f'{k}_requirements', '').split() for k in extras}
 reqs['dev'] += reqs['lite'] + reqs['timm'] # the lessons stand on these weights; the tests compare with timm
 url = f"https://github.com/{cfg['user']}/{cfg['repo']}"
 licences = {'apache2': 'Apache-2.0'}

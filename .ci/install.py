@@ -67,7 +67,8 @@ class Progress:
 
 def install(extras):
     "`pip install -e .[extras]` with its talk in a log; the seconds that it took"
-    quiet = ['--disable-pip-version-check', '--no-input', '--progress-bar', 'off']
+    # modules are compiled when they are first imported, which are few of those installed
+    quiet = ['--disable-pip-version-check', '--no-input', '--progress-bar', 'off', '--no-compile']
     cmd = [PY, '-m', 'pip', 'install', *quiet, '-e', f'.[{",".join(extras)}]', '-c', 'constraints.txt']
     env, progress = {k: v for k, v in os.environ.items() if k not in NOT_OURS}, Progress()
     talk = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace')

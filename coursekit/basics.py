@@ -6,33 +6,20 @@
 __all__ = ['doc']
 
 # %% ../nbs/library/basics.ipynb #740dedb0
-import functools, inspect, itertools, json, math, operator
-import os, pickle, random, re, shutil, sys, time, warnings
-from functools import partial
-from operator import itemgetter,attrgetter
-from pathlib import Path
-import numpy as np, pandas as pd, torch, matplotlib.pyplot as plt
-from numpy import array
-from torch import nn, Tensor
-import torch.nn.functional as F
-from fastcore.all import *
-from fastcore.docments import docments
-from .core import *
+from .torch_basics import *
 from .data.external import *
 from .data.load import *
 from .optimizer import *
-from .layers import *
 from .callback.core import *
 from .learner import *
 from .callback.progress import *
 from .metrics import *
 from .callback.schedule import *
 from .transform import *
-from .torch_core import *
 from .data.core import *
+from .tta import *
 from .data.transforms import *
 from .data.block import *
-from .losses import *
 
 # %% ../nbs/library/basics.ipynb #206db862
 def _brief(o): # How a default value is written: functions by their names, no memory addresses

@@ -4,17 +4,25 @@
 
 # %% auto #0
 __all__ = ['bn_types', 'norm_types', 'TensorBase', 'TensorImageBase', 'TensorImage', 'TensorImageBW', 'TensorMask',
-           'TensorCategory', 'TensorMultiCategory', 'TensorPoint', 'TensorBBox', 'LabeledBBox', 'show_title',
-           'ShowTitle', 'TitledInt', 'TitledFloat', 'TitledStr', 'TitledTuple', 'params', 'trainable_params',
-           'one_param', 'total_params', 'norm_bias_params']
+           'TensorFlowField', 'TensorCategory', 'TensorMultiCategory', 'TensorPoint', 'TensorBBox', 'LabeledBBox',
+           'ArrayBase', 'ArrayImageBase', 'ArrayImage', 'ArrayImageBW', 'ArrayMask', 'retain_meta', 'cast',
+           'explode_types', 'retain_types', 'show_title', 'ShowTitle', 'TitledInt', 'TitledFloat', 'TitledStr',
+           'TitledTuple', 'TitledTensorScalar', 'params', 'trainable_params', 'one_param', 'total_params',
+           'norm_bias_params', 'requires_grad', 'get_model', 'grad_module', 'get_random_states', 'set_random_states',
+           'no_random', 'item_find', 'find_device', 'get_first', 'to_half', 'to_float', 'unsqueeze', 'unsqueeze_',
+           'concat', 'to_concat', 'nested_reorder', 'batch_to_samples', 'Chunks', 'one_hot', 'one_hot_decode', 'logit',
+           'np_func', 'get_empty_df', 'display_df', 'num_distrib', 'rank_distrib', 'distrib_barrier', 'maybe_gather',
+           'make_cross_image', 'show_image_batch', 'ismin_torch', 'notmax_torch', 'base_doc']
 
 # %% ../nbs/library/torch_core.ipynb #a4c8f86e
-import copy, functools
+import copy, functools, inspect, itertools, os, random
 import torch
+from contextlib import contextmanager
 from torch import Tensor
 from torch.overrides import get_default_nowrap_functions
-from fastcore.foundation import L
+from fastcore.all import L, all_equal, is_listy, listify, patch
 from .core import *
+from .state import always_undo
 
 # %% ../nbs/library/torch_core.ipynb #11b1a8fd
 _nowrap = get_default_nowrap_functions()          # such as `x.grad`: their results are left as they are
@@ -24,6 +32,7 @@ _plain_tensors = torch._C.DisableTorchFunctionSubclass
 def _common_type(types): # Of what is computed from tensors of these types; `None`: plain
     ts = [t for t in types if issubclass(t, TensorBase)]
     ts = [t for t in ts if not any(u is not t and issubclass(u, t) for u in ts)] # a child says more
+    ts = [t for t in ts if not issubclass(t, TensorFlowField)] or ts             # a field only moves
     if all(issubclass(t, TensorImageBase) for t in ts):                          # a mask only cuts out
         ts = [t for t in ts if not issubclass(t, TensorMask)] or ts
     return ts[0] if len(ts)==1 else None
@@ -65,6 +74,9 @@ class TensorBase(Tensor):
         if len(types)>1 and func is Tensor.__getitem__: t = _common_type((type(args[0]),))   # what is indexed
         return res if t is None else _with_type(res, t, args)
 
+    @classmethod
+    def _before_cast(cls, x): return tensor(x)                                   # what `cast` asks
+
     shape,ndim   = _plain_property('shape'),_plain_property('ndim')
     dtype,device = _plain_property('dtype'),_plain_property('device')
 
@@ -99,6 +111,13 @@ class TensorImageBW(TensorImage):
 class TensorMask(TensorImageBase):
     "A class number per pixel, integer, (height, width): never interpolate it"
     _show_args = {'alpha':0.5, 'cmap':'tab20', 'interpolation':'nearest'}
+    def show(self, ctx=None, **kwargs):
+        codes = getattr(self, 'codes', None)                 # the classes' names: fix a colour for each
+        fixed = {} if codes is None else {'vmin':0, 'vmax':len(codes)}
+        return super().show(ctx=ctx, **{**fixed, **kwargs})
+
+class TensorFlowField(TensorBase):
+    "Where each pixel of a picture comes from, in -1…1: float, (batch, height, width, 2), for `F.grid_sample`"
 
 class TensorCategory(TensorBase):          "The number of a class, int64"
 class TensorMultiCategory(TensorCategory): "Which classes are present: their numbers, or 0 and 1 for each"
@@ -138,6 +157,79 @@ class LabeledBBox(L):
             if l!='#na#': ctx = TensorBBox(b).show(ctx=ctx, text=l, **kwargs)
         return ctx
 
+# %% ../nbs/library/torch_core.ipynb #85527d64
+class ArrayBase(np.ndarray):
+    "A NumPy array that keeps its type"
+    @classmethod
+    def _before_cast(cls, x): return np.asarray(x)
+
+class ArrayImageBase(ArrayBase):
+    "Pixels, (height, width, channels) or (height, width)"
+    _show_args = {}
+    def show(self, ctx=None, **kwargs):
+        return show_image(np.asarray(self), ctx=ctx, **{**self._show_args, **kwargs})
+
+class ArrayImage(ArrayImageBase):
+    "A colour picture"
+
+class ArrayImageBW(ArrayImage):
+    "A grey picture"
+    _show_args = TensorImageBW._show_args
+
+class ArrayMask(ArrayImageBase):
+    "A class number per pixel"
+    _show_args = TensorMask._show_args
+
+# %% ../nbs/library/torch_core.ipynb #c45e6e19
+def retain_meta(x, # What was there before
+                res, # What came out of it, which is changed
+                as_copy=False): # Copy the attributes, too?
+    "`res` with the attributes of `x`, where both have any"
+    if isinstance(res, Tensor) and hasattr(x, '__dict__'):
+        res.__dict__.update(copy.copy(x.__dict__) if as_copy else x.__dict__)
+    return res
+
+def cast(x, # Anything that can be made a `typ`: a tensor, an array, a picture, an object
+         typ): # A class
+    "`x` as a `typ`, with its attributes; the numbers of tensors and arrays are shared, not copied"
+    res = typ._before_cast(x) if hasattr(typ, '_before_cast') else x
+    if isinstance(res, np.ndarray) and issubclass(typ, np.ndarray): return res.view(typ)
+    if isinstance(res, Tensor) and issubclass(typ, Tensor): return retain_meta(x, res.as_subclass(typ))
+    try:
+        res.__class__ = typ
+    except (TypeError,AttributeError): res = typ(res)
+    return retain_meta(x, res)
+
+def explode_types(o): # Anything
+    "The type of `o`; of a list or tuple `{its type: the types of its parts}`"
+    return {type(o): [explode_types(x) for x in o]} if is_listy(o) else type(o)
+
+def retain_types(new, # A result, perhaps a (nested) list or tuple
+                 old=None, # What it was computed from, of the same structure; repeated where it is shorter
+                 typs=None): # The types of `old`, as `explode_types` gives them
+    "`new`, each part in the type of its part of `old` where that is more special"
+    if typs is None: typs = explode_types(old)
+    typ,parts = next(iter(typs.items())) if isinstance(typs, dict) else (typs,None)
+    special = issubclass(typ, type(new)) and new is not None
+    if not (is_listy(new) and parts):
+        return retain_meta(old, cast(new, typ)) if special and typ is not type(new) else new
+    olds = old if is_listy(old) else [None]*len(parts)
+    triples = zip(new, itertools.cycle(olds), itertools.cycle(parts))
+    return (typ if special else type(new))([retain_types(*o) for o in triples])
+
+# %% ../nbs/library/torch_core.ipynb #19723c91
+@patch
+def __array_eq__(self:Tensor, b): # Tensor, array, list or number
+    "Does `b` hold the same numbers, in the same shape? (A number may also stand in a list of one)"
+    a,b = self.detach().cpu().as_subclass(Tensor),b.detach().cpu() if isinstance(b, Tensor) else b
+    if not isinstance(b, Tensor):
+        try:
+            b = torch.as_tensor(b)
+        except (TypeError,ValueError,RuntimeError): return all_equal(a, b)
+    b = b.as_subclass(Tensor)
+    fits = a.shape==b.shape or a.numel()==b.numel()==1 and 0 in (a.ndim,b.ndim)
+    return bool(fits and (a==b).all())
+
 # %% ../nbs/library/torch_core.ipynb #a6849215
 def show_title(o, # What to write: `str(o)`
                ctx=None, # matplotlib axis, or a row of a table (a `Series`); default: print
@@ -166,8 +258,15 @@ class TitledInt(int, ShowTitle):
 class TitledFloat(float, ShowTitle):
     "A `float` that shows itself"
     _show_args = {'label':'number'}
-class TitledStr(str, ShowTitle):     "A `str` that shows itself"
+class TitledStr(str, ShowTitle):
+    "A `str` that shows itself"
+    def truncate(self, n): # How many words
+        "Its first `n` words"
+        return TitledStr(' '.join(self.split(' ')[:n]))
 class TitledTuple(tuple, ShowTitle): "A `tuple` that shows itself"
+class TitledTensorScalar(TensorBase):
+    "A tensor of one number that shows itself"
+    def show(self, **kwargs): return show_title(self.item(), **kwargs)
 
 # %% ../nbs/library/torch_core.ipynb #134ab559
 bn_types   = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -197,3 +296,271 @@ def norm_bias_params(m, # A model
     res = L(m.children()).map(norm_bias_params, with_bias=with_bias).concat()
     if with_bias and isinstance(getattr(m, 'bias', None), nn.Parameter): res.append(m.bias)
     return res
+
+# %% ../nbs/library/torch_core.ipynb #a9c7f616
+def requires_grad(m): # `nn.Module`
+    "Does the first parameter of `m` record its gradient?"
+    p = one_param(m)
+    return p is not None and p.requires_grad
+
+def get_model(model): # `nn.Module`
+    "The model itself, where `model` only spreads it over several devices"
+    wrappers = nn.parallel.DistributedDataParallel,nn.DataParallel
+    return model.module if isinstance(model, wrappers) else model
+
+def grad_module(cls): # An `autograd.Function`
+    "Decorator: a function with a gradient of its own as an `nn.Module`"
+    class _Module(nn.Module):
+        def forward(self, *args, **kwargs): return cls.apply(*args, **kwargs)
+    _Module.__name__ = _Module.__qualname__ = cls.__name__
+    return _Module
+
+# %% ../nbs/library/torch_core.ipynb #31114817
+def get_random_states():
+    "Where the random numbers of Python, NumPy and PyTorch stand, for `set_random_states`"
+    cudnn = torch.backends.cudnn
+    return dict(random_state=random.getstate(), numpy_state=np.random.get_state(),
+                torch_state=torch.get_rng_state(), torch_cuda_state=torch.cuda.get_rng_state_all(),
+                torch_deterministic=cudnn.deterministic, torch_benchmark=cudnn.benchmark)
+
+def set_random_states(random_state, numpy_state, torch_state, torch_cuda_state, torch_deterministic,
+                      torch_benchmark):
+    "Go on where `get_random_states` was asked: `set_random_states(**states)`"
+    random.setstate(random_state)
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(torch_state)
+    torch.cuda.set_rng_state_all(torch_cuda_state)
+    cudnn = torch.backends.cudnn
+    cudnn.deterministic,cudnn.benchmark = torch_deterministic,torch_benchmark
+
+@contextmanager
+def no_random(seed=42, # For `set_seed`
+              reproducible=True): # On NVIDIA cards, also choose only algorithms whose results never vary?
+    "Within the `with`, random numbers are the same each time; after it, they go on as if it had not been"
+    with always_undo(functools.partial(set_random_states, **get_random_states())):
+        set_seed(seed, reproducible=reproducible)
+        yield
+
+# %% ../nbs/library/torch_core.ipynb #a429ebb3
+def item_find(x, # A batch: tensors, nested at will
+              idx=0): # Which element on the way down; the key, in a dict
+    "The element that is no list any more, when the `idx`-th is taken again and again"
+    if isinstance(x, dict): return item_find(x[list(x)[idx] if isinstance(idx, int) else idx])
+    return item_find(x[idx]) if is_listy(x) else x
+
+def find_device(b): # A batch
+    "The device of the first tensor in `b`"
+    return item_find(b).device
+
+def get_first(c): # A list, or a table
+    "Its first element, or row"
+    return getattr(c, 'iloc', c)[0]
+
+def to_half(b): # Tensors, nested at will
+    "`b` with 16 bits for every floating-point number"
+    return apply(lambda t: t.half() if t.is_floating_point() else t, b)
+
+def to_float(b): # Tensors, nested at will
+    "`b` with 32 bits for every floating-point number"
+    return apply(lambda t: t.float() if t.is_floating_point() else t, b)
+
+def unsqueeze(x, dim=-1, # Where
+              n=1): # How many
+    "`x` with `n` more dimensions of length 1"
+    for _ in range(n): x = x.unsqueeze(dim)
+    return x
+
+def unsqueeze_(x, dim=-1, n=1):
+    "As `unsqueeze`, in place"
+    for _ in range(n): x.unsqueeze_(dim)
+    return x
+
+def concat(*ls): # Tensors, arrays, lists or tuples, all of the first one's kind; single things count as one
+    "One after the other"
+    if not ls: return []
+    o = ls[0]
+    if isinstance(o, Tensor): return torch.cat(ls)
+    if isinstance(o, np.ndarray): return np.concatenate(ls).view(type(o))
+    res = itertools.chain.from_iterable(L(x) for x in ls)
+    return type(o)(res) if isinstance(o, (tuple,list)) else L(res)
+
+def to_concat(xs, # Batches of one structure
+              dim=0): # Along which dimension
+    "One batch of all; a list of items where their shapes differ, as texts' do"
+    if not xs: return xs
+    o = xs[0]
+    if isinstance(o, dict): return {k: to_concat([x[k] for x in xs], dim=dim) for k in o}
+    if is_listy(o): return type(o)([to_concat([x[i] for x in xs], dim=dim) for i in range(len(o))])
+    try:
+        return torch.cat(xs, dim=dim)
+    except (RuntimeError,TypeError,IndexError):
+        return L(item for x in xs for item in x.unbind(dim))
+
+def nested_reorder(t, # Tensors or `L`s, nested at will in lists and tuples; None stays
+                   idxs): # The order: positions
+    "`t` with each part in the order `idxs`. Raises `TypeError` for what has no order"
+    if t is None or isinstance(t, (Tensor,L)): return None if t is None else t[idxs]
+    if is_listy(t): return type(t)([nested_reorder(o, idxs) for o in t])
+    raise TypeError(f'nested_reorder: expected tensors, lists or tuples of them, got a {type(t).__name__}')
+
+def batch_to_samples(b, # A batch: a tensor, or (nested) lists of tensors
+                     max_n=10): # At most so many
+    "The items of a batch, as a list of tensors or tuples"
+    if isinstance(b, Tensor): return list(b[:max_n])
+    samples = list(zip(*(batch_to_samples(o, max_n) for o in b)))
+    return L(type(b)(o) if isinstance(b, tuple) else o for o in samples)
+
+class Chunks:
+    "Lists, or tensors, that are read as if they were one, without joining them"
+    def __init__(self, chunks, # Lists or tensors
+                 lens=None): # Their lengths
+        self.chunks,self.lens = chunks,L(map(len, chunks) if lens is None else lens)
+        self.starts = [0, *itertools.accumulate(self.lens)]
+        self.totlen = self.starts[-1]
+
+    def __len__(self): return self.totlen
+
+    def __getitem__(self, i): # Position (negative: from the end), or a slice with step 1
+        if isinstance(i, slice): return self.getslice(i)
+        k,j = self.doc_idx(i)
+        return self.chunks[k][j]
+
+    def getslice(self, i): # A slice
+        "What lies between two positions, in the type of the chunks"
+        begin,end,step = i.indices(self.totlen)
+        if step!=1: raise ValueError(f'Chunks: a slice takes all between two positions, not each {step}th')
+        found = [c[max(begin-at, 0):max(end-at, 0)] for c,at in zip(self.chunks, self.starts)
+                 if at<end and at+len(c)>begin]
+        return concat(*found) if found else self.chunks[0][:0]
+
+    def doc_idx(self, i): # Position
+        "Which chunk, and where in it. Raises `IndexError` behind the end"
+        i, = as_positions([i], self.totlen, 'Chunks')
+        k = int(np.searchsorted(self.starts, i, side='right'))-1
+        return k,i-self.starts[k]
+
+# %% ../nbs/library/torch_core.ipynb #9186ff41
+def one_hot(x, # Class number, or several
+            c): # How many classes there are
+    "A vector of `c` zeros, with ones for the classes `x`, uint8"
+    res = torch.zeros(c, dtype=torch.uint8)
+    chosen = x.long() if isinstance(x, Tensor) else torch.tensor(listify(x), dtype=torch.long)
+    res[chosen] = 1
+    return res
+
+def one_hot_decode(x, # Zeros and ones, one for each class
+                   vocab=None): # The classes' names
+    "The numbers of the classes that are 1, or their names"
+    return L(vocab[i] if vocab else i for i,o in enumerate(x) if o==1)
+
+def logit(x): # Probabilities
+    "The number whose sigmoid is `x`, finite also for 0 and 1: they count as 1e-7 and 1-1e-7"
+    x = x.clamp(1e-7, 1-1e-7)
+    return (x/(1-x)).log()
+
+# %% ../nbs/library/torch_core.ipynb #494a1cb3
+def np_func(f): # Function of NumPy arrays, that returns an array or a number
+    "Decorator: a function of arrays as one of tensors, for example a metric of scikit-learn"
+    @functools.wraps(f)
+    def res(*args, **kwargs):
+        return tensor(f(*(to_np(o) if isinstance(o, Tensor) else o for o in args), **kwargs))
+    return res
+
+@patch
+def tensored(self:L):
+    "Each of its items as a tensor"
+    return self.map(tensor)
+
+@patch
+def stack(self:L, dim=0):
+    "All its items as one tensor, with a new dimension"
+    return torch.stack(list(self.tensored()), dim=dim)
+
+@patch
+def cat(self:L, dim=0):
+    "All its items, one after the other, as one tensor"
+    return torch.cat(list(self.tensored()), dim=dim)
+
+@patch
+def interp_1d(self:Tensor, # Where: (n,)
+              xp, # Positions, increasing: (m,)
+              fp): # Heights there: (m,)
+    "Heights at `self` on the straight lines between points, as `np.interp` gives them; lines go on outside"
+    slopes = (fp[1:]-fp[:-1])/(xp[1:]-xp[:-1])
+    piece = (torch.searchsorted(xp, self, right=True)-1).clamp(0, len(slopes)-1)
+    return fp[piece] + slopes[piece]*(self-xp[piece])
+
+@patch
+def pca(self:Tensor, # (rows, columns)
+        k=2): # Columns of the result
+    "The rows seen from where they differ most: their `k` principal components"
+    x = self-self.mean(0)
+    return x @ torch.linalg.svd(x, full_matrices=False).Vh[:k].T
+
+def get_empty_df(n):
+    "`n` rows of an empty table, as places for things that show themselves"
+    import pandas as pd
+    df = pd.DataFrame(index=range(n))
+    return [df.iloc[i] for i in range(n)]
+
+def display_df(df): # A pandas table
+    "Show `df` as a table in a notebook, else print it"
+    from IPython import get_ipython
+    from IPython.display import display, HTML
+    if get_ipython() is None: print(df)
+    else: display(HTML(df.to_html()))
+
+# %% ../nbs/library/torch_core.ipynb #795559e5
+def num_distrib():
+    "How many processes train together; 0 where there is no launcher"
+    return int(os.environ.get('WORLD_SIZE', 0))
+
+def rank_distrib():
+    "Which of them this one is"
+    return int(os.environ.get('RANK', 0))
+
+def distrib_barrier():
+    "Wait until all processes are here"
+    if num_distrib()>1 and torch.distributed.is_initialized(): torch.distributed.barrier()
+
+def maybe_gather(x, # A tensor, of the same shape in each process
+                 axis=0): # Along which
+    "The tensors of all processes, one after the other; of single numbers the mean. Alone: `x`"
+    if num_distrib()<=1: return x
+    mine = x.contiguous() if x.ndim else x[None]
+    res = [torch.zeros_like(mine) for _ in range(num_distrib())]
+    torch.distributed.all_gather(res, mine)
+    return torch.cat(res, dim=axis) if x.ndim else torch.cat(res).mean()
+
+# %% ../nbs/library/torch_core.ipynb #ccd5ffe4
+def make_cross_image(bw=True): # Grey, else in colour?
+    "A cross of 5 × 5 pixels, for tests: (5, 5), or (3, 5, 5) with a red and a green beam"
+    im = torch.zeros(3, 5, 5)
+    im[0,2],im[1,:,2] = 1.,1.
+    return im[:2].amax(0) if bw else im
+
+def show_image_batch(b, # Pictures and what to write over each: (images, titles)
+                     show=show_titled_image, # What draws one: `show((image, title), ax=…)`
+                     items=9, # How many
+                     cols=3, # In a row
+                     figsize=None, # Inches of the whole figure
+                     **kwargs): # Passed to `show`
+    "Draw the first items of a batch in a grid"
+    cols = min(cols, items)
+    rows = -(-items//cols)
+    axs = subplots(rows, cols, figsize=figsize or (cols*3, rows*3))[1].flatten()
+    for ax in axs: ax.axis('off')
+    for *o,ax in zip(*to_cpu(b), axs): show(o, ax=ax, **kwargs)
+
+def ismin_torch(min_version): # For example '2.1'
+    "Is PyTorch at least this version?"
+    return torch.__version__>=min_version
+
+def notmax_torch(max_version): # For example '3.0'
+    "Is PyTorch older than this version?"
+    return torch.__version__<max_version
+
+def base_doc(elt): # A function or class
+    "Print what `elt` takes and its docstring; `doc` says more"
+    name = getattr(elt, '__qualname__', getattr(elt, '__name__', ''))
+    print(f'{name}{inspect.signature(elt)}\n{inspect.getdoc(elt)}')

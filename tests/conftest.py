@@ -11,8 +11,8 @@ if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
 
 # Whole files that take long, the longest first. They begin first, so that no process of `pytest -n` idles at
 # the end, and `pytest -m "not slow"` leaves them out. A single slow test has `@pytest.mark.slow`.
-SLOW = ('test_browser', 'test_real_photos', 'test_install', 'test_mnist_notes', 'test_fastai_idioms',
-        'test_learner', 'test_course', 'test_pages', 'test_sketch_pets')
+SLOW = ('test_browser', 'test_widgets', 'test_real_photos', 'test_install', 'test_mnist_notes',
+        'test_fastai_idioms', 'test_learner', 'test_course', 'test_pages', 'test_sketch_pets')
 
 def pytest_collection_modifyitems(items):
     def rank(item): return SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW)

@@ -4,7 +4,7 @@ import pytest
 from coursekit.course import exam
 from coursekit.course.notebooks import code_cells, make_nb, read_nb, write_nb
 from conftest import ROOT
-from test_browser import Notebook, lab, lessons_folder, shot, until  # noqa: F401 (two are fixtures)
+from labs import Notebook, lab, lessons_folder, shot, until  # noqa: F401 (two are fixtures)
 
 def test_without_the_package_there_is_one_command(monkeypatch):
     exam._all_digits.cache_clear()

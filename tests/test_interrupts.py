@@ -10,6 +10,7 @@ from coursekit.core import *
 from coursekit.learner import *
 from coursekit.callback.core import *
 from coursekit.callback.hook import *
+from coursekit.callback.mixup import *
 from coursekit.callback.progress import *
 from coursekit.callback.resume import *
 from coursekit.callback.schedule import *
@@ -46,6 +47,7 @@ class Look(Callback):
     run_valid = False
     def after_batch(self): self.learn.get_preds(), self.learn.validate()
 def look_in_a_fit(learn): learn.fit(1, cbs=Look)
+def mixed_fit(learn): learn.fit(1, cbs=[MixUp(),Look])
 def losses(learn):
     with learn.loss_not_reduced(): learn.loss_func(learn.model(x), y)
 def midway(learn):
@@ -53,7 +55,7 @@ def midway(learn):
 
 ops = dict( # what is done; is the learner the same afterwards, weights and random numbers too?
     fit=(lambda l: l.fit(1), False), fit_with_all=(fit_with_all, False), quiet_fit=(quiet_fit, False),
-    look_in_a_fit=(look_in_a_fit, False),
+    look_in_a_fit=(look_in_a_fit, False), mixed_fit=(mixed_fit, False),
     fit_one_cycle=(lambda l: l.fit_one_cycle(1), False), fine_tune=(lambda l: l.fine_tune(1), False),
     lr_find=(lambda l: l.lr_find(num_it=6, show_plot=False, suggest_funcs=None), True),
     validate=(lambda l: l.validate(), True), get_preds=(lambda l: l.get_preds(), True),

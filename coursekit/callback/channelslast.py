@@ -8,7 +8,10 @@ __all__ = ['channels_last_gain', 'channels_last_share', 'suits_channels_last', '
 # %% ../../nbs/library/callback_channelslast.ipynb #e23cbf59
 import copy, logging, platform, time
 from fastcore.basics import patch
+from fastcore.meta import delegates
+from torch.amp import GradScaler
 from .core import *
+from .fp16 import *
 from ..core import *
 from ..layers import in_channels
 from ..learner import *
@@ -56,21 +59,28 @@ def has_channels_last(model): # A network
 # %% ../../nbs/library/callback_channelslast.ipynb #fe1d7797
 _log = logging.getLogger('coursekit')
 
-@patch # of `Learner`, which knows nothing of layouts; fastai has these two here
-def to_channelslast(self:Learner):
-    "Store the weights of the model with the channels last"
-    self.model.to(memory_format=torch.channels_last)
-    _log.info('%s: weights and features are stored with the channels last', type(self.model).__name__)
-    return self
-
-@patch # as above
-def to_contiguous(self:Learner):
-    "Store the weights of the model in the usual order, channel after channel"
-    self.model.to(memory_format=torch.contiguous_format)
-    self.remove_cbs(ChannelsLast)
-    return self
-
 class ChannelsLast(Callback):
     "Stores the weights with the channels last before each fit"
-    order = -1
+    order,only_numbers = -1,True # before any other callback changes the model; it looks at no pictures
     def before_fit(self): self.model.to(memory_format=torch.channels_last)
+
+@patch # of `Learner`, which knows nothing of layouts; fastai has these two here
+@delegates(GradScaler, but=['device','enabled'])
+def to_channelslast(self:Learner,
+                    use_amp:bool=None, # Half precision, too? Default: on a graphics card, where fastai does
+                    amp_mode:str|AMPMode=AMPMode.FP16, # 'fp16' or 'bf16', for `MixedPrecision`
+                    **kwargs): # Of `GradScaler`, for fp16
+    "Store the weights with the channels last, now and before each fit; on a card with half precision, too"
+    if use_amp is None: use_amp = self.device.type!='cpu'
+    half = [MixedPrecision(amp_mode, **kwargs)] if use_amp or kwargs else []
+    self.model.to(memory_format=torch.channels_last)
+    _log.info('%s: weights and features are stored with the channels last', type(self.model).__name__)
+    known = {type(cb) for cb in self.cbs}
+    return self.add_cbs([cb for cb in (ChannelsLast(), *half) if type(cb) not in known])
+
+@patch # as above
+def to_contiguous(self:Learner,
+                  to_fp32:bool=False): # Back to 32 bits, too?
+    "Store the weights of the model in the usual order, channel after channel"
+    self.model.to(memory_format=torch.contiguous_format)
+    return self.remove_cbs([ChannelsLast, *([MixedPrecision] if to_fp32 else [])])

@@ -6,7 +6,8 @@
 __all__ = ['event', 'batch_events', 'Callback', 'is_oom', 'training_goes_on', 'tell_not_written', 'check_own_file',
            'CancelException', 'CancelFitException', 'CancelEpochException', 'CancelTrainException',
            'CancelValidException', 'CancelBatchException', 'CancelBackwardException', 'CancelStepException',
-           'TrainEvalCallback', 'GatherPredsCallback', 'format_time', 'nothing_counts', 'Recorder']
+           'TrainEvalCallback', 'GatherPredsCallback', 'format_time', 'nothing_counts', 'Recorder', 'replacing_yield',
+           'SkipToEpoch', 'CastToTensor', 'before_batch_cb', 'FetchPredsCallback']
 
 # %% ../../nbs/library/callback_core.ipynb #a456a884
 import difflib, math, time, types, warnings
@@ -18,6 +19,7 @@ from ..core import *
 from ..errors import brief, explain, explained
 from ..losses import loss_of_items, n_counted
 from ..metrics import AvgLoss, AvgSmoothLoss, find_bs, mean_loss
+from ..state import replaced
 from ..torch_core import bn_types
 
 # %% ../../nbs/library/callback_core.ipynb #47c462b7
@@ -334,6 +336,7 @@ class Recorder(Callback):
         if not hasattr(self.learn, 'lr_finder'):
             good = all(p.isfinite().all() for p in self.model.parameters())
             msg = _nan_message(self.epoch, batch, good, self.opt.hypers[-1]['lr'])
+            msg += getattr(getattr(self.learn, 'mixed_precision', None), 'nan_hint', '')
             warnings.warn(msg, RuntimeWarning, stacklevel=2)
         raise CancelFitException()
 
@@ -417,3 +420,44 @@ class Recorder(Callback):
 
 # %% ../../nbs/library/callback_core.ipynb #102ea661
 if not hasattr(defaults, 'callbacks'): defaults.callbacks = [TrainEvalCallback, Recorder]
+
+# %% ../../nbs/library/callback_core.ipynb #1300012b
+def replacing_yield(o, attr, val): # An object, the name of an attribute, another value
+    "A `with` in which an attribute has another value"
+    return replaced(o, **{attr:val})
+
+class SkipToEpoch(Callback):
+    "Skips the epochs before number `epoch`, as if they had been trained: rates go on from there"
+    order = 70
+    def __init__(self, epoch): # The first epoch that is trained, counted from 0
+        self._skip_to = epoch
+    def before_epoch(self):
+        if self.epoch<self._skip_to: raise CancelEpochException()
+
+class CastToTensor(Callback):
+    "Makes plain tensors of the batch: for models that mind `TensorImage` and its like"
+    order = 9
+    def before_batch(self):
+        def plain(t): return t.as_subclass(Tensor)
+        self.learn.xb,self.learn.yb = apply(plain, self.learn.xb),apply(plain, self.learn.yb)
+
+def before_batch_cb(f): # A function of a callback, inputs and targets that returns the new ones
+    "Decorator: a callback that changes each batch before the model sees it"
+    def before_batch(self):
+        xb,yb = f(self, self.learn.xb, self.learn.yb)
+        self.learn.xb,self.learn.yb = (o if isinstance(o, (tuple,list)) else (o,) for o in (xb,yb))
+    return Callback(before_batch=before_batch)
+
+class FetchPredsCallback(Callback):
+    "Keeps the predictions of each epoch's model in `preds`, as `get_preds` gives them"
+    remove_on_fetch,preds = True,None
+    def __init__(self, ds_idx=1, dl=None, # Which loader of `dls`; or a data loader
+                 with_input=False, with_decoded=False, # Inputs, too? Decoded predictions?
+                 cbs=None, # Callbacks that should not notice
+                 reorder=True): # Each item once, in the order of the data?
+        self.ds_idx,self.fetched_dl,self.cbs_away = ds_idx,dl,L(cbs)
+        self.how = dict(with_input=with_input, with_decoded=with_decoded, reorder=reorder)
+    def after_validate(self):
+        away = self.cbs_away + self.learn.cbs.filter(lambda cb: getattr(cb, 'remove_on_fetch', False))
+        with self.learn.removed_cbs(L({id(cb):cb for cb in away}.values())) as learn:
+            self.preds = learn.get_preds(ds_idx=self.ds_idx, dl=self.fetched_dl, **self.how)

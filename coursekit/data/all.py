@@ -6,10 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/library/data_all.ipynb #5a4ead3d
-from ..core import *
+from ..torch_basics import *
 from ..errors import *
 from ..transform import *
-from ..torch_core import *
 from .load import *
 from .core import *
 from .transforms import *

@@ -6,12 +6,13 @@
 __all__ = ['can_fork', 'WorkerPool', 'WorkerDied']
 
 # %% ../../nbs/library/data_workers.ipynb #0a896754
-import copy, multiprocessing as mp, os, pickle, random, signal, sys, threading, time, traceback
+import copy, itertools, multiprocessing as mp, os, pickle, random, signal, sys, threading, time, traceback
 from contextlib import suppress
 from functools import partial
 import torch.utils.data as tud
 from ..core import *
 from ..errors import *
+from .sources import SkipItemException, StreamSource
 
 # %% ../../nbs/library/data_workers.ipynb #9dbd0ef1
 def _end_with_parent():
@@ -24,7 +25,7 @@ def _end_with_parent():
 
 class _Worker:
     "What a worker process holds: it makes a batch of (random seed, indices)"
-    def __init__(self, dl): self.dl = dl # `DataLoader`
+    def __init__(self, dl): self.dl,self.stream = dl,None # `DataLoader`
     def start(self, _):
         _end_with_parent()
         self.dl.wif()
@@ -34,8 +35,21 @@ class _Worker:
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)      # `set_seed` would also queue one for CUDA each time
         try:
-            return self.dl.make_batch(idxs)
+            return self.next_of_stream() if idxs is None else self.dl.make_batch(idxs)
+        except SkipItemException: return _NoBatch()
         except Exception as e: return _SentError(e)
+
+    def next_of_stream(self):
+        "The next batch of this process's share of a stream, or what says that there is none"
+        info = tud.get_worker_info()
+        if self.stream is None:
+            self.dl.share,self.dl.n_shares = info.id,info.num_workers
+            self.stream = StreamSource().batches(self.dl)
+        return next(self.stream, _NoBatch(over=info.id))
+
+class _NoBatch:
+    "What a worker sends where all items of a batch are skipped, or where its share of a stream is over"
+    def __init__(self, over=None): self.over = over # Number of the worker that is through
 
 # %% ../../nbs/library/data_workers.ipynb #45c83d85
 class _SentError:
@@ -66,12 +80,21 @@ class _SentError:
 # %% ../../nbs/library/data_workers.ipynb #7a89df04
 can_fork = sys.platform.startswith('linux')          # new processes inherit our memory: nothing to pickle
 
+def _seed_of(epoch_seed, k): return (epoch_seed + k*0x9E3779B97F4A7C15) % 2**63      # of batch `k`
+
+class _Endless:
+    "Work for processes that read streams: the next batch, please"
+    def __iter__(self): return ((_seed_of(self.seed, k), None) for k in itertools.count())
+
 class WorkerPool:
     "A batch source: processes that make batches, and torch's loader to run and watch them"
-    def __init__(self, dl): # `DataLoader`
+    def __init__(self, dl, # `DataLoader`
+                 streams=False): # Does each process read its share of a stream, else make batches of indices?
         self.dl = copy.copy(dl)                      # a copy without a pool: only `dl` keeps this one alive
-        self.free,self.work,worker = True,[],_Worker(self.dl)
+        self.free,self.streams,worker = True,streams,_Worker(self.dl)
+        self.work = _Endless() if streams else []
         self.keep = not can_fork if dl.persistent_workers is None else dl.persistent_workers
+        if streams: self.keep = False                # the next epoch begins anew
         gpu = dl.device is not None and dl.device.type=='cuda'
         self.loader = tud.DataLoader(
             worker, batch_size=None, sampler=self.work, collate_fn=noop, generator=torch.Generator(),
@@ -84,12 +107,20 @@ class WorkerPool:
         names = 'dataset',*dl.setting_names,*dl.hook_names
         return self.free and all(vars(self.dl).get(nm) is vars(dl).get(nm) for nm in names)
 
-    def batches(self, dl): # `DataLoader`
-        "The batches of one epoch, in order. Raises `WorkerDied`, or what a worker raised"
+    def plan_work(self, dl): # `DataLoader`
+        "Write down who does what: a random seed and the indices of each batch"
+        if self.streams:
+            self.work.seed = dl.epoch_seed
+            if dl.indexed: self.dl._idxs = list(dl.get_idxs())       # the same for all
+            return
         idxs = dl.get_idxs()
         chunks = dl.chunks(idxs.tolist() if isinstance(idxs, Tensor) else idxs)
-        self.work[:] = [((dl.epoch_seed + k*0x9E3779B97F4A7C15) % 2**63, c) for k,c in enumerate(chunks)]
-        self.free = False
+        self.work[:] = [(_seed_of(dl.epoch_seed, k), c) for k,c in enumerate(chunks)]
+
+    def batches(self, dl): # `DataLoader`
+        "The batches of one epoch, in order. Raises `WorkerDied`, or what a worker raised"
+        self.plan_work(dl)
+        self.free,over = False,set()
         with explained("DataLoader: cannot start worker processes. Use num_workers=0; or define data set and "
                        "transforms in a module, not in a notebook, and without lambda, and start from under "
                        "`if __name__=='__main__':`"):
@@ -98,7 +129,9 @@ class WorkerPool:
             _install_death_handler()
             for b in _watched(_raise_deaths(it), dl.timeout, partial(_kill_workers, it)):
                 if isinstance(b, _SentError): b.throw()
-                yield b
+                if not isinstance(b, _NoBatch): yield b
+                elif b.over is not None: over.add(b.over)
+                if len(over)==dl.n_workers: break
         except WorkerDied:
             self.keep = False
             _kill_workers(it)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MAX_SIZE', 'PAUSE', 'DownloadError', 'NoNetworkError', 'WrongFileError', 'public_address', 'file_check', 'wrong_with',
-           'is_as_stamped', 'download_url']
+           'is_as_stamped', 'download_url', 'read_url']
 
 # %% ../../nbs/library/fetch_download.ipynb #617032ea
-import base64, errno, gzip, hashlib, http.client, os, re, shutil, socket, ssl, sys, threading, time, zlib
+import base64, errno, gzip, hashlib, http.client, ipaddress, os, re, shutil, socket, ssl, sys, threading
+import time, zlib
 from numbers import Real
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -34,6 +35,9 @@ class _Broken(Exception):
 
 class _Slow(Exception):
     "The answer hardly moves: worth one more try"
+
+class _TooLarge(_Broken):
+    "The answer is larger than allowed"
 
 # %% ../../nbs/library/fetch_download.ipynb #24f44b4c
 def _split_address(url): # As `urlsplit`. Raises `ValueError` for what is no address
@@ -180,12 +184,15 @@ def _within(seconds, f): # What `f()` returns or raises; `_Slow` if that takes l
 _patience = 3      # The head of an answer may take so many times the `timeout`
 _slowest = 100     # Bytes a second, over so long a time
 
-def _ask(part, timeout): # The answer of the server
-    url,login = _sent_address(part.url)
-    req = Request(url, headers=part.headers())
+def _open_url(url, headers, timeout, redirects=_Redirects): # The answer of the server
+    sent,login = _sent_address(url)
+    req = Request(sent, headers=headers)
     for k,v in login.items(): req.add_unredirected_header(k, v)           # not for another server
+    return _within(_patience*timeout, lambda: build_opener(redirects).open(req, timeout=timeout))
+
+def _ask(part, timeout): # The answer of the server
     try:
-        return _within(_patience*timeout, lambda: build_opener(_Redirects).open(req, timeout=timeout))
+        return _open_url(part.url, part.headers(), timeout)
     except HTTPError as e:
         e.close()
         if e.code!=416: raise
@@ -335,3 +342,51 @@ def download_url(url:str, # http:// or https://
         os.replace(part.path, dest)
         drop_stamp(part.path)
     return dest
+
+# %% ../../nbs/library/fetch_download.ipynb #0b11f823
+def _is_private(host): # Does the name lead to this machine or its network? A name that nobody knows does not
+    try:
+        found = {o[4][0].partition('%')[0] for o in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError): return False
+    return not all(ipaddress.ip_address(o).is_global for o in found)
+
+class _PublicRedirects(_Redirects):
+    "As `_Redirects`, but to another server only if everybody can reach it"
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        host = _split_address(newurl)[1]
+        if host!=_split_address(req.full_url)[1] and _is_private(urlsplit(newurl).hostname):
+            why = f'it sends us on to {host}, inside this network, where we do not follow'
+            raise HTTPError(req.full_url, code, why, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+def _read_all(r, until, max_bytes): # The bytes of the answer `r`; `until`: a time
+    said = r.headers.get('Content-Length', '')
+    total = int(said) if re.fullmatch('[0-9]{1,18}', said) else None
+    parts,n = [],0
+    while (total or 0)<=max_bytes and n<=max_bytes and (b := r.read1(2**16)):
+        parts.append(b)
+        n += len(b)
+        if time.monotonic()>until: raise _Slow(f'only {n:,} bytes came in time')
+    if max(n, total or 0)>max_bytes: raise _TooLarge(f'it is larger than {max_bytes:,} bytes')
+    if total and n<total: raise _Broken(f'the connection was closed after {n:,} of {total:,} bytes')
+    return b''.join(parts)
+
+def read_url(url:str, # http:// or https://
+             timeout:float=10, # Seconds of silence after which it is given up
+             max_seconds:float=60, # For all of it
+             max_bytes:int=2**26, # More are given up
+            ): # bytes
+    """What `url` sends, in one try. Redirects are followed to http:// and https:// only, and never to another
+    server inside this network. Raises `NoNetworkError` or `DownloadError`, and `ValueError` for what is no
+    such address"""
+    if not re.match('https?://', url, re.I): raise ValueError(f'{url!r} is no address of the web: http(s)://…')
+    shown,until = public_address(url),time.monotonic()+max_seconds
+    headers = {'User-Agent':'coursekit', 'Accept-Encoding':'identity'}
+    try:
+        with _open_url(url, headers, min(timeout, max_seconds/_patience), _PublicRedirects) as r:
+            return _read_all(r, until, max_bytes)
+    except _network as e:
+        if isinstance(e, HTTPError): e.close()
+        kind,why = _judge(e)
+        failure = NoNetworkError if kind=='offline' else DownloadError
+        raise failure(f'Could not download {shown}: {why}.') from e

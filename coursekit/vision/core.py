@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['imagenet_stats', 'cifar_stats', 'mnist_stats', 'picture_formats', 'ImageError', 'LargeImageError', 'convert_picture',
            'convert_mask', 'turn_of', 'upright', 'pixels_to_decode', 'openable', 'PILBase', 'PILImage', 'PILImageBW',
-           'PILMask', 'encodes', 'load_image', 'to_image', 'verify_image', 'verify_images', 'random_float',
-           'random_int', 'check_choice', 'check_range', 'check_ratio', 'first_element', 'picture_size', 'RandTransform',
-           'ResizeMethod', 'PadMode', 'as_width_height', 'CropTransform', 'Resize', 'CropPad', 'RandomCrop',
-           'RandomResizedCrop', 'dihedral', 'FlipItem', 'DihedralItem', 'Image', 'PIL', 'check_number']
+           'PILMask', 'encodes', 'load_image', 'to_image', 'picture_flaw', 'verify_image', 'verify_images',
+           'random_float', 'random_int', 'check_choice', 'check_range', 'check_ratio', 'first_element', 'picture_size',
+           'RandTransform', 'ResizeMethod', 'PadMode', 'as_width_height', 'CropTransform', 'Resize', 'CropPad',
+           'RandomCrop', 'RandomResizedCrop', 'dihedral', 'FlipItem', 'DihedralItem', 'Image', 'PIL', 'check_number']
 
 # %% ../../nbs/library/vision_core.ipynb #2539c736
 import io, math, os, stat, struct, threading, warnings
@@ -37,6 +37,9 @@ mnist_stats    = ([0.131], [0.308])                         # … and of MNIST's
 # %% ../../nbs/library/vision_core.ipynb #d63d69ad
 class ImageError(OSError):
     "A file that is no picture of a kind that we open, or a broken one"
+    def __init__(self, text, why=''): # The message, and its shortest form: what is wrong
+        super().__init__(text)
+        self.why = why or text
 
 class LargeImageError(ImageError):
     "A picture with more pixels to decode than `defaults.max_pixels`"
@@ -109,10 +112,17 @@ picture_formats = ('JPEG','PNG','GIF','BMP','WEBP','TIFF','PPM','JPEG2000','AVIF
 _others = ((b'%!PS','a PostScript drawing'), (b'\xc5\xd0\xd3\xc6','a PostScript drawing'), (b'%PDF','a PDF'),
            (b'8BPS','a Photoshop file'), (b'<svg','an SVG drawing'), (b'<','a web page, or the like'))
 
+def _is_heic(raw): return raw[4:8]==b'ftyp' and raw[8:12] in (b'heic', b'heix', b'heim', b'heis', b'mif1')
+
+def _register_heic(): # Teach PIL the pictures of phones, if the package is there
+    with suppress(ImportError):
+        import pillow_heif
+        pillow_heif.register_heif_opener()
+
 def _unopened_kind(raw, said): # What the bytes are, as far as one can tell; `said`: PIL's remarks
-    if raw[4:8]==b'ftyp' and not said: return (
-        'it is a HEIC picture, or a film: save it as JPEG, or `pip install pillow-heif` and call '
-        '`pillow_heif.register_heif_opener()`')
+    if _is_heic(raw): return 'it is a HEIC picture, and broken' if 'HEIF' in Image.OPEN else (
+        'it is a HEIC picture, as phones take them: `pip install pillow-heif` opens it, or save it as JPEG')
+    if raw[4:8]==b'ftyp' and not said: return 'it is a film, or a picture of a kind that we do not open'
     head = raw[:400].lstrip()
     if b'<svg' in head: head = b'<svg'
     kind = next((f'it is {o}; save it as PNG or JPEG' for start,o in _others if head.startswith(start)), '')
@@ -121,6 +131,7 @@ def _unopened_kind(raw, said): # What the bytes are, as far as one can tell; `sa
 
 def _read_header(raw): # A picture, not decoded. PIL's own `open` knows more kinds, and another limit
     Image.init()
+    if _is_heic(raw) and 'HEIF' not in Image.OPEN: _register_heic()
     said = []
     for o in picture_formats:
         factory,accept = Image.OPEN.get(o, (None,None))
@@ -225,7 +236,7 @@ class _PictureFile:
             else:                                           why = f'{type(e).__name__}: {e}'
             raise ImageError(f"Cannot read the picture {self.name}: {why}. `failed = verify_images(files)` "
                              "finds all such files: look at them, then move them to another folder, or go on "
-                             "without them: `[f for f in files if f not in failed]`.") from None
+                             "without them: `[f for f in files if f not in failed]`.", why) from None
 
     def open(self):
         "Read the header only"
@@ -455,14 +466,18 @@ def _class_numbers(x): # Array or tensor of a mask, as integers
     if not (a==a.round()).all(): raise ValueError("a mask holds class numbers, this one has fractions or nan")
     return a.clip(-1, 65536).astype(np.int64)
 
+def picture_flaw(fn): # File name, or the bytes of a file
+    "Why `fn` cannot be read to its end as a picture, '' if it can. Raises `OSError` as `verify_image` does"
+    try:
+        _PictureFile(fn if isinstance(fn, bytes) else Path(fn)).decode_shrunk(8)
+    except LargeImageError: raise
+    except ImageError as e: return e.why
+    return ''
+
 def verify_image(fn): # File name
     """Is `fn` a picture that can be read to its end? Raises `OSError` where that cannot be told: the file is
     not there, may not be read, lies on a drive that fails, or is too large (`defaults.max_pixels`)"""
-    try:
-        _PictureFile(Path(fn)).decode_shrunk(8)
-    except LargeImageError: raise
-    except ImageError: return False
-    return True
+    return not picture_flaw(fn)
 
 def verify_images(fns): # File names
     "The files among `fns` that are no pictures or broken, as an `L`. Warns of files that cannot be checked"

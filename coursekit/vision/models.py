@@ -8,7 +8,7 @@ __all__ = ['BasicBlock', 'Bottleneck', 'ResNet', 'named_weights', 'WeightsError'
 
 # %% ../../nbs/10_resnets.ipynb #63676fef
 #| code-fold: true
-import hashlib, re, socket
+import hashlib, importlib, re, socket
 import torch
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -180,3 +180,9 @@ def resnet152(weights=None, progress=True, pretrained=False, **kwargs): # As in 
     return _resnet('resnet152', Bottleneck, (3,8,36,3), weights, pretrained, progress, **kwargs)
 
 for _f in (resnet18,resnet34,resnet50,resnet101,resnet152): _f.stats = [0.485,0.456,0.406],[0.229,0.224,0.225]
+
+# %% ../../nbs/10_resnets.ipynb #95f86da9
+#| code-fold: true
+def __getattr__(name):
+    if name.startswith('__'): raise AttributeError(name)
+    return getattr(importlib.import_module('torchvision.models'), name)
