@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CollectDataCallback', 'WeightedDL', 'PartialDL']
 
-# %% ../../nbs/library/callback_data.ipynb #1d1ab70e
+# %% ../../nbs/library/callback_data.ipynb #fd8297f7
 import numpy as np
 from fastcore.all import L, patch
 from ..core import as_items
@@ -14,7 +14,7 @@ from ..data.block import DataBlock
 from ..data.core import FilteredBase, TfmdDL
 from ..data.load import check_count
 
-# %% ../../nbs/library/callback_data.ipynb #c3d55ac5
+# %% ../../nbs/library/callback_data.ipynb #dfc60449
 class CollectDataCallback(Callback):
     "Keeps inputs, targets, prediction and loss of each batch in `data`, on the CPU: mainly for tests"
     data = None
@@ -23,7 +23,7 @@ class CollectDataCallback(Callback):
         learn = self.learn
         self.data.append(learn.to_detach((learn.xb, learn.yb, learn.pred, learn.loss)))
 
-# %% ../../nbs/library/callback_data.ipynb #d1e5d850
+# %% ../../nbs/library/callback_data.ipynb #cb983d23
 def _epoch_rng(dl): # Random numbers of this epoch
     if 'epoch_seed' not in vars(dl): dl.randomize()
     return np.random.default_rng(dl.epoch_seed)
@@ -75,7 +75,7 @@ def weighted_dataloaders(self:DataBlock, source, # As for `DataBlock.dataloaders
     own = [{'wgts':wgts[train]}] + [{}]*(dsets.n_subsets-1)
     return self.dataloaders_of(dsets, bs=bs, dl_type=WeightedDL, dl_kwargs=own, **kwargs)
 
-# %% ../../nbs/library/callback_data.ipynb #97180fd5
+# %% ../../nbs/library/callback_data.ipynb #23c1b8a5
 class PartialDL(TfmdDL):
     "A `TfmdDL` that visits `partial_n` items in each epoch, others each time; None: all"
     def __init__(self, dataset, bs=64,

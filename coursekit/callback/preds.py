@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MCDropoutCallback']
 
-# %% ../../nbs/library/callback_preds.ipynb #02d3ef6d
+# %% ../../nbs/library/callback_preds.ipynb #c4a5bd34
 from .core import Callback
 
-# %% ../../nbs/library/callback_preds.ipynb #cd3497ec
+# %% ../../nbs/library/callback_preds.ipynb #b0c4fd12
 class MCDropoutCallback(Callback):
     "Keeps dropout on in validation and for predictions: all layers whose class has `dropout` in its name"
     def _switch(self, on): # Into training mode?

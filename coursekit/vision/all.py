@@ -20,6 +20,7 @@ from .augment import *
 from .points import *
 from .data import *
 from .learner import *
+from .unet import *
 from ..interpret import *
 from .widgets import *
 
