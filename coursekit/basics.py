@@ -7,6 +7,7 @@ __all__ = ['doc']
 
 # %% ../nbs/library/basics.ipynb #740dedb0
 from .torch_basics import *
+from .left_out import not_here as _not_here
 from .data.external import *
 from .data.load import *
 from .optimizer import *
@@ -15,7 +16,6 @@ from .learner import *
 from .callback.progress import *
 from .metrics import *
 from .callback.schedule import *
-from .transform import *
 from .data.core import *
 from .tta import *
 from .data.transforms import *
@@ -57,3 +57,4 @@ def doc(f): # A function or class
 
 # %% ../nbs/library/basics.ipynb #bd515c98
 __all__ = [n for n in globals() if not n.startswith('_')]
+def __getattr__(nm): return _not_here(nm, __name__)

@@ -92,6 +92,13 @@ class Interpretation:
         x,y,samples,outs = self._samples(idxs)
         return plot_top_losses(x, y, samples, outs, self.preds[idxs], self.losses[idxs], **kwargs)
 
+    def show_results(self, idxs, # Positions of items
+                     **kwargs): # As for `get_grid`: `nrows`, `ncols`, `figsize`
+        "Show these items with what is true and what was predicted"
+        idxs = self._to_show(L(idxs), True, kwargs, 'show_results')
+        x,y,samples,outs = self._samples(idxs)
+        return show_results(x, y, samples, outs.map(lambda o: (o,)), max_n=len(idxs), **kwargs)
+
     def _to_show(self, k, largest, kwargs, where): # The positions; `kwargs` are checked, too
         self._check_labels()
         check_names(kwargs, ('nrows','ncols','figsize'), where)

@@ -12,6 +12,7 @@ from .core import *
 from .layers import *
 from .losses import *
 from .torch_core import *
+from .transform import *
 
 # %% ../nbs/library/torch_basics.ipynb #26689f87
 __all__ = [n for n in globals() if not n.startswith('_')]

@@ -4,18 +4,20 @@
 ten seconds, if the row says nothing else), that nothing is written outside the cache and the current folder,
 that no code in a file runs, that no process stays behind, and that a learner keeps its callbacks and loss.
 Ctrl-C at any line stands in `test_interrupts.py`, killed processes in the files of what they were doing."""
-import errno, gzip, io, os, re, shutil, signal, struct, subprocess, sys, tarfile, threading, time
+import errno, gzip, io, json, os, pickle, re, shutil, signal, struct, subprocess, sys, tarfile, threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, safetensors.torch, torch
 from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from faultlib import *
 from servers import check_of, tgz, linked
 from coursekit.data import external
+from coursekit.export import file_content
 from coursekit.fetch.cache import DataError, read_stamp, write_stamp
 from coursekit.sketch.registry import SKETCHES, Sketch
 from coursekit.vision.all import *
@@ -545,6 +547,124 @@ row('pretrained: other weights', pretrained({'conv1.weight':torch.ones(64,3,7,7)
 row('pretrained: empty',      pretrained(b''), says(PRETRAINED))
 row('pretrained: a page',     pretrained(page), says(PRETRAINED))
 
+# ------------------------------------------------------------------ export
+# What a file that `load_learner` is to open holds
+row = group('export')
+def exported(content, name='x.safetensors', **kw):
+    "Load such a file; a function of the world may make it"
+    def fault(w):
+        o = content(w) if callable(content) else content
+        if isinstance(o, bytes): (w.work/name).write_bytes(o)
+        return load_learner(w.work/name, **kw)
+    return fault
+def good_export(w): return Path(w.learn.export('good')).read_bytes()
+def parts_of(content): # Tensors and description
+    n = int.from_bytes(content[:8], 'little')
+    return safetensors.torch.load(content),json.loads(json.loads(content[8:8+n])['__metadata__']['coursekit'])
+def forged(change, where=1): # With right digests: a change of the description, or (0) of the tensors
+    def make(w):
+        both = parts_of(good_export(w))
+        change(both[where])
+        return b''.join(file_content(*both))
+    return make
+def described_as(**kw): return forged(lambda d: d.update(kw))
+def with_head(change): # The header, as text, after `change`
+    def make(w):
+        content = good_export(w)
+        n = int.from_bytes(content[:8], 'little')
+        return header(change(content[8:8+n]))+content[8+n:]
+    return make
+def torch_saved(o):
+    buf = io.BytesIO()
+    torch.save(o, buf)
+    return buf.getvalue()
+def deep(n, d):
+    for _ in range(n): d = {'layers':[['0',d]]}
+    return d
+def body_of(arch): return {'make':'vision_body', 'with':{'arch':arch}}
+def linear(n): return {'layers':[['2',{'make':'nn.Linear', 'with':{'in_features':n, 'out_features':n}}]]}
+refused = is_a(ExportError)
+def link_to(target):
+    def make(w): (w.work/'x.safetensors').symlink_to(target)
+    return make
+
+row('a good one',                 exported(good_export), fine)
+row('one through a link',         exported(lambda w: link_to(w.learn.export('good'))(w)), fine)
+row('a pickle of torch',          exported(torch_saved(Evil())), refused,
+    says('x.safetensors', 'pickle', 'trust=True'))
+row('a plain pickle',             exported(pickle.dumps(Evil()), 'x.pkl'), refused,
+    says('x.pkl', 'pickle', 'trust=True'))
+row('a pickle of the oldest kind', exported(pickle.dumps(Evil(), 0), 'x.pkl'), refused, says('x.pkl'))
+row('a pickle behind a header',   exported(header(b'{}')+pickle.dumps(Evil())), refused, says('weights only'))
+row('weights of `learn.save`',    exported(lambda w: Path(w.learn.save('x')).read_bytes()), refused,
+    says('weights only', 'learn.load'))
+row('an empty one',               exported(b''), refused, says('x.safetensors', 'empty'))
+row('a page',                     exported(page), refused, says('not a file that `learn.export`'))
+row('half of one',                exported(lambda w: good_export(w)[:-100]), refused, says('cut off'))
+row('half a header',              exported(lambda w: good_export(w)[:200]), refused, says('cut off'))
+row('a bit more',                 exported(lambda w: good_export(w)+b'more'),
+    refused, says('4 bytes at its end'))
+row('another digest of the numbers', exported(lambda w: flipped(good_export(w), -6%len(good_export(w)))),
+    refused, says('numbers have changed', 'digest'))
+row('another digest of the description', exported(with_head(lambda b: b.replace(b'error', b'bravo')
+    .replace(b'cat', b'cow'))), refused, says('description has changed', 'digest'))
+row('a header of 2^60 bytes',     exported((2**60).to_bytes(8, 'little')+b'{}'),
+    refused, says('header promises'))
+row('a header of 20 MB',          exported(header(b'{'+b' '*20_000_000+b'}')),
+    refused, says('header promises'))
+row('a header nested 100,000 deep', exported(header(b'{"a":'*100_000)), refused, says('nested without end'))
+row('a header that is no JSON',   exported(header(b'{no')), refused, says('not JSON'))
+row('a name twice in the header', exported(with_head(lambda b: b'{"2.bias":1,'+b[1:])),
+    refused, says('twice'))
+row('a later format',             exported(described_as(format=99, coursekit='9.9')), refused,
+    says('format is 99', '9.9', 'pip install -U'))
+row('no format',                  exported(described_as(format='new')), refused, says('which format'))
+row('a tensor is missing',        exported(forged(lambda t: t.pop('2.bias'), 0)), refused,
+    says("'2.bias'", 'missing'))
+row('a tensor too many',          exported(forged(lambda t: t.update(more=torch.ones(1)), 0)), refused,
+    says('has no tensor', 'more'))
+row('a tensor of a path outside', exported(forged(lambda t: t.update({'../../outside/x':torch.ones(1)}), 0)),
+    refused, says('has no tensor', '../../outside/x'))
+row('a tensor of another shape',  exported(forged(lambda t: t.update({'2.bias':torch.ones(3)}), 0)), refused,
+    says("'2.bias'", '[3]', '[2]'))
+row('nan in a tensor',            exported(forged(lambda t: t['2.bias'].fill_(float('nan')), 0)), refused,
+    says("'2.bias'", 'nan'))
+row('os.system for a layer',      exported(described_as(model={'make':'os.system', 'args':['touch ../RAN']})),
+    refused, says('os.system'))
+row('os.system for a network',    exported(described_as(model=body_of({'name':'os.system'}))), refused,
+    says('os.system'))
+row('a function for a network',   exported(described_as(model=body_of({'name':'accuracy'}))), refused,
+    says('accuracy', 'no architecture'))
+row('a network of a path outside', exported(described_as(model=body_of('local-dir:../../outside'))), refused,
+    says('fetched from elsewhere'))
+row('a network from the net',     exported(described_as(model=body_of('hf-hub:evil/model'))), refused,
+    says('fetched from elsewhere'))
+row('a model that is none',       exported(described_as(model=3)), refused, says('model'))
+row('layers nested 100 deep',     exported(described_as(model=deep(100, {'make':'nn.ReLU'}))), refused,
+    says('more than 60 deep'))
+row('30,000 layers',           exported(described_as(model={'layers':[['0',{'make':'nn.ReLU'}]]*30_000})),
+    refused, says('more than 20,000'))
+row('a layer of 10^14 weights',   exported(described_as(model=linear(10**7))),
+    refused, says("'2.bias'", 'shape'))
+row('nonsense for the data',      exported(described_as(data={'loader':'os'})),
+    refused, says('makes no sense'))
+row('a part too many',            exported(described_as(run='me')), refused, says('run'))
+row('a link that leads nowhere',  exported(link_to('nowhere')), refused, says('link', 'x.safetensors'))
+row('a link to itself',           exported(link_to('x.safetensors')), refused, says('link', 'x.safetensors'))
+row('a link to a device',         exported(link_to('/dev/zero')), refused, says('device', 'x.safetensors'))
+row('a link to a text',           exported(link_to('../outside/mine.txt')), refused,
+    says('not a file that `learn.export`'))
+row('a folder of that name',      exported(lambda w: (w.work/'x.safetensors').mkdir()),
+    refused, says('folder'))
+row('no file of that name',       exported(lambda w: None), is_a(FileNotFoundError), says('x.safetensors'))
+def export_to_full(w):
+    def full(*a): raise OSError(errno.ENOSPC, 'No space left on device')
+    before = good_export(w)
+    w.patch(os, 'fsync', full)
+    with pytest.raises(OSError, match='good.safetensors'): w.learn.export('good')
+    return (w.work/'good.safetensors').read_bytes()==before
+row('a full disk while writing',  export_to_full, gives(lambda same: same, 'says so, and the old file stays'))
+
 # ------------------------------------------------------------------ content
 # What people bring: pictures, labels, tables, arguments
 row = group('content')
@@ -780,7 +900,7 @@ def test_fault(row, world):
 def test_the_table_is_whole():
     ids = [o.id for o in ROWS]
     assert len(set(ids))==len(ids)>=120 and all(o.promises for o in ROWS)
-    groups = 'download','archive','cache','training','loading','content','growth'
+    groups = 'download','archive','cache','training','loading','export','content','growth'
     assert tuple(dict.fromkeys(o.group for o in ROWS))==groups
 
 def test_security_md_names_what_exists(root):

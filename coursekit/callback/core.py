@@ -423,8 +423,8 @@ if not hasattr(defaults, 'callbacks'): defaults.callbacks = [TrainEvalCallback, 
 
 # %% ../../nbs/library/callback_core.ipynb #1300012b
 def replacing_yield(o, attr, val): # An object, the name of an attribute, another value
-    "A `with` in which an attribute has another value"
-    return replaced(o, **{attr:val})
+    "What a function under `@contextmanager` may return: within its `with`, an attribute has another value"
+    with replaced(o, **{attr:val}): yield
 
 class SkipToEpoch(Callback):
     "Skips the epochs before number `epoch`, as if they had been trained: rates go on from there"

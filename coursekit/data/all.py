@@ -8,7 +8,6 @@ __all__ = []
 # %% ../../nbs/library/data_all.ipynb #5a4ead3d
 from ..torch_basics import *
 from ..errors import *
-from ..transform import *
 from .load import *
 from .core import *
 from .transforms import *

@@ -68,7 +68,7 @@ class DataBlock:
             "put several blocks into one tuple, `DataBlock((ImageBlock, CategoryBlock))`.")
         if blocks is None: blocks = TransformBlock,TransformBlock
         self.blocks = L(map(_as_block, L(blocks)))
-        n = len(self.blocks)
+        self.type_tfms,n = self.blocks.attrgot('type_tfms'),len(self.blocks)
         self.n_inp = max(1, n-1) if n_inp is None else n_inp
         self.dl_type = dl_type or next((b.dl_type for b in self.blocks if b.dl_type), None)
         self.get_items,self.splitter = get_items,splitter or RandomSplitter()
@@ -88,8 +88,10 @@ class DataBlock:
     def new(self, item_tfms=None, batch_tfms=None):
         "The same recipe with other transforms, after those of the blocks (changes this one and returns it)"
         own = dict(item_tfms=item_tfms, batch_tfms=batch_tfms)
-        merged = {nm: merge_tfms(*self.blocks.attrgot(nm), fs, nm=nm) for nm,fs in own.items()}
-        self.item_tfms,self.batch_tfms = merged.values()
+        merged = [L(merge_tfms(*self.blocks.attrgot(nm), fs, nm=nm)) for nm,fs in own.items()]
+        self.item_tfms,self.batch_tfms = merged
+        self.default_item_tfms,self.default_batch_tfms = (
+            L(merge_tfms(*self.blocks.attrgot(nm))) for nm in own)
         return self
 
     def find_items(self, source):
@@ -135,7 +137,7 @@ class DataBlock:
 
     def element_tfms(self, i):
         "How element `i` is found in an item, and then what its block does with it"
-        getter,tfms = self.getters[i],[for_one_use(f) for f in self.blocks[i].type_tfms]
+        getter,tfms = self.getters[i],[for_one_use(f) for f in self.type_tfms[i]]
         return tfms if getter is noop else [getter, *tfms]
 
     def datasets_of(self, items, splits): # Items, and the positions of each subset

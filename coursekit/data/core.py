@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['item_at', 'items_at', 'with_positions', 'culprit', 'Splits', 'check_splits', 'FilteredBase', 'TfmdLists', 'Datasets',
-           'decode_at', 'show_at', 'test_set', 'as_meaning', 'TfmdDL', 'DataLoaders', 'classes_in_words', 'get_grid',
-           'show_batch', 'show_results']
+           'decode_at', 'show_at', 'test_set', 'as_meaning', 'cast', 'explode_types', 'retain_types', 'TfmdDL',
+           'DataLoaders', 'classes_in_words', 'get_grid', 'show_batch', 'show_results']
 
 # %% ../../nbs/library/data_core.ipynb #f16f910d
-import copy, warnings
+import copy, typing, warnings
 from collections import Counter
-from contextlib import suppress
+from functools import partial
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from torch.utils.data import Subset
 from operator import attrgetter, itemgetter
@@ -96,27 +97,36 @@ class FilteredBase:
     def dataloaders(self, bs:int=64, # Items a batch
                     val_bs:int=None, # Items a batch in validation; default `bs`
                     shuffle:bool=True, # Shuffle the training set?
+                    val_shuffle:bool=False, # Shuffle the validation set?
                     n:int=None, # use at most this many training items an epoch
                     path='.', # Folder for models and the like
                     device=None, # Where batches go; default: the fastest device
                     dl_type=None, # Class of the loaders; default `TfmdDL`
                     dl_kwargs=None, # A dict for each loader
                     drop_last=None, # Drop an odd last training batch? Default: if shuffled
-                    **kwargs): # Further arguments of `TfmdDL`
+                    shuffle_train=None, # `shuffle`, as it was called once
+                    **kwargs): # Further arguments of `TfmdDL`; `val_…` counts for validation alone
         "Loaders for all subsets. Raises `TypeError` for an argument that nobody knows."
         dl_type,train = dl_type or self._dl_type or TfmdDL, self.subset(0)
         bs = check_count(kwargs.pop('batch_size', bs), 'bs')
+        if shuffle_train is not None: shuffle = shuffle_train
+        for_valid = {k: kwargs.pop(k) for k in list(kwargs) if k.startswith('val_')}
+        for_valid = {k.removeprefix('val_'): v for k,v in for_valid.items()}
         known = names_of(dl_type, FilteredBase.dataloaders) | {*DataLoader.hook_names}
-        check_names(kwargs, known-{'dataset'}, 'dataloaders', _block_args)
+        check_names(kwargs | for_valid, known-{'dataset'}, 'dataloaders', _block_args)
         own = dl_kwargs or [{}]*self.n_subsets
         if drop_last is None: drop_last = shuffle and len(train)>=bs
         first = dict(bs=bs, shuffle=shuffle, drop_last=drop_last, n=n, device=device)
-        rest = dict(bs=bs if val_bs is None else val_bs, shuffle=False, drop_last=False)
+        rest = dict(bs=bs if val_bs is None else val_bs, shuffle=val_shuffle, drop_last=False) | for_valid
         dl = dl_type(train, **first | kwargs | own[0])
         others = [dl.new(self.subset(i), **rest | own[i]) for i in range(1, self.n_subsets)]
         return DataLoaders(dl, *others, path=path, device=device)
 
 # %% ../../nbs/library/data_core.ipynb #1b5d29fc
+# What a list can do (`map`, `filter`, …), but nothing that changes it
+_list_methods = {o for o in dir(L) if o[0]!='_'}
+_list_methods -= {*'append clear extend insert pop remove reverse sort setattrs items'.split()}
+
 def _is_path(t): return issubclass(t, (str,Path))
 def _is_row(t):  return issubclass(t, (tuple,list,dict,L)) or hasattr(t, 'iloc')
 
@@ -129,14 +139,25 @@ class TfmdLists(FilteredBase, GetAttr):
                  do_setup=True, split_idx=None, train_setup=True,
                  splits=None, # Positions of training, validation … items
                  types=None, # What goes into each step; default: found out with the first item
-                 dl_type=None): # Class of the loaders
+                 dl_type=None, # Class of the loaders
+                 verbose=False): # Say what is set up?
         items = with_positions(items)
+        if isinstance(tfms, TfmdLists): tfms = tfms.tfms
         self.items  = L(items, use_list=True) if use_list else items
         self.splits = [slice(None)] if splits is None else check_splits(splits, len(items))
         self.tfms   = tfms if isinstance(tfms, Pipeline) else Pipeline(tfms)
         self.split_idx,self._types = split_idx,types
         if dl_type: self._dl_type = dl_type
+        if do_setup and verbose: print(f'Setting up {self.tfms}')
         if do_setup: self.setup(train_setup)
+
+    def __getattr__(self, k): # What a transform has; else what a list can do, with the items as they come out
+        try:
+            return super().__getattr__(k)
+        except AttributeError:
+            if k in _list_methods: return getattr(L(self), k)
+            raise
+    def __call__(self, o, **kwargs): return self.tfms(o, **kwargs)
 
     def setup(self, train_setup=True): # Do transforms look at the training items alone?
         "Each transform may look at the items, as the transforms before it leave them. Errors name the item."
@@ -177,8 +198,7 @@ class TfmdLists(FilteredBase, GetAttr):
     def decode(self, o, **kwargs): return self.tfms.decode(o, **kwargs)
     def show(self, o, **kwargs):
         "Walk all the way back, to what a person can read, and show it"
-        y = self.decode(o)
-        return y.show(**kwargs) if hasattr(y, 'show') else self.tfms.show(o, **kwargs)
+        return self.tfms.show(o, **kwargs)
 
     @property
     def types(self):
@@ -199,6 +219,9 @@ class TfmdLists(FilteredBase, GetAttr):
         if _is_row(new): return 0
         opened = next((i for i,t in enumerate(seen) if not (_is_path(t) or _is_row(t))), len(seen))
         return opened-1 if 0<opened<=len(self.tfms.fs) else 0
+    def infer(self, x): # A new item
+        "`x` through the steps that it is not past yet"
+        return compose_tfms(x, self.tfms.fs[self.infer_idx(x):], split_idx=self.split_idx)
 
 # %% ../../nbs/library/data_core.ipynb #ef7b068a
 class Datasets(FilteredBase):
@@ -207,21 +230,23 @@ class Datasets(FilteredBase):
                  tfms=None, # A list of pipelines, e.g. `[[PILImage.create], [parent_label, Categorize()]]`
                  tls=None, n_inp=None, # How many elements are inputs; default all but the last
                  splits=None, # Positions of training and validation items
-                 dl_type=None, do_setup=True, use_list=None):
+                 dl_type=None, do_setup=True, use_list=None,
+                 verbose=False): # Say what is set up?
         if tls is None:
             items = with_positions(items)
             if splits is not None: splits = check_splits(splits, len(items))
         if splits and not len(splits[0]):
             raise ValueError("The training set is empty: the splitter left no item for it.")
         if tls is None:
-            tls = [TfmdLists(items, t, use_list, do_setup, splits=splits) for t in (tfms or [None])]
+            tls = [TfmdLists(items, t, use_list, do_setup, splits=splits, verbose=verbose)
+                   for t in L(tfms or [None])]
         self.tls = L(tls)
         self.n_inp = max(1, len(self.tls)-1) if n_inp is None else n_inp
         self.unlabelled = L()                             # pipelines of targets that these items lack
         if dl_type: self._dl_type = dl_type
         for tl in self.tls if do_setup and splits else ():
             vocab = getattr(tl.tfms, 'vocab', None)       # does it lack a label of the subsets?
-            first = 0 if getattr(vocab, 'strict', False) else 1
+            first = 0 if getattr(vocab, 'given', False) else 1
             for s in range(first, tl.n_subsets if vocab is not None else 0):
                 tl.subset(s).check_items('validation ' if s else 'training ')
 
@@ -252,7 +277,18 @@ class Datasets(FilteredBase):
     def new_empty(self):
         "The same without items"
         return self.with_lists(tl.new_empty() for tl in self.tls)
-    def decode(self, o): return tuple(tl.decode(x) for x,tl in zip(o, self.tls+self.unlabelled))
+    def decode(self, o, full=True): # `full=False`: only until an element can show itself
+        return tuple(tl.decode(x, full=full) for x,tl in zip(o, self.tls+self.unlabelled))
+    @contextmanager
+    def set_split_idx(self, i): # 0: as in training, 1: as in validation
+        "For the time being, treat the items as those of set `i`"
+        pipes = [tl.tfms for tl in self.tls]
+        before = [p.split_idx for p in pipes]
+        try:
+            for p in pipes: p.split_idx = i
+            yield self
+        finally:
+            for p,old in zip(pipes, before): p.split_idx = old
     def show(self, o, ctx=None, **kwargs):
         for x,tl in zip(o, self.tls): ctx = tl.show(x, ctx=ctx, **kwargs)
         return ctx
@@ -298,6 +334,27 @@ def _rebuild_batch(b, els): return rebuild(b if is_tuple(b) else (), els)
 def _size_of(b): return _size_of(b[0]) if is_tuple(b) else len(b)
 def _item_of(b, i): return rebuild(b, [_item_of(o, i) for o in b]) if is_tuple(b) else b[i]
 def _items_of(b, max_n): return L(_item_of(b, i) for i in range(min(max_n, _size_of(b))))
+
+# %% ../../nbs/library/data_core.ipynb #f969924b
+def cast(x, # A tensor, or anything else
+         typ): # A type
+    "`x` as a `typ`"
+    return x.as_subclass(typ) if isinstance(x, Tensor) and issubclass(typ, Tensor) else retain_type(x, x, typ)
+
+def explode_types(o): # An item or a batch: nested lists and tuples
+    "The type of `o`; of a list or tuple `{its type: [the types in it]}`"
+    return {type(o): [explode_types(x) for x in o]} if is_listy(o) else type(o)
+
+def retain_types(new, # An item or a batch, whose parts have lost their types
+                 old=None, # One that has them
+                 typs=None): # The types of `old`, from `explode_types`; default: taken from it
+    "`new` with the types of `old`, part by part"
+    if not is_listy(new): return retain_type(new, new if old is None else old, _type_or_any(typs))
+    parts = list(typs.values())[0] if isinstance(typs, dict) else [None]*len(new)
+    olds = [None]*len(new) if old is None else old
+    return type(new)([retain_types(n, o, t) for n,o,t in zip(new, olds, parts)])
+
+def _type_or_any(t): return typing.Any if t is None else t
 
 # %% ../../nbs/library/data_core.ipynb #b2e6c85d
 class TfmdDL(DataLoader):
@@ -349,13 +406,14 @@ class TfmdDL(DataLoader):
                 if type(o) is Tensor: els[i] = as_meaning(o, getattr(t, '_tensor_cls', t))
             b = _rebuild_batch(b, els)
         return self.after_batch.decode(b)
-    def decode_batch(self, b, max_n=9):
+    def decode_batch(self, b, max_n=9,
+                     full=True): # Decode all the way? Else until an element can show itself
         "A list of at most `max_n` decoded items of batch `b`"
-        return self._decode_items(to_cpu(self.decode(b)), max_n)
+        return self._decode_items(to_cpu(self.decode(b)), max_n, full)
     @property
     def _unlabelled(self): return getattr(self.dataset, 'unlabelled', ())
-    def _decode_items(self, b, max_n): # Of a batch that is decoded as such
-        decode = getattr(self.dataset, 'decode', noop)
+    def _decode_items(self, b, max_n, full=True): # Of a batch that is decoded as such
+        decode = partial(self.dataset.decode, full=full) if hasattr(self.dataset, 'decode') else noop
         return _items_of(b, max_n).map(self.after_item.decode).map(decode)
     def _parts_of(self, b): # Inputs and targets
         n = self.n_inp or max(1, len(b)-1)
@@ -423,7 +481,9 @@ class DataLoaders:
             return self.loaders[i]
     def __len__(self):  return len(self.loaders)
     def __iter__(self): return iter(self.loaders)
-    train,valid = property(itemgetter(0)),property(itemgetter(1))
+    def _set_train(self, dl): self.loaders[0] = dl
+    def _set_valid(self, dl): self.loaders[1] = dl
+    train,valid = property(itemgetter(0), _set_train),property(itemgetter(1), _set_valid)
     train_ds,valid_ds = property(attrgetter('train.dataset')),property(attrgetter('valid.dataset'))
     @property
     def loss_func(self): return getattr(self.train_ds, 'loss_func', None)
@@ -488,9 +548,10 @@ class DataLoaders:
         return res
     def add_tfms(self, tfms, # A transform, or a list
                  event, # 'after_item', 'before_batch' or 'after_batch'
-                 loaders=None): # Places of the loaders; default: all
+                 loaders=None): # Places of the loaders, or 'train' and 'valid'; default: all
         "Add transforms at `event`. If one of them cannot be set up, all loaders stay as they were"
-        dls = [self[i] for i in (range(len(self)) if loaders is None else listify(loaders))]
+        named = {'train':0, 'valid':1}
+        dls = [self[named.get(i, i)] for i in (range(len(self)) if loaders is None else listify(loaders))]
         pipes = [getattr(dl, event) for dl in dls]
         before = [p.fs for p in pipes]
         try:

@@ -348,15 +348,15 @@ class DataLoader:
 
     def unskipped(self, idxs, make): # A function of an index
         "`make(i)` for all `idxs` where it does not raise `SkipItemException`; `self.idxs` says for which"
-        drop_none,found,kept = self.uses_hook('do_item'),[],[]      # None: a `do_item` that skips an item
-        for i in idxs:
+        found,skipped = [],set()
+        for k,i in enumerate(idxs):
             try:
-                x = make(i)
-            except SkipItemException: continue
-            if x is None and drop_none: continue
-            found.append(x)
-            kept.append(i)
-        self.idxs = kept
+                found.append(make(i))
+            except SkipItemException: skipped.add(k)
+        if skipped: self.idxs = [i for k,i in enumerate(idxs) if k not in skipped]
+        if self.uses_hook('do_item'):                               # one of fastai's may skip by saying None
+            self.idxs = [i for i,x in zip(self.idxs, found) if x is not None]
+            found = [x for x in found if x is not None]
         return found
 
     def start_reading(self):
@@ -381,8 +381,8 @@ class DataLoader:
 
     def do_item(self, s): # Its index; None: the next one of a stream
         "Item `s`, transformed"
-        i = self.n_read-1 if s is None else s
-        return self.run_named_steps(i, i, lambda _: self.create_item(s), self.after_item)
+        if s is not None: return self.run_named_steps(s, s, self.create_item, self.after_item)
+        return self.run_named_steps(self.n_read-1, None, self.create_item, self.after_item)
 
     def run_named_steps(self, i, x, *steps):
         "`x` after all `steps` of making item `i`, whose name and file an error carries as a note"

@@ -8,6 +8,7 @@ __all__ = ['models']
 # %% ../../nbs/library/vision_all.ipynb #45a82194
 from ..basics import *
 from ..callback.all import *
+from ..left_out import not_here as _not_here
 import PIL
 from PIL import Image
 from .models import *
@@ -18,9 +19,12 @@ from .utils import *
 from .zoo import *
 from .augment import *
 from .points import *
+from .tensors import *
 from .data import *
 from .learner import *
 from .unet import *
+from ..recipes import ExportError, exportable
+from ..export import load_learner
 from ..interpret import *
 from .widgets import *
 
@@ -115,3 +119,4 @@ globals().update({nm: (_Weights if nm.endswith('_Weights') else _Class)(nm) for 
 
 # %% ../../nbs/library/vision_all.ipynb #29d60feb
 __all__ = [n for n in globals() if not n.startswith('_')]
+def __getattr__(nm): return _not_here(nm, __name__)

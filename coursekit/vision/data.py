@@ -309,7 +309,7 @@ class ImageDataLoaders(DataLoaders):
         return cls.from_labels(L(zip(fnames, labels)), ItemGetter(1), valid_pct, seed, item_tfms, batch_tfms,
                                img_cls, y_block, get_x=ItemGetter(0), path=path, **kwargs)
 
-# %% ../../nbs/library/vision_data.ipynb #1cb2041c
+# %% ../../nbs/library/vision_data.ipynb #fab8d15d
 class SegmentationDataLoaders(DataLoaders):
     "Loaders for pictures with a class for each pixel"
     @classmethod

@@ -21,6 +21,7 @@ from ..errors import no_typos
 from ..layers import *
 from ..learner import *
 from ..optimizer import *
+from ..recipes import note_recipe
 from ..state import keep_modes, keep_rng
 from ..torch_core import one_param
 from .zoo import *
@@ -222,6 +223,7 @@ def create_vision_model(arch, # Constructor, or a body (a module)
     if not isinstance(arch, nn.Module):
         net,stats = load_arch(arch, pretrained, weights, n_in, size)
         body = create_body(net, n_in, pretrained, cut)
+        note_recipe(body, 'vision_body', arch=arch, n_in=n_in, cut=cut, size=size and list(size)) # for export
     if custom_head is None:
         shape = getattr(_features(body, size, in_channels(arch) if body is arch else n_in), 'shape', ())
         if len(shape)==2 and body is not arch: kwargs = {'pool':False} | kwargs

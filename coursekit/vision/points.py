@@ -119,9 +119,10 @@ def move_boxes(x, # Boxes (left, top, right, bottom) in −1…1 of the source
 # %% ../../nbs/library/vision_points.ipynb #9b941b93
 def moved(x, # `TensorPoint` or `TensorBBox` in −1…1
           m, # As for `move_points`
-          size): # (width, height) of the picture on which they are then
+          size): # (width, height) of the picture on which they are then, or `None`
     "`x` moved by `m`, in its type"
-    return type(x)((move_boxes if isinstance(x, TensorBBox) else move_points)(x, m), img_size=tuple(size))
+    where = (move_boxes if isinstance(x, TensorBBox) else move_points)(x, m)
+    return type(x)(where, img_size=None if size is None else tuple(size))
 
 @CropTransform
 def encodes(self, x:TensorPoint):
@@ -140,8 +141,9 @@ def _to_middles(size): # From edges at ±1 to middles of the outermost pixels at
 
 @AffineCoordTfm
 def encodes(self, x:TensorPoint):
-    src,dst = self.src,(self.size or self.src[::-1])[::-1]
     m = torch.eye(3)[None] if self.mats is None else self.mats
+    if self.src is None: return moved(x, m if x.ndim==3 else m[0], None)  # of which picture, nobody said
+    src,dst = self.src,(self.size or self.src[::-1])[::-1]
     if self.align_corners: m = torch.linalg.inv(_to_middles(src))@m@_to_middles(dst)
     return moved(x, m if x.ndim==3 else m[0], dst)
 
@@ -177,11 +179,10 @@ class BBoxLabeler(Transform):
             if names and len(names[0])!=len(boxes[0]): raise ValueError(
                 f"it has {len(boxes[0])} box(es), but {len(names[0])} label(s): each box needs one")
             return x
-        return tuple(self.named(boxes[0], o) for o in x) if boxes else x
-    def named(self, boxes, o): # An element of an item
-        "`boxes` with their names if `o` holds their labels, else `o`"
-        if not isinstance(o, TensorMultiCategory) or len(o)!=len(boxes): return o
-        return LabeledBBox([boxes, [self.vocab[int(i)] for i in o]])
+        if not names or len(names[0])!=len(boxes[0]): return x
+        both = LabeledBBox([boxes[0], [self.vocab[int(i)] for i in names[0]]])
+        last = max(i for i,o in enumerate(x) if o is boxes[0] or o is names[0])   # where both are known
+        return tuple(both if i==last else o for i,o in enumerate(x))
 
 # %% ../../nbs/library/vision_points.ipynb #4b0eb4e8
 def get_annotations(fname, # JSON file in COCO's format

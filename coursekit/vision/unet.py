@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UnetBlock', 'ResizeToOrig', 'DynamicUnet', 'encoder_of', 'create_unet_model', 'unet_learner']
 
-# %% ../../nbs/library/vision_unet.ipynb #7b6824c0
+# %% ../../nbs/library/vision_unet.ipynb #bb57fee8
 from fastcore.meta import delegates
 from torch import nn
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from ..state import keep_modes, keep_rng
 from .learner import *
 from .zoo import *
 
-# %% ../../nbs/library/vision_unet.ipynb #507280d4
+# %% ../../nbs/library/vision_unet.ipynb #5480993f
 class UnetBlock(Module):
     "One step up: enlarge, put beside the body's features of that size, and two convolutions"
     @delegates(ConvLayer.__init__)
@@ -57,7 +57,7 @@ class ResizeToOrig(Module):
         size = x.orig.shape[-2:]
         return x if x.shape[-2:]==size else F.interpolate(x, size, mode=self.mode)
 
-# %% ../../nbs/library/vision_unet.ipynb #a70c10f5
+# %% ../../nbs/library/vision_unet.ipynb #41e94283
 def _in_a_row(m): # The layers that follow each other, however they are grouped
     return [o for c in m.children() for o in _in_a_row(c)] if type(m) is nn.Sequential else [m]
 
@@ -130,7 +130,7 @@ class DynamicUnet(SequentialEx):
         layers.append(ConvLayer(ni, n_out, ks=1, **kw | dict(act_cls=None)))
         for o in started: apply_init(o, init)
         if y_range is not None: layers.append(SigmoidRange(*y_range))
-        super().__init__(*layers, ToTensorBase())
+        super().__init__(*layers, ToTensorBase(as_plain_tensor)) # not a picture any more
 
     def forward(self, x):
         body,*rest = self.layers
@@ -142,7 +142,7 @@ class DynamicUnet(SequentialEx):
         res.orig = None
         return res
 
-# %% ../../nbs/library/vision_unet.ipynb #9154c54e
+# %% ../../nbs/library/vision_unet.ipynb #8466d229
 def _only_widens(m): # Does `m` only make more channels, as a classifier likes them, and nothing of places?
     convs = [o for o in m.modules() if isinstance(o, nn.Conv2d)]
     return len(convs)==1 and convs[0].kernel_size==(1,1) and convs[0].out_channels>convs[0].in_channels

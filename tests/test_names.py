@@ -1,0 +1,56 @@
+"fastai's names: each is here, or in the table of what is left out on purpose; and their friends come along"
+import importlib, subprocess, sys
+from pathlib import Path
+import pytest
+import coursekit.vision.all as V
+from coursekit.left_out import left_out, left_out_modules, table_rows, why_left_out
+
+# Written by benchmarks/fastai_names.py
+NAMES = (Path(__file__).parent/'fastai_names.txt').read_text().split()
+
+COMING = """
+AdaptiveAvgPool AdaptiveConcatPool1d AvgPool BCELossFlat BatchNorm1dFlat Cat Debugger DiceLoss DynamicUnet
+Embedding FocalLoss FocalLossFlat Identity MaxPool MergeLayer Mish NoneReduce ParameterModule
+PartialLambda PixelShuffle_ICNR PooledSelfAttention2d ProdLayer ResizeBatch ResizeToOrig SEBlock
+SEResNeXtBlock SegmentationDataLoaders SegmentationInterpretation SelfAttention SeparableBlock
+SequentialEx SimpleCNN SimpleSelfAttention Swish TimeDistributed ToTensorBase UnetBlock
+children_and_parameters cond_init create_unet_model has_children icnr_init init_cnn load_learner mish
+module sequential sigmoid sigmoid_ sigmoid_range swish trunc_normal_ unet_learner vleaky_relu xsenet154
+""".split()                                                # until these branches are merged
+
+def test_each_name_is_here_or_in_the_table():
+    missing = [nm for nm in NAMES if nm not in V.__all__ and not why_left_out(nm)]
+    missing = [nm for nm in missing if nm not in COMING and not nm.startswith(('xres','xse'))]
+    assert not missing, f'fastai.vision.all has these: {missing}'
+
+def test_what_is_in_the_table_is_not_here():
+    for names,why,use in table_rows(left_out):
+        here = [nm for nm in names.split() if hasattr(V, nm)]
+        assert not here, f'these are here, so take them out of the table: {here}'
+        assert why and use
+
+@pytest.mark.parametrize('module', ['vision.all','basics'])
+def test_who_asks_is_told(module):
+    with pytest.raises(ImportError, match='on purpose: for language models'):
+        exec(f'from coursekit.{module} import RNNCallback')
+    m = importlib.import_module(f'coursekit.{module}')
+    with pytest.raises(AttributeError, match='on purpose: for language models'): m.RNNCallback
+    with pytest.raises(AttributeError, match='has no attribute'): m.no_such_name
+    with pytest.raises(ImportError, match='cannot import name'):
+        exec(f'from coursekit.{module} import no_such_name')
+    assert not hasattr(m, 'RNNCallback')
+
+def test_modules_that_are_left_out_say_so():
+    for names,_,_ in table_rows(left_out_modules):
+        for nm in names.split():
+            with pytest.raises(ModuleNotFoundError, match='on purpose'):
+                importlib.import_module(f'coursekit.{nm}')
+
+def test_the_star_import_brings_no_heavy_friends():
+    code = '''import sys
+from coursekit.vision.all import *
+heavy = {"torchvision","scipy","sklearn","requests","yaml","ipywidgets","accelerate"} & {*sys.modules}
+assert not heavy, heavy
+assert ndimage.median_filter(array([1,9,1]), 3).tolist()==[1,1,1]
+'''
+    subprocess.run([sys.executable, '-c', code], check=True)
