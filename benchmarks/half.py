@@ -3,6 +3,7 @@
 fastai's `to_bf16` asks for autocast on graphics cards only, so on a processor it changes nothing: its row is
 in 32 bits.
 """
+from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from .harness import Topic
 from .resnet18 import bare_opt, files, read
@@ -13,6 +14,11 @@ def batches(side, n=N_BATCHES, bs=BS, classes=10):
     g = torch.Generator().manual_seed(0)
     def x(): return torch.randn(bs, 3, side, side, generator=g)
     return [(x(),torch.randint(classes, (bs,), generator=g)) for _ in range(n)]
+
+class Dls(list): # What fastai needs of data loaders
+    device,path = torch.device('cpu'),Path('.')
+    train,valid = property(lambda self: self[0]),property(lambda self: self[1])
+    def cuda(self): return self
 
 def learner(lib, opt, dls, model, half=False, **kwargs): # `lib`: a library's module `learner`
     learn = lib.Learner(dls, model, loss_func=F.cross_entropy, opt_func=opt, lr=1e-3, wd=.01, **kwargs)
@@ -43,14 +49,9 @@ def speed():
     t = Topic('half-resnet18', f'{N_BATCHES} batches of {BS} pictures of 224 × 224, resnet18, own '
                                f'Adam, from tensors; this processor {known}', seconds=90)
     bs = batches(224)
-    ours = {half: learner(ck, cko.Adam, (bs,[]), seeded(ckv.resnet18, num_classes=10), half)
+    ours = {half: learner(ck, cko.Adam, Dls([bs,[]]), seeded(ckv.resnet18, num_classes=10), half)
             for half in (False,True)}
-    class Dls(list): # What fastai needs of data loaders
-        device = torch.device('cpu')
-        train,valid = property(lambda self: self[0]),property(lambda self: self[1])
-        def cuda(self): return self
     theirs = learner(fa, fao.Adam, Dls([bs,[]]), seeded(tvm.resnet18, num_classes=10))
-    theirs.path = ours[True].path
     def bare(half):
         m = seeded(tvm.resnet18, num_classes=10)
         if half: m.to(memory_format=torch.channels_last)

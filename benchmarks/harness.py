@@ -8,6 +8,9 @@ import gc, os, platform, time
 from importlib.metadata import version, PackageNotFoundError
 from statistics import median
 
+class NotHere(Exception):
+    "A topic raises it if this machine lacks what it measures; the text says what"
+
 class Contestant:
     "One way to do the work; `f` does it once and may return a result, to be compared with the others"
     def __init__(self, name, f, role, at_most, faster, below):

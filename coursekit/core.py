@@ -17,12 +17,12 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 from PIL import Image
 from types import SimpleNamespace
-from fastcore.all import L, Path, patch, noop, listify, is_listy, store_attr  # noqa: F401 (handed on)
+from fastcore.all import L, Path, patch, noop, listify, is_listy, num_cpus, store_attr  # noqa: F401
 
 _all_ = ['np', 'torch', 'nn', 'F', 'plt', 'Image', 'Tensor', 'L', 'Path', 'patch',
          'noop', 'listify', 'is_listy', 'store_attr']
 # Settings that lessons share; not fastcore's `defaults`, which fastai fills with its own
-defaults = SimpleNamespace(activation=nn.ReLU, use_device=None)
+defaults = SimpleNamespace(activation=nn.ReLU, use_device=None, cpus=num_cpus())
 
 # %% ../nbs/01_pixels.ipynb #d39e9027
 #| code-fold: true

@@ -414,7 +414,9 @@ class Learner:
         if stage is None or isinstance(e, CancelException): return ''
         epoch = f'epoch {self.epoch}'
         if stage=='data':
-            return f'(while the {self._phase} data was asked for batch {self._n_begun}, in {epoch})'
+            where = f'(while the {self._phase} data was asked for batch {self._n_begun}, in {epoch})'
+            bs = getattr(self.dl, 'bs', None) # a batch may be too large already where it is made
+            return f'{where}\n{oom_hint(bs)}' if bs and is_oom(e) else where
         where = f'in {self._phase}, {epoch}, batch {self.iter}'
         if is_oom(e): return f'({where})\n{oom_hint(find_bs(self.batch))}'
         if stage=='batch' and self.pred is None and isinstance(self.batch[0], Mapping): hint = (

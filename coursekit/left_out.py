@@ -34,10 +34,8 @@ Sig Func get_func gather_attrs gather_attr_names default_set_meta TensorPointCre
 create_timm_model create_cnn_model | one constructor makes them all | `create_vision_model(arch, n_out)`;
     for timm's networks `arch` is a text
 has_pool_type | helper that looks for the place of the cut | `find_cut(model)`
-step_stat larc_layer_lr detuplify_pg set_item_pg | workings of the optimizers | `Optimizer`'s `state` and
+step_stat larc_layer_lr | workings of the optimizers | `Optimizer`'s `state` and
     `hypers`; `larc_step`
-pytorch_hp_map | how PyTorch's optimizers name hyper-parameters, for `OptimWrapper` | `OptimWrapper`, which
-    knows them
 inplace_relu | a shorthand | `partial(nn.ReLU, inplace=True)`
 se_kwargs1 se_kwargs2 se_kwargs3 g0 g1 g2 g3 | arguments of one network, which slip out of its module |
     `xse_resnet50` and its kin

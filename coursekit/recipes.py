@@ -143,6 +143,7 @@ class Describer:
         if type(o) in (tuple,list,L,dict,torch.Size): return self.container(o)
         if isinstance(o, Tensor) and not isinstance(o, nn.Parameter): return self.numbers(o)
         if isinstance(o, partial): return {'partial':self(o.func), **self.arguments(o.args, o.keywords)}
+        if type(o) is slice: return {'slice':[self(k) for k in (o.start, o.stop, o.step)]}
         if (name := name_of(o)) is not None: return {'name':name}
         return self.made(o)
 
@@ -256,6 +257,12 @@ class Maker:
         if r['float'] in ('inf','-inf'): return float(r['float'])
         raise ExportError(f"its description has a number that is none: {brief(r['float'])}")
 
+    def of_slice(self, r): # Of learning rates
+        parts = self.list_in(r['slice'])
+        if len(parts)!=3 or any(type(o) not in (int,float,type(None)) for o in parts):
+            raise ExportError(f"its description has a slice that is none: {brief(r['slice'])}")
+        return slice(*parts)
+
     def list_in(self, o):
         if not isinstance(o, list): raise ExportError(f'its description has {brief(o)} where a list belongs')
         return [self(v) for v in o]
@@ -309,7 +316,7 @@ class Maker:
         for k,v in state.items(): setattr(res, k, self(v))
         return res
 
-_kinds = 'make','layers','name','partial','tuple','dict','numbers','float'
+_kinds = 'make','layers','name','partial','tuple','dict','numbers','float','slice'
 _beside = {'make':('args','with','set'), 'partial':('args','with'), 'numbers':('dtype',)}
 _dtypes = 'float32','float64','float16','bfloat16','int64','int32','int16','int8','uint8','bool'
 

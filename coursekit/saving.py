@@ -15,6 +15,7 @@ from .errors import brief, explained
 from .fetch.cache import saved_file
 from .files import atomic_write, error_about
 from .state import undo_if_fails
+from .torch_core import distrib_barrier, rank_distrib
 
 # %% ../nbs/library/saving.ipynb #2a2ed540
 _endings = '.safetensors','.pth','.pt' # of files with weights
@@ -38,6 +39,7 @@ def save_atomic(obj, # Anything that `torch.save` takes
                 file, # Name of a file, or an open file
                 pickle_protocol=2): # As in `torch.save`
     "`torch.save`, so that `file` is the whole new one or what it was. An `OSError` (disk full …) names it"
+    if rank_distrib() and not hasattr(file, 'write'): return # of several processes only the first writes
     with _open_to_write(file) as f:
         data = io.BytesIO()
         torch.save(obj, data, pickle_protocol=pickle_protocol)
@@ -45,7 +47,7 @@ def save_atomic(obj, # Anything that `torch.save` takes
 
 def check_can_write(file): # A `Path`, or an open file
     "Make the folder of `file` if it is missing. Raises `OSError` that names `file` if it cannot be written"
-    if hasattr(file, 'write'): return
+    if hasattr(file, 'write') or rank_distrib(): return # of several processes only the first writes
     if file.is_dir(): raise IsADirectoryError(21, 'This is a folder', str(file))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +136,8 @@ def save_model(file, # Its name, or an open file. `.pth` or `.pt` at the end ask
                model, opt, # An `nn.Module`; an optimizer or None
                with_opt=True, # Save its state, too?
                pickle_protocol=2): # For PyTorch's format, as in `torch.save`
-    "Save the weights of `model`, and the state of `opt`, as safetensors"
+    "Save the weights of `model`, and the state of `opt`, as safetensors. Of several processes the first does"
+    if rank_distrib() and not hasattr(file, 'write'): return
     weights,opt_state = model.state_dict(),None
     if with_opt and opt is not None: opt_state = opt.state_dict()
     if str(getattr(file, 'name', file)).endswith(('.pth','.pt')):
@@ -238,6 +241,7 @@ def load_model(file, # Its name, or an open file. Without `x.safetensors`, `x.pt
                strict=True): # Must all names be the same?
     """Load what `save_model` wrote, or a `.pth` of coursekit, fastai or PyTorch. Raises `FileNotFoundError`,
     or `RuntimeError` if it does not fit: `model` and `opt` are then as they were"""
+    distrib_barrier() # the first process may still be writing it
     if not hasattr(file, 'read'): file = _existing_file(Path(file))
     weights,opt_state = read_file(file, _read_weights, 'saved weights')
     check_weights(model, weights, f'`{file}`', strict)

@@ -11,7 +11,7 @@ if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
 
 # Whole files that take long, the longest first. They begin first, so that no process of `pytest -n` idles at
 # the end, and `pytest -m "not slow"` leaves them out. A single slow test has `@pytest.mark.slow`.
-SLOW = ('test_browser', 'test_widgets', 'test_real_photos', 'test_install', 'test_mnist_notes',
+SLOW = ('test_browser', 'test_widgets', 'test_app', 'test_real_photos', 'test_install', 'test_mnist_notes',
         'test_fastai_idioms', 'test_learner', 'test_course', 'test_pages', 'test_sketch_pets')
 
 def pytest_collection_modifyitems(items):

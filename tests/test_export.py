@@ -288,6 +288,60 @@ def test_size_and_time_of_the_finale(pictures, tmp_path):
     load_learner(file)
     assert time.process_time()-start < 1
 
+# ONNX
+
+def in_onnxruntime(file, learn, pictures):
+    "Its answers to what the network's batch transforms get, and the notes in the file"
+    ort = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+    session = ort.InferenceSession(str(file), providers=['CPUExecutionProvider'])
+    dl = learn.dls.test_dl(pictures)
+    x = torch.stack([dl.after_item((PILImage.create(f),))[0] for f in pictures]).float()/255
+    notes = {k:json.loads(v) for k,v in session.get_modelmeta().custom_metadata_map.items()}
+    return tensor(session.run(None, {'pictures':x.as_subclass(Tensor).numpy()})[0]),notes
+
+ONNX = dict(classes=dict(), labels=dict(y=MultiCategoryBlock, get_y=colours),
+            numbers=dict(y=RegressionBlock, get_y=brightness),
+            presized=dict(item_tfms=Resize((40,32), 'squish'), batch_tfms=aug_transforms(size=24)),
+            cropped=dict(item_tfms=RandomResizedCrop(32), batch_tfms=[*aug_transforms(size=20, min_scale=0.5),
+                                                                      Normalize.from_stats(*imagenet_stats)]))
+@pytest.mark.parametrize('name', ONNX)
+def test_onnx(name, pictures, tmp_path):
+    pytest.importorskip('onnx', reason='onnx is not installed')
+    learn,files = learner(loaders(pictures, **ONNX[name]), path=tmp_path),get_image_files(pictures)
+    file = learn.to_onnx('x')
+    assert file==tmp_path/'x.onnx'
+    for n in 1,5:
+        probs,notes = in_onnxruntime(file, learn, files[:n])
+        want,_ = learn.get_preds(dl=learn.dls.test_dl(files[:n]))
+        assert (probs-want.reshape(probs.shape)).abs().max()<1e-4
+    assert notes['vocab']==(list(learn.dls.vocab) if hasattr(learn.dls, 'vocab') else None)
+    size = list(learn.dls.valid.after_item((PILImage.create(files[0]),))[0].shape[1:])
+    assert (notes['preparation']['channels'],notes['preparation']['size'])==('RGB',size)
+    assert (notes['threshold'] is not None)==(name=='labels')
+
+def test_onnx_refuses_what_it_cannot_hold(pictures, tmp_path):
+    pytest.importorskip('onnx', reason='onnx is not installed')
+    learn = learner(loaders(pictures, batch_tfms=[Darker(0.5)]), path=tmp_path)
+    with pytest.raises(ExportError, match="'Darker' of batches"): learn.to_onnx('x')
+    assert not list(tmp_path.glob('x*'))
+
+# The command
+
+def test_the_command_predict(pictures, tmp_path, capsys):
+    from coursekit.course.maintain import main
+    file = learner(loaders(pictures), path=tmp_path).export('x')
+    assert main(['predict', str(file), str(pictures), '--top', '1', '--csv'])==0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out)==13 and all(o.count(',')==2 for o in out[1:])
+    (tmp_path/'no.jpg').write_bytes(b'')
+    names = [str(o) for o in (file,tmp_path/'no.jpg',pictures/'red_0.png')]
+    assert main(['predict', *names, '--json', '--bs', '2'])==1
+    said = capsys.readouterr()
+    rows = [json.loads(o) for o in said.out.splitlines()]
+    assert 'the file is empty' in rows[0]['error'] and len(rows[1]['predictions'])==2 and 'no.jpg' in said.err
+    assert main(['predict', str(tmp_path/'no.jpg'), str(pictures)])==2
+    with pytest.raises(SystemExit): main(['predict', str(file)])
+
 # Versions
 
 V1 = HERE/'exported'/'v1.safetensors'

@@ -131,6 +131,13 @@ def test_out_of_memory_says_which_batch_size():
     def oom(self): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
     with pytest.raises(torch.OutOfMemoryError, match='(?s)batches of 32 items. Try `bs=16`'):
         learner(cbs=Callback(after_pred=oom)).fit(1)
+    with pytest.raises(torch.OutOfMemoryError, match='(?s)batches of [0-9]+ items. Try `bs='):
+        learner(cbs=Callback(after_pred=oom)).get_preds()
+    class TooLarge(list): # a loader that cannot make its batch
+        bs = 8
+        def __iter__(self): raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+    with pytest.raises(RuntimeError, match='(?s)validation data.*batches of 8 items. Try `bs=4`'):
+        learner().validate(dl=TooLarge([0]))
 
 # saving
 def test_save_load_roundtrip(tmp_path):

@@ -332,7 +332,7 @@ from coursekit.vision.all import *
     (world/'images').mkdir()
     (world/'images'/'sunflower.jpg').write_bytes(jpeg('yellow', (64,48)))
     kinds = list(FLOWERS)
-    rows = [(f'jpg/image_{i:05d}.jpg', f' {kinds[i%3]}') for i in range(1, 21)]
+    rows = [(f'jpg/image_{i:05d}.jpg', f' {kinds[i%3]}') for i in range(1, 10)]
     V.pd.DataFrame(rows, columns=['name','class']).to_csv(world/'data'/'df.csv')
     nb.run('''
 path = untar_data(URLs.FLOWERS)

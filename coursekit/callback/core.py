@@ -95,7 +95,8 @@ class Callback:
 # %% ../../nbs/library/callback_core.ipynb #b1a38844
 def is_oom(e): # An exception
     "Was the memory too small?"
-    return isinstance(e, MemoryError) or any(o in str(e) for o in ("can't allocate memory",'out of memory'))
+    told = "can't allocate memory", 'not enough memory', 'out of memory', 'ALLOC_FAILED' # as torch says it
+    return isinstance(e, MemoryError) or any(o in str(e) for o in told)
 
 @contextmanager
 def training_goes_on(cb, # The `Callback` that writes; it sets `not_written` to a list in `before_fit`

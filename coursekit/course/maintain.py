@@ -6,7 +6,7 @@
 __all__ = ['FROM_INDEX', 'Names', 'STEPS', 'FUNCTIONS', 'COMMANDS', 'nbdev', 'nbdev_script', 'plain_env', 'modules', 'library',
            'differences', 'out_of_step', 'readme_text', 'stale_notebooks', 'problems', 'chosen', 'check', 'stale',
            'export', 'clean', 'execute', 'glossary', 'signposts', 'readme', 'progress', 'lab', 'stream', 'Progress',
-           'one_thread', 'test', 'main']
+           'one_thread', 'test', 'predict', 'main']
 
 # %% ../../nbs/library/course_maintain.ipynb #2e12f4ee
 import argparse, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -320,8 +320,20 @@ def test(timeout:int=1800, # seconds that one step may take
     return int(any(r.startswith('FAILED') for r in rows))
 
 # %% ../../nbs/library/course_maintain.ipynb #18a834be
+def predict(model:str, # file that `learn.export` has written
+            files:Param('pictures, folders of them, or patterns such as *.jpg', nargs='+'),
+            top:int=3, # name so many classes
+            csv:bool=False, # write a CSV table
+            json:bool=False, # write a JSON object a line
+            bs:int=64, # pictures at once
+            trust:bool=False, # also open a pickle, which runs what is in it
+            nbs:Nbs=None): # 0; 1 if a file could not be read, 2 if the model could not
+    "Say what an exported model sees in pictures"
+    predict_files = need('coursekit.predictions').predict_files # now, because it takes PyTorch a while
+    return predict_files(model, files, top, csv, json, bs, trust)
+
 FUNCTIONS = (course, site, lab, progress, test, check, stale, execute, clean, export,
-             glossary, signposts, readme)
+             glossary, signposts, readme, predict)
 COMMANDS  = {f.__name__: f for f in FUNCTIONS}
 
 def _parsers(): # Of `--nbs`, and of everything else

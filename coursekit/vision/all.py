@@ -25,6 +25,7 @@ from .learner import *
 from .unet import *
 from ..recipes import ExportError, exportable
 from ..export import load_learner
+from ..export_onnx import onnx_notes
 from ..interpret import *
 from .widgets import *
 

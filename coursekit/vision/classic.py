@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ResizeMethod', 'DatasetType', 'create_cnn', 'ShowGraph', 'ImageList', 'ImageItemList', 'ObjectItemList', 'DataBunch',
            'SegmentationItemList', 'ImageCleaner', 'DatasetFormatter', 'open_image', 'get_transforms', 'ImageDataBunch',
-           'ClassicLearner', 'cnn_learner', 'download_images', 'verify_images']
+           'ClassicLearner', 'cnn_learner', 'download_images', 'verify_images', 'load_learner']
 
-# %% ../../nbs/library/vision_classic.ipynb #17f35d72
+# %% ../../nbs/library/vision_classic.ipynb #cb488407
 import numpy as np, torch
 from copy import copy
 from enum import IntEnum
@@ -22,8 +22,9 @@ from ..data.core import DataLoaders
 from ..data.transforms import read_table
 from . import utils as _utils
 from .learner import default_split
+from ..export import load_learner as _load_learner
 
-# %% ../../nbs/library/vision_classic.ipynb #930b6e2d
+# %% ../../nbs/library/vision_classic.ipynb #272e5c05
 ResizeMethod = IntEnum('ResizeMethod', 'NO CROP PAD SQUISH', start=0)
 DatasetType  = IntEnum('DatasetType', 'Train Valid Test', start=0) # places of the loaders
 
@@ -172,7 +173,7 @@ class ImageDataBunch(ImageDataLoaders):
         "Show pictures of a batch in a square"
         self[ds_type].show_batch(max_n=rows**2, nrows=rows, ncols=rows, figsize=figsize, **kwargs)
 
-# %% ../../nbs/library/vision_classic.ipynb #819e3795
+# %% ../../nbs/library/vision_classic.ipynb #009cb9d4
 class ClassicLearner(Learner):
     "A `Learner` with the arguments and defaults of 2019"
     @property
@@ -250,7 +251,7 @@ def plot_lr(self:Recorder, show_moms:bool=False): # Draw momentum, too?
     "`plot_sched`, by its name in fastai 1"
     return self.plot_sched(None if show_moms else ['lr'])
 
-# %% ../../nbs/library/vision_classic.ipynb #75354686
+# %% ../../nbs/library/vision_classic.ipynb #b2e778c6
 def download_images(urls, # Text file with an address in each line, or a list
                     dest, # Folder
                     max_pics:int=1000, max_workers:int=8, timeout=4): # As today
@@ -275,6 +276,12 @@ def verify_images(path, # Folder
     _utils.resize_images(path, max_workers, max_size, recurse, path/dest, n_channels, ext, img_format,
                         resume=resume, **kwargs)
 
+def load_learner(path, # Folder of the file
+                 file='export.pkl', # As `learn.export` called it
+                 **kwargs): # As today
+    "The learner that `learn.export()` wrote"
+    return _load_learner(Path(path)/file, **kwargs)
+
 class _Gone:
     "A name of 2019 that is no more; whoever uses it is told what to use"
     def __init__(self, name, instead): self.__dict__.update(_name=name, _instead=instead)
@@ -292,5 +299,5 @@ SegmentationItemList = _Gone('SegmentationItemList', '`SegmentationDataLoaders`'
 ImageCleaner = _Gone('ImageCleaner', '`ImageClassifierCleaner`')
 DatasetFormatter = _Gone('DatasetFormatter', '`ImageClassifierCleaner`')
 
-# %% ../../nbs/library/vision_classic.ipynb #b29f5072
+# %% ../../nbs/library/vision_classic.ipynb #11230395
 __all__ = [n for n in globals() if not n.startswith('_')]

@@ -48,9 +48,11 @@ class ImageDL(TfmdDL):
         n = next((k for k,f in enumerate(fs) if isinstance(f, ToTensor)), None)
         if n is None or torch.utils.data.get_worker_info() is not None: return super().create_items(idxs)
         choose,finish = (Pipeline(o, split_idx=split_idx) for o in (fs[:n], fs[n:]))
-        items = [self.run_named_steps(i, i, self.create_item, choose) for i in idxs]
+        self.idxs = idxs
+        items = self.unskipped(idxs, lambda i: self.run_named_steps(i, i, self.create_item, choose))
         prefetch(items)
-        return [self.run_named_steps(i, x, finish) for i,x in zip(idxs, items)]
+        chosen = iter(items)
+        return self.unskipped(self.idxs, lambda i: self.run_named_steps(i, next(chosen), finish))
 
 # %% ../../nbs/library/vision_data.ipynb #63e21d67
 class AddMaskCodes(Transform):
@@ -309,7 +311,7 @@ class ImageDataLoaders(DataLoaders):
         return cls.from_labels(L(zip(fnames, labels)), ItemGetter(1), valid_pct, seed, item_tfms, batch_tfms,
                                img_cls, y_block, get_x=ItemGetter(0), path=path, **kwargs)
 
-# %% ../../nbs/library/vision_data.ipynb #fab8d15d
+# %% ../../nbs/library/vision_data.ipynb #85e053d7
 class SegmentationDataLoaders(DataLoaders):
     "Loaders for pictures with a class for each pixel"
     @classmethod

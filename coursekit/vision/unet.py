@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UnetBlock', 'ResizeToOrig', 'DynamicUnet', 'encoder_of', 'create_unet_model', 'unet_learner']
 
-# %% ../../nbs/library/vision_unet.ipynb #bb57fee8
+# %% ../../nbs/library/vision_unet.ipynb #b94d680e
 from fastcore.meta import delegates
 from torch import nn
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from ..state import keep_modes, keep_rng
 from .learner import *
 from .zoo import *
 
-# %% ../../nbs/library/vision_unet.ipynb #5480993f
+# %% ../../nbs/library/vision_unet.ipynb #e5fc9c7c
 class UnetBlock(Module):
     "One step up: enlarge, put beside the body's features of that size, and two convolutions"
     @delegates(ConvLayer.__init__)
@@ -57,7 +57,7 @@ class ResizeToOrig(Module):
         size = x.orig.shape[-2:]
         return x if x.shape[-2:]==size else F.interpolate(x, size, mode=self.mode)
 
-# %% ../../nbs/library/vision_unet.ipynb #41e94283
+# %% ../../nbs/library/vision_unet.ipynb #b6984fc7
 def _in_a_row(m): # The layers that follow each other, however they are grouped
     return [o for c in m.children() for o in _in_a_row(c)] if type(m) is nn.Sequential else [m]
 
@@ -142,7 +142,7 @@ class DynamicUnet(SequentialEx):
         res.orig = None
         return res
 
-# %% ../../nbs/library/vision_unet.ipynb #8466d229
+# %% ../../nbs/library/vision_unet.ipynb #b61036dd
 def _only_widens(m): # Does `m` only make more channels, as a classifier likes them, and nothing of places?
     convs = [o for o in m.modules() if isinstance(o, nn.Conv2d)]
     return len(convs)==1 and convs[0].kernel_size==(1,1) and convs[0].out_channels>convs[0].in_channels
