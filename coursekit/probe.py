@@ -20,7 +20,7 @@ from .torch_core import to_device
 
 # %% ../nbs/library/probe.ipynb #08b1fc18
 _torch_modules = [f'torch.nn.modules.{o}' for o in ('activation','pooling','flatten','padding')]
-_same_each_time = {*_torch_modules, 'coursekit.layers'}
+_same_each_time = {*_torch_modules, 'coursekit.bricks', 'coursekit.layers'}
 
 def _layers(model): # One after the other; a `Sequential` is what it holds
     if type(model) is not nn.Sequential: return [model]
