@@ -35,6 +35,7 @@ from .vision.augment import *
 from .vision.points import *
 from .vision.data import *
 from .vision.learner import *
+from .vision.unet import *
 
 # %% ../nbs/library/export.ipynb #57cc6e5a
 _our_archs = 'coursekit.vision.models','coursekit.vision.xresnet','coursekit.vision.efficientnet'

@@ -356,3 +356,20 @@ def test_a_file_of_format_1_is_loaded():
     label,i,probs = learn.predict(im)
     assert (label,int(i))==('red',1) and list(learn.dls.vocab)==['blue','red']
     assert torch.allclose(probs, tensor(V1_PROBS), atol=1e-5)
+
+def test_a_unet_comes_back_with_its_masks(tmp_path):
+    files = []
+    for i in range(6):
+        files.append(tmp_path/f'{i}.png')
+        Image.fromarray(np.full((32,40,3), i*40, np.uint8)).save(files[-1])
+    dls = SegmentationDataLoaders.from_label_func(
+        tmp_path, files, lambda f: PILMask.create(np.eye(32,40,dtype=np.uint8)), seed=42, codes=['off','line'],
+        item_tfms=Resize(32), bs=2)
+    learn = unet_learner(dls, resnet_tiny, pretrained=False, self_attention=True, blur=True)
+    file = learn.export(tmp_path/'unet')
+    back = load_learner(file)
+    (mask,_,probs),(same,_,same_probs) = (o.predict(files[1]) for o in (learn,back))
+    assert type(same) is TensorMask and torch.equal(same, mask) and torch.equal(same_probs, probs)
+    assert list(back.dls.vocab)==['off','line'] and back.model.places==learn.model.places
+    odd = create_unet_model(resnet_tiny, 2, (32,32), pretrained=False)(torch.rand(2,3,33,47))
+    assert odd.shape==(2,2,33,47)

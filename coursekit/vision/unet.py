@@ -16,6 +16,7 @@ from ..errors import no_typos
 from ..layers import *
 from ..learner import *
 from ..optimizer import *
+from ..recipes import add_known, note_recipe
 from ..state import keep_modes, keep_rng
 from .learner import *
 from .zoo import *
@@ -168,6 +169,8 @@ def create_unet_model(arch, # Constructor, a name of timm's, or a body (a module
         if cut is None: body = encoder_of(body)
     return DynamicUnet(body, n_out, img_size, **kwargs)
 
+add_known(create_unet_model)
+
 @no_typos
 @delegates(create_unet_model)
 def unet_learner(dls, # `DataLoaders` of pictures and masks (or pictures, or numbers for each pixel)
@@ -194,6 +197,9 @@ def unet_learner(dls, # `DataLoaders` of pictures and masks (or pictures, or num
     with keep_rng(): size = base.dls.one_batch()[0].shape[-2:]
     body = base.model[0] if cut is not None or isinstance(arch, nn.Module) else encoder_of(base.model[0])
     model = DynamicUnet(body, n_out, tuple(size), **kwargs)
+    kept = {k:v for k,v in kwargs.items() if k!='init'}                             # weights come from the file
+    note_recipe(model, 'create_unet_model', arch=arch, n_out=n_out, img_size=list(size), pretrained=False,
+                cut=cut, n_in=n_in, **kept)                                         # for export
     learn = Learner(base.dls, model, loss_func, opt_func, lr, splitter or default_split, cbs, metrics, path,
                     model_dir, wd, wd_bn_bias, not pretrained if train_bn is None else train_bn, moms)
     if channels_last or channels_last is None and suits_channels_last(model, learn.device):
