@@ -197,9 +197,9 @@ def unet_learner(dls, # `DataLoaders` of pictures and masks (or pictures, or num
     with keep_rng(): size = base.dls.one_batch()[0].shape[-2:]
     body = base.model[0] if cut is not None or isinstance(arch, nn.Module) else encoder_of(base.model[0])
     model = DynamicUnet(body, n_out, tuple(size), **kwargs)
-    kept = {k:v for k,v in kwargs.items() if k!='init'}                             # weights come from the file
+    kept = {k:v for k,v in kwargs.items() if k!='init'}                          # weights come from the file
     note_recipe(model, 'create_unet_model', arch=arch, n_out=n_out, img_size=list(size), pretrained=False,
-                cut=cut, n_in=n_in, **kept)                                         # for export
+                cut=cut, n_in=n_in, **kept)                                      # for export
     learn = Learner(base.dls, model, loss_func, opt_func, lr, splitter or default_split, cbs, metrics, path,
                     model_dir, wd, wd_bn_bias, not pretrained if train_bn is None else train_bn, moms)
     if channels_last or channels_last is None and suits_channels_last(model, learn.device):
