@@ -118,6 +118,14 @@ class Learner:
             self.add_cbs(cbs)
             self('after_create')
 
+    suit_dls = None # A function of the learner and new `dls`; what it returns is used
+    @property
+    def dls(self):
+        "The data. Other loaders may be put here, such as those of larger pictures: what is learned stays"
+        return vars(self)['dls']
+    @dls.setter
+    def dls(self, dls): vars(self)['dls'] = self.suit_dls(self, dls) if self.suit_dls else dls
+
     # Who listens
     def _set_cbs(self, cbs): self.cbs,self._listeners = cbs,None
 

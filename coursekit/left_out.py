@@ -5,23 +5,24 @@
 # %% auto #0
 __all__ = ['left_out', 'left_out_modules', 'table_rows', 'why_left_out', 'not_here']
 
-# %% ../nbs/library/left_out.ipynb #ed5256a0
+# %% ../nbs/library/left_out.ipynb #cd5cb951
 import dis, sys
 
-# %% ../nbs/library/left_out.ipynb #15c60368
+# %% ../nbs/library/left_out.ipynb #f1787980
 # Names; why they are not here; what to use
 left_out = """
-RNNCallback RNNRegularizer ModelResetter rnn_cbs | for language models, which the course does not teach yet
-    | fastai.callback.rnn
+RNNCallback RNNRegularizer rnn_cbs | for language models, which the course does not teach yet | a `Callback`
+    with `after_pred` or `after_loss`; fastai.callback.rnn
+ModelResetter | for language models, which the course does not teach yet |
+    `Callback(before_train=lambda self: self.model.reset())`
 CorpusBLEUMetric | a metric of translations, for language models | `torchmetrics.text.BLEUScore`
 NonNativeMixedPrecision ModelToHalf get_master to_master_grads to_model_params test_overflow grad_overflow
     copy_clone | half precision by hand, from before PyTorch had it | `learn.to_fp16()`, `MixedPrecision`
 script_use_ctx script_save_ctx script_fwd script_bwd | helpers of TorchScript, which PyTorch gives up |
     `torch.compile`
-SwishJit MishJit MishJitAutoFn | activations compiled by TorchScript, which PyTorch gives up | `nn.SiLU`,
-    `nn.Mish`
-setup_cuda | sets cuDNN's benchmark mode, which helps some networks and slows others |
-    `torch.backends.cudnn.benchmark = True`
+MishJitAutoFn | an activation compiled by TorchScript, which PyTorch gives up | `nn.Mish`
+setup_cuda | chooses a card and a mode of cuDNN during the import, which here changes no settings |
+    `CUDA_VISIBLE_DEVICES`, `torch.cuda.set_device`, `torch.backends.cudnn.benchmark`
 progress_bar master_bar | of the package fastprogress, which coursekit does not need | `from tqdm.auto
     import tqdm`; in trainings, `ProgressCallback`
 fastai_cfg fastai_path | the settings file and the folders of fastai | `coursekit_home()`, the environment
@@ -34,16 +35,13 @@ Sig Func get_func gather_attrs gather_attr_names default_set_meta TensorPointCre
 create_timm_model create_cnn_model | one constructor makes them all | `create_vision_model(arch, n_out)`;
     for timm's networks `arch` is a text
 has_pool_type | helper that looks for the place of the cut | `find_cut(model)`
-step_stat larc_layer_lr | workings of the optimizers | `Optimizer`'s `state` and
-    `hypers`; `larc_step`
-inplace_relu | a shorthand | `partial(nn.ReLU, inplace=True)`
-se_kwargs1 se_kwargs2 se_kwargs3 g0 g1 g2 g3 | arguments of one network, which slip out of its module |
-    `xse_resnet50` and its kin
+step_stat | optimizers count steps themselves | an argument `step` of your stepper
+larc_layer_lr | `larc_step` computes the rate of the layer and takes the step | `larc_step`, `Larc`
 decodes transform model_meta TensorTypes | a function, a module and two tables, which slip out of their
     modules | nothing
 """
 
-# %% ../nbs/library/left_out.ipynb #a9efba4f
+# %% ../nbs/library/left_out.ipynb #1cf6ee8a
 left_out_modules = """
 text tabular collab medical | subjects that the course does not teach yet | fastai itself
 callback.rnn | for language models, which the course does not teach yet | fastai.callback.rnn
@@ -56,7 +54,7 @@ fp16_utils | half precision by hand, from before PyTorch had it | `learn.to_fp16
 data.download_checks | sizes of fastai's archives | `CHECKS` of coursekit.data.external
 """
 
-# %% ../nbs/library/left_out.ipynb #9174f4b3
+# %% ../nbs/library/left_out.ipynb #ef4f735d
 def table_rows(table): # `left_out` or `left_out_modules`
     "[[names, reason, what to use]]"
     return [o.split(' | ') for o in table.replace('\n    ', ' ').strip().splitlines()]

@@ -20,7 +20,7 @@ from .torch_core import to_device
 
 # %% ../nbs/library/probe.ipynb #08b1fc18
 _torch_modules = [f'torch.nn.modules.{o}' for o in ('activation','pooling','flatten','padding')]
-_same_each_time = {*_torch_modules, 'coursekit.layers'}
+_same_each_time = {*_torch_modules, 'coursekit.bricks', 'coursekit.layers'}
 
 def _layers(model): # One after the other; a `Sequential` is what it holds
     if type(model) is not nn.Sequential: return [model]
@@ -173,9 +173,10 @@ def features_once(learn, # A `Learner` whose first layers are frozen
     data.note = f'Frozen body: {steps} steps an epoch of the head, on features that are computed once.'
     lr = _rate(learn, rest, train)
     if lr is None:
-        with replaced(learn, model=rest, dls=data): yield base_lr
+        with replaced(learn, suit_dls=None, model=rest, dls=data): yield base_lr
         return
-    with replaced(learn, model=rest, dls=data, opt=SGD(list(rest.parameters()), lr=lr, mom=0.9)): yield lr
+    opt = SGD(list(rest.parameters()), lr=lr, mom=0.9)
+    with replaced(learn, suit_dls=None, model=rest, dls=data, opt=opt): yield lr
 
 # %% ../nbs/library/probe.ipynb #a8c2ec76
 class GentleTuning(Callback):

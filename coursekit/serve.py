@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAGE', 'Refused', 'Classifier', 'web_app', 'Server', 'ImageClassifierApp']
 
-# %% ../nbs/18_ship_it.ipynb #82e39c0a
+# %% ../nbs/18_ship_it.ipynb #3cdd2187
 #| code-fold: true
 import asyncio, base64, html, io, logging, socket, threading, time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from .export import load_learner
 from .vision.core import *
 from .vision.widgets import small_picture
 
-# %% ../nbs/18_ship_it.ipynb #f537efb6
+# %% ../nbs/18_ship_it.ipynb #4b917a85
 #| code-fold: true
 class Refused(ValueError):
     "A file that is not classified: why, in words for the person who sent it"
@@ -69,7 +69,7 @@ class Classifier:
         label = [str(o) for o in label] if is_listy(label) else str(label)
         return dict(label=label, probabilities=dict(ranked))
 
-# %% ../nbs/18_ship_it.ipynb #57b56986
+# %% ../nbs/18_ship_it.ipynb #3408b8eb
 #| code-fold: true
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width">
@@ -171,7 +171,7 @@ def web_app(model, # A learner whose data has classes, or the file of an exporte
             raise HTTPException(500, 'The model has failed. Its log says why.') from e
     return app
 
-# %% ../nbs/18_ship_it.ipynb #87da2cbc
+# %% ../nbs/18_ship_it.ipynb #4ce4f4eb
 #| code-fold: true
 class Server:
     """A web app at an address of this computer, `url`, in a thread of its own until `stop()`, or to the
@@ -203,7 +203,7 @@ class Server:
     def __exit__(self, *_): self.stop()
     def __repr__(self): return f"Server at {self.url}, {'running' if self._thread.is_alive() else 'stopped'}"
 
-# %% ../nbs/18_ship_it.ipynb #11b0b5fb
+# %% ../nbs/18_ship_it.ipynb #efcc3a66
 #| code-fold: true
 class ImageClassifierApp:
     "Widgets that take a picture from the reader's disk and show what the model says: in Jupyter, or by Voilà"

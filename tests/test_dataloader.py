@@ -5,6 +5,8 @@ from torch.utils.data import WeightedRandomSampler
 from coursekit.data import workers
 from coursekit.data.all import *
 from coursekit.learner import Learner
+from coursekit.vision.core import PILImage
+from coursekit.vision.data import ImageDL
 for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n]   # pytest would collect them
 
 def setup_module(): torch.set_num_threads(1)
@@ -521,3 +523,11 @@ def test_loaders_and_transforms_are_freed():
     before = objects()
     for _ in range(5): made()
     assert objects()-before<10
+
+@pytest.mark.parametrize('n', [0, 2])
+def test_a_picture_that_is_skipped_takes_no_other_with_it(n):
+    def picture(i):
+        if i in (1,6): raise SkipItemException
+        return PILImage.create(np.full((4,4,3), 20*i, np.uint8))
+    dl = ImageDL(Datasets(list(range(8)), [[picture]]), bs=4, after_item=ToTensor(), num_workers=n)
+    assert [b[0][:,0,0,0].tolist() for b in dl]==[[0,40,60],[80,100,140]]

@@ -102,14 +102,14 @@ def offline(monkeypatch):
     monkeypatch.setattr(_api, 'load_state_dict_from_url',
                         lambda *a, **k: torchvision.models.squeezenet1_1().state_dict())
 
-def loaders(path, cls=PILImage, bs=4, **kw):
+def loaders(path, cls=PILImage, bs=4, size=64, names=('hen','owl'), **kw):
     rng = np.random.default_rng(0)
-    for c in ('hen','owl'):
-        (path/c).mkdir(exist_ok=True)
+    for c in names:
+        (path/c).mkdir(parents=True, exist_ok=True)
         for i in range(6):
             Image.fromarray(rng.integers(0, 255, (40,40,3), dtype='uint8')).save(path/c/f'{c}{i}.png')
     block = DataBlock((ImageBlock(cls), CategoryBlock), get_items=get_image_files, get_y=parent_label,
-                      splitter=RandomSplitter(seed=1), item_tfms=Resize(64), **kw)
+                      splitter=RandomSplitter(seed=1), item_tfms=Resize(size), **kw)
     return block.dataloaders(path, bs=bs, num_workers=0)
 
 def normalizers(dls): return [f for dl in dls for f in dl.after_batch.fs if isinstance(f, Normalize)]
@@ -277,3 +277,31 @@ def test_what_are_no_loaders(tmp_path):
     for o,what in ((tmp_path,'the folder'), (str(tmp_path),'the folder'), (None,'NoneType'), ([1],'list')):
         with pytest.raises(TypeError, match=f'dls is .*{what}.*ImageDataLoaders.from_folder'):
             vision_learner(o, squeezenet1_1, pretrained=False)
+
+# --- other loaders for the same learner: progressive resizing
+
+def test_a_learner_goes_on_with_larger_pictures(tmp_path):
+    small,large = loaders(tmp_path, size=32),loaders(tmp_path, size=48)
+    raw = large.valid.one_batch()[0]
+    assert raw.shape[-1]==48
+    learn = vision_learner(small, half)
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(1)
+        weights = {k:v.clone() for k,v in learn.model.state_dict().items()}
+        learn.dls = large
+        assert learn.dls is large and learn.get_preds(with_input=True)[0].shape[-1]==48
+        assert torch.allclose(large.valid.one_batch()[0], (raw-.5)/.5, atol=1e-5)
+        assert all(torch.equal(v, weights[k]) for k,v in learn.model.state_dict().items())
+        learn.fine_tune(1)
+        learn.lr_find(num_it=3, show_plot=False, suggest_funcs=None)
+        learn.validate(), learn.predict(get_image_files(tmp_path)[0])
+    assert learn.dls is large and [f.weights_of for f in normalizers(large)]==['small_0.5']*2
+    learn.dls = small # and back again: nothing is normalized twice
+    assert learn.dls is small and len(normalizers(small))==2
+
+def test_other_classes_are_refused(tmp_path):
+    learn = vision_learner(loaders(tmp_path/'a'), half)
+    before = learn.dls
+    other = loaders(tmp_path/'b', names=('mango','kiwi'))
+    with pytest.raises(ValueError, match="learned the classes .*kiwi.*same classes"): learn.dls = other
+    assert learn.dls is before

@@ -10,7 +10,7 @@ __all__ = ['Hook', 'Hooks', 'hook_output', 'hook_outputs', 'dummy_eval', 'model_
 from functools import partial
 from fastcore.basics import PrettyString
 from ..core import *
-from ..layers import flatten_model, in_channels, num_features_model
+from ..layers import ParameterModule, flatten_model, in_channels, num_features_model
 from ..torch_core import one_param, total_params
 from ..metrics import find_bs
 from ..state import keep_modes, keep_rng, undo_if_fails
@@ -111,13 +111,16 @@ def has_params(m):
     return one_param(m) is not None
 
 # %% ../../nbs/library/callback_hook.ipynb #75981486
+def _called_layers(m): # Those that a hook can hear: no lone parameters
+    return [o for o in flatten_model(m) if not isinstance(o, ParameterModule)]
+
 def _model_of(o): return o if isinstance(o, nn.Module) else o.model
 
 def layer_info(model, # A model or `Learner`
                *xb): # Its inputs, a batch
     "For each layer: class, parameters, do they train? and the output's shape for one item (None: not called)"
     model = _model_of(model)
-    layers,p = flatten_model(model),one_param(model)
+    layers,p = _called_layers(model),one_param(model)
     def first_item(t): return t[:1].as_subclass(Tensor).to(None if p is None else p.device)
     def shape(m, i, o): return apply(lambda t: tuple(t.shape), o)
     with keep_modes(model), torch.no_grad(), Hooks(layers, shape) as hooks:
@@ -178,7 +181,7 @@ class HookCallback(Callback):
         self.remove()
         self.hooked = self.modules
         if self.modules is None:
-            self.hooked = [m for m in flatten_model(self.model) if self.include_paramless or has_params(m)]
+            self.hooked = [m for m in _called_layers(self.model) if self.include_paramless or has_params(m)]
         if self.every is None: self.register()
     def before_batch(self):
         if self.listens_to_batch() and self.every: self.register()

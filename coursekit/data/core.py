@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['item_at', 'items_at', 'with_positions', 'culprit', 'Splits', 'check_splits', 'FilteredBase', 'TfmdLists', 'Datasets',
-           'decode_at', 'show_at', 'test_set', 'as_meaning', 'cast', 'explode_types', 'retain_types', 'TfmdDL',
-           'DataLoaders', 'classes_in_words', 'get_grid', 'show_batch', 'show_results']
+           'decode_at', 'show_at', 'test_set', 'as_meaning', 'TfmdDL', 'DataLoaders', 'classes_in_words', 'get_grid',
+           'show_batch', 'show_results']
 
 # %% ../../nbs/library/data_core.ipynb #f16f910d
-import copy, typing, warnings
+import copy, warnings
 from collections import Counter
 from functools import partial
 from contextlib import contextmanager, suppress
@@ -334,27 +334,6 @@ def _rebuild_batch(b, els): return rebuild(b if is_tuple(b) else (), els)
 def _size_of(b): return _size_of(b[0]) if is_tuple(b) else len(b)
 def _item_of(b, i): return rebuild(b, [_item_of(o, i) for o in b]) if is_tuple(b) else b[i]
 def _items_of(b, max_n): return L(_item_of(b, i) for i in range(min(max_n, _size_of(b))))
-
-# %% ../../nbs/library/data_core.ipynb #f969924b
-def cast(x, # A tensor, or anything else
-         typ): # A type
-    "`x` as a `typ`"
-    return x.as_subclass(typ) if isinstance(x, Tensor) and issubclass(typ, Tensor) else retain_type(x, x, typ)
-
-def explode_types(o): # An item or a batch: nested lists and tuples
-    "The type of `o`; of a list or tuple `{its type: [the types in it]}`"
-    return {type(o): [explode_types(x) for x in o]} if is_listy(o) else type(o)
-
-def retain_types(new, # An item or a batch, whose parts have lost their types
-                 old=None, # One that has them
-                 typs=None): # The types of `old`, from `explode_types`; default: taken from it
-    "`new` with the types of `old`, part by part"
-    if not is_listy(new): return retain_type(new, new if old is None else old, _type_or_any(typs))
-    parts = list(typs.values())[0] if isinstance(typs, dict) else [None]*len(new)
-    olds = [None]*len(new) if old is None else old
-    return type(new)([retain_types(n, o, t) for n,o,t in zip(new, olds, parts)])
-
-def _type_or_any(t): return typing.Any if t is None else t
 
 # %% ../../nbs/library/data_core.ipynb #b2e6c85d
 class TfmdDL(DataLoader):

@@ -509,7 +509,7 @@ def unknown_label(o, # A label
 def check_labels(items, # Labels of the training items
                  add_na=False): # Is there a class for items without a label?
     "A list of the labels in `items`. Raises `ValueError` for what is no label"
-    if hasattr(items, 'cat'): return items
+    if hasattr(getattr(items, 'cat', None), 'categories'): return items # of pandas
     labels = [plain_label(o) for o in items]
     if labels and isinstance(labels[0], Path): raise ValueError(
         f"The labels are the file paths themselves, e.g. '{labels[0]}'; did you forget `get_y`, the function "

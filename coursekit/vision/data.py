@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OpenMask', 'prefetch', 'ImageDL', 'AddMaskCodes', 'ImageBlock', 'MaskBlock', 'PointBlock', 'BBoxBlock',
-           'BBoxLblBlock', 'show_batch', 'label_text', 'show_results', 'ImageDataLoaders', 'get_grid',
-           'clip_remove_empty', 'bb_pad']
+           'BBoxLblBlock', 'show_batch', 'label_text', 'show_results', 'ImageDataLoaders', 'SegmentationDataLoaders',
+           'get_grid', 'clip_remove_empty', 'bb_pad']
 
 # %% ../../nbs/library/vision_data.ipynb #bc356aa6
 import os, warnings
@@ -48,9 +48,11 @@ class ImageDL(TfmdDL):
         n = next((k for k,f in enumerate(fs) if isinstance(f, ToTensor)), None)
         if n is None or torch.utils.data.get_worker_info() is not None: return super().create_items(idxs)
         choose,finish = (Pipeline(o, split_idx=split_idx) for o in (fs[:n], fs[n:]))
-        items = [self.run_named_steps(i, i, self.create_item, choose) for i in idxs]
+        self.idxs = idxs
+        items = self.unskipped(idxs, lambda i: self.run_named_steps(i, i, self.create_item, choose))
         prefetch(items)
-        return [self.run_named_steps(i, x, finish) for i,x in zip(idxs, items)]
+        chosen = iter(items)
+        return self.unskipped(self.idxs, lambda i: self.run_named_steps(i, next(chosen), finish))
 
 # %% ../../nbs/library/vision_data.ipynb #63e21d67
 class AddMaskCodes(Transform):
@@ -308,3 +310,25 @@ class ImageDataLoaders(DataLoaders):
             elif is_several(first): y_block = MultiCategoryBlock
         return cls.from_labels(L(zip(fnames, labels)), ItemGetter(1), valid_pct, seed, item_tfms, batch_tfms,
                                img_cls, y_block, get_x=ItemGetter(0), path=path, **kwargs)
+
+# %% ../../nbs/library/vision_data.ipynb #85e053d7
+class SegmentationDataLoaders(DataLoaders):
+    "Loaders for pictures with a class for each pixel"
+    @classmethod
+    @delegates(DataLoaders.from_dblock)
+    def from_label_func(cls, path, # Where to save models and the like
+                        fnames, # Paths of the pictures
+                        label_func, # `Path` → its mask: a path, a `PILMask` or an array
+                        valid_pct:float=0.2, # Share kept for validation, 0…1
+                        seed:int=None, # Same seed, same split
+                        codes=None, # Names of the classes, in the order of their numbers in the masks
+                        item_tfms=None, batch_tfms=None, img_cls=PILImage, # As for `ImageDataLoaders`
+                        **kwargs): # `bs`, `val_bs`, `shuffle`, `num_workers`, `device`
+        "A function of the path says where the mask is"
+        if isinstance(fnames, (str,Path)):
+            raise TypeError(f"fnames is one path, {str(fnames)!r}, where a list of the pictures' paths is "
+                            f"needed: `get_image_files({str(fnames)!r})`.")
+        block = DataBlock((ImageBlock(img_cls), MaskBlock(codes)), get_y=label_func,
+                          splitter=RandomSplitter(valid_pct, seed=seed),
+                          item_tfms=item_tfms, batch_tfms=batch_tfms)
+        return cls.from_dblock(block, fnames, path=path, **kwargs)

@@ -10,6 +10,7 @@ __all__ = ['cnn_learner', 'find_cut', 'cut_model', 'create_body', 'create_head',
 #| code-fold: true
 import copy, gc, logging, warnings
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from fastcore.foundation import L
 from fastcore.meta import delegates
@@ -17,7 +18,7 @@ from torch import nn
 from ..callback.channelslast import suits_channels_last
 from ..core import *
 from ..data.transforms import Normalize, get_c
-from ..errors import no_typos
+from ..errors import brief, no_typos
 from ..layers import *
 from ..learner import *
 from ..optimizer import *
@@ -257,8 +258,9 @@ def vision_learner(dls, # `DataLoaders` of pictures
     they have one for other weights, or another learner has them without one, then this learner has loaders of
     its own, `learn.dls`, and there is a warning. Saved weights fit a learner with the same head: pass
     `pretrained=False, linear=True` for those of a pretrained one, and give `dls` its `Normalize`, which only
-    a pretrained learner brings along. Raises `ConnectionError` if the weights cannot be had, `TypeError` and
-    `ValueError` for arguments that do not fit; then `dls` is as before"""
+    a pretrained learner brings along. Other loaders, put there later with `learn.dls = …`, are normalized
+    likewise; they must have the same classes. Raises `ConnectionError` if the weights cannot be had,
+    `TypeError` and `ValueError` for arguments that do not fit; then `dls` is as before"""
     _check_loaders(dls)
     if n_out is None: n_out = get_c(dls)
     have,*size = _picture_shape(dls) or (None,)
@@ -271,8 +273,8 @@ def vision_learner(dls, # `DataLoaders` of pictures
     if channels_last or channels_last is None and suits_channels_last(model, learn.device):
         learn.to_channelslast()
     if pretrained: learn.freeze()
-    if normalize and stats: # last: now all has worked
-        learn.dls = _normalized(learn, stats, getattr(arch, '__name__', str(arch)))
+    learn.suit_dls = partial(_suited, stats=normalize and stats, name=getattr(arch, '__name__', str(arch)))
+    learn.dls = dls # last: now all has worked
     return learn
 
 _log = logging.getLogger('coursekit')
@@ -298,12 +300,19 @@ def _others_have(dls, learn): # Does another learner have these loaders, too?
     gc.collect() # what nobody needs any more does not count
     return found()
 
-def _normalized(learn, stats, name): # Its loaders, or a twin of them, that normalize for the network `name`
-    dls,says = learn.dls,Normalize.from_stats(*stats).in_words()
+def _suited(learn, dls, stats, name): # What `learn.dls = dls` puts there, at first and later
+    new,old = (getattr(o, 'vocab', None) for o in (dls,learn.dls))
+    if new is not None and old is not None and list(new)!=list(old): raise ValueError(
+        f"The network has learned the classes {brief(list(old))}, and these loaders have "
+        f"{brief(list(new))}: make them of pictures of the same classes, or make a new `vision_learner`.")
+    return _normalized(learn, dls, stats, name) if stats else dls
+
+def _normalized(learn, dls, stats, name): # `dls`, or a twin of them, that normalize for the network `name`
+    says = Normalize.from_stats(*stats).in_words()
     if not hasattr(dls, 'add_tfms') or not all(hasattr(getattr(dl, 'after_batch', None), 'fs') for dl in dls):
         warnings.warn("These loaders take no transforms of batches, so the pictures are not normalized as "
                       f"the pretrained network expects: do so yourself, with {says}, and pass "
-                      "`normalize=False`.", stacklevel=4)
+                      "`normalize=False`.", stacklevel=6)
         return dls
     there = [f for f in dls.train.after_batch.fs if isinstance(f, Normalize)]
     if any(f.weights_of is None or f.has_stats(*stats) for f in there): return dls # also what somebody chose
@@ -313,7 +322,7 @@ def _normalized(learn, stats, name): # Its loaders, or a twin of them, that norm
     if why:
         warnings.warn(f"These loaders {why}; but {name} needs {says}. So this learner has loaders of its "
                       "own: use `learn.dls`, for example `learn.dls.test_dl(files)`, not those that you "
-                      "passed.", stacklevel=4)
+                      "passed.", stacklevel=6)
         dls = dls.twin()
         for dl in dls: dl.after_batch.fs = dl.after_batch.fs.filter(lambda f: not isinstance(f, Normalize))
     dls.add_tfms(Normalize.from_stats(*stats, weights_of=name), 'after_batch')
