@@ -69,7 +69,7 @@ def accuracy(side=64, n_seeds=5):
     import coursekit.callback.schedule  # noqa: F401
     import coursekit.learner as ck, coursekit.optimizer as cko, coursekit.vision.models as ckv
     from coursekit.metrics import accuracy
-    t = Topic('half-accuracy', f'resnet18, one epoch of 768 digits of {side} × {side}, {n_seeds} seeds: how '
+    t = Topic('half-accuracy', f'resnet18, 3 epochs of 768 digits of {side} × {side}, {n_seeds} seeds: how '
                                'many of 256 others are read right, and their scatter', once=True)
     train,valid = [[read(f) for f in fs] for fs in files()[1:]]
     def batched(items, order):
@@ -82,7 +82,7 @@ def accuracy(side=64, n_seeds=5):
             model = seeded(ckv.resnet18, seed, num_classes=2)
             dls = batched(train, torch.randperm(len(train))),batched(valid, torch.arange(len(valid)))
             learn = learner(ck, cko.Adam, dls, model, half, metrics=accuracy)
-            quiet_fit(learn, f='fit_one_cycle')
+            quiet_fit(learn, 3, 'fit_one_cycle')
             accs.append(float(learn.recorder.values[-1][-1]))
         return accs
     t.run('32 bits', role='bare')(lambda: run(False))
