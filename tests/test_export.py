@@ -363,8 +363,8 @@ def test_a_unet_comes_back_with_its_masks(tmp_path):
         files.append(tmp_path/f'{i}.png')
         Image.fromarray(np.full((32,40,3), i*40, np.uint8)).save(files[-1])
     mask = PILMask.create(np.eye(32, 40, dtype=np.uint8))
-    dls = SegmentationDataLoaders.from_label_func(tmp_path, files, lambda f: mask, seed=42, codes=['off','line'],
-                                                  item_tfms=Resize(32), bs=2)
+    dls = SegmentationDataLoaders.from_label_func(tmp_path, files, lambda f: mask, codes=['off','line'],
+                                                  seed=42, item_tfms=Resize(32), bs=2)
     learn = unet_learner(dls, resnet_tiny, pretrained=False, self_attention=True, blur=True)
     file = learn.export(tmp_path/'unet')
     back = load_learner(file)
