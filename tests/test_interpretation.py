@@ -458,3 +458,23 @@ def test_mistakes_on_real_photos(real_data):
     crossed = sum(a[0].isupper()!=b[0].isupper() for a,b in wrong)
     print(f'\n{len(wrong)} of {len(y)} wrong, {inside} within the four pairs, {crossed} cats and dogs')
     assert len(wrong)<0.25*len(y) and inside>=0.15*len(wrong) and crossed<=2
+
+def test_masks_are_interpreted(tmp_path):
+    from coursekit.vision.all import (PILMask, Resize, SegmentationDataLoaders, SegmentationInterpretation,
+                                      resnet_tiny, unet_learner)
+    files = []
+    for i in range(6):
+        files.append(tmp_path/f'{i}.png')
+        Image.fromarray(np.full((32,40,3), i*40, np.uint8)).save(files[-1])
+    mask = PILMask.create(np.eye(32, 40, dtype=np.uint8))
+    dls = SegmentationDataLoaders.from_label_func(tmp_path, files, lambda f: mask, 0.5, codes=['off','line'],
+                                                  seed=42, item_tfms=Resize(32), bs=2)
+    interp = SegmentationInterpretation.from_learner(unet_learner(dls, resnet_tiny, pretrained=False))
+    losses,idxs = interp.top_losses()
+    assert sorted(idxs.tolist())==[0,1,2] and losses.tolist()==sorted(interp.losses.tolist(), reverse=True)
+    assert interp.preds.shape==(3,2,32,32) and interp.decoded.shape==interp.targs.shape==(3,32,32)
+    by_hand = nn.functional.nll_loss(interp.preds.log(), interp.targs.long(), reduction='none').mean((1,2))
+    assert torch.allclose(by_hand, interp.losses, atol=1e-4)
+    interp.plot_top_losses(2)
+    interp.show_results([0,2])
+    plt.close('all')

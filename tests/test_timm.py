@@ -197,3 +197,12 @@ def test_networks_whose_first_layer_is_no_convolution_of_colours(name):
     with torch.device('meta'):
         model,_ = create_vision_model(name, 5, pretrained=False, size=size, init=None)
         assert model(torch.zeros(2, 3, *size)).shape==(2,5)
+
+def test_unets():
+    from coursekit.vision.all import create_unet_model, total_params
+    for name,most in (('tf_efficientnet_lite0',10e6), ('convnext_atto',11e6)):
+        net = create_unet_model(name, 2, (64,64), pretrained=False).eval()
+        assert total_params(net)[0]<most                       # without the layer for the classifier
+        with torch.no_grad(): assert net(torch.randn(1,3,61,75)).shape==(1,2,61,75)
+    with pytest.raises(ValueError, match='made of convolutions'):
+        create_unet_model('vit_tiny_patch16_224', 2, (64,64), pretrained=False)

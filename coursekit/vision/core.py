@@ -572,6 +572,11 @@ def picture_size(x): # PIL image, tensor, or points that know it
     if isinstance(x, TensorImageBase): return x.shape[-1],x.shape[-2]
     return x.size if isinstance(x, Image.Image) else getattr(x, 'img_size', None)
 
+def _same(a, b): # Two settings, which may be tensors
+    try:
+        return bool(a is b or a==b)
+    except (TypeError,ValueError,RuntimeError): return False
+
 class RandTransform(DisplayedTransform):
     "A transform done with probability `p`; `before_call` draws what is random, once for a whole item"
     do,split_idx,p,src = True,0,1.,None
@@ -597,7 +602,8 @@ class RandTransform(DisplayedTransform):
 
     def __repr__(self): # The arguments that are not the defaults
         ps = type(self).__signature__.parameters
-        vals = {k:getattr(self, k) for k,p in ps.items() if getattr(self, k, p.default)!=p.default}
+        vals = {k:getattr(self, k, p.default) for k,p in ps.items() if k!='before_call'} # that is a method
+        vals = {k:v for k,v in vals.items() if not _same(v, ps[k].default)}
         return f"{self.name}({', '.join(f'{k}={v}' for k,v in vals.items())})"
 
 # %% ../../nbs/library/vision_core.ipynb #36a2dfba

@@ -150,6 +150,11 @@ def _only_widens(m): # Does `m` only make more channels, as a classifier likes t
 
 def encoder_of(body): # A body
     "`body` without a last 1×1 convolution that only makes more channels, as efficientnets have one"
+    if isinstance(body, TimmBody): # which calls its layers by name
+        if _only_widens(getattr(body.model, 'conv_head', nn.Identity())):
+            for name in {'conv_head','bn2'} & body.model._modules.keys():
+                setattr(body.model, name, nn.Identity())
+        return body
     row = _in_a_row(body)
     n = len(row)
     while n>1 and (isinstance(row[n-1], norm_types) or one_param(row[n-1]) is None): n -= 1
