@@ -51,62 +51,63 @@ fp16_utils | half precision by hand, from before PyTorch had it | `learn.to_fp16
 data.download_checks | sizes of fastai's archives | `CHECKS` of coursekit.data.external
 """
 
-# %% ../nbs/library/left_out.ipynb #4656e6b4
+# %% ../nbs/library/left_out.ipynb #62f1ce81
 # Name; what fastai does; what coursekit does; why
 differs = """
-`Transform(split_idx=0)`, called without `split_idx` | leaves the item as it is | transforms it | who calls a
-    transform by hand wants to see what it does
-`Datasets`, an unknown label in validation | fails when the item is asked for | raises when it is made | the
-    mistake shows at once, not after the first epoch
-`Normalize` of three channels, on pictures of one | broadcasts: the picture has three channels | raises | the
-    network would get channels that nobody asked for
-`IntToFloatTensor`, decoded | rounds to whole numbers | stays a float in 0…1 | nothing is lost on the way back
-`learn.export` | a pickle of everything | safetensors and JSON, under any file name | the file runs no code when
-    it is opened, and it outlives changes of the library
-`load_learner` | opens every pickle | refuses pickles, unless you pass `trust=True` | a pickle can run whatever
-    its maker wishes
-`learn.to_fp16()` on a CPU | turns autocast of float16 on | computes in bfloat16 | float16 is slow there, and
-    needs scaled gradients
-`learn.to_fp16().to_bf16()` | asks for `to_fp32()` between the two | the second callback replaces the first | the
-    last wish counts
-`DistributedDL` | each process takes every n-th item | consecutive pieces of each global batch | an epoch has the
-    same batches on any number of processes
-the training loss in several processes | of the first process | the mean over all | it is that of all items, as
-    with one process
-`download_images`, names of the files | in part random | the numbers of the addresses in the list | a file leads
+`Transform(split_idx=0)`, called without `split_idx` | leaves the item as it is | transforms it | who
+    calls a transform by hand wants to see what it does
+`Datasets`, an unknown label in validation | fails when the item is asked for | raises when it is made |
+    the mistake shows at once, not after the first epoch
+`Normalize` of three channels, on pictures of one | broadcasts: the picture has three channels | raises
+    | the network would get channels that nobody asked for
+`IntToFloatTensor`, decoded | whole numbers in 0…255 | stays a float in 0…1 | nothing is lost on the way
+    back
+`learn.export` | a pickle of everything | safetensors and JSON, under any file name | the file runs no
+    code when it is opened, and it outlives changes of the library
+`load_learner` | opens every pickle | refuses pickles, unless you pass `trust=True` | a pickle can run
+    whatever its maker wishes
+`learn.to_fp16()` on a CPU | stays in float32, for its autocast is CUDA's | computes in bfloat16 | it is
+    what a CPU can do, and who asks gets less memory
+`learn.to_fp16().to_bf16()` | there are two callbacks then | the second replaces the first | the last
+    wish counts
+`DistributedDL` | each process takes one stretch of the whole epoch | each takes a consecutive piece of
+    every global batch | an epoch has the same batches on any number of processes
+the training loss in several processes | of the first process | the mean over all | it is that of all
+    items, as with one process
+`download_images`, names of the files | random | the numbers of the addresses in the list | a file leads
     back to its address, and a second run to the same names
-`download_images`, what is no picture | stays in the folder | is dropped | many servers send a page of text
-    instead of an error
-`resize_images` | leaves the turn of the camera in EXIF | turns pictures upright | others would see them lying
-    on their side
-`apply`, on what is no tensor | calls the function on every leaf | leaves it as it is | `to_device` and its like
-    need not ask. Use `L.map` for other leaves
+`download_images`, what is no picture | stays in the folder | is dropped | many servers send a page of
+    text instead of an error
+`resize_images` | does not look at EXIF | turns pictures upright, as the camera noted it | others would
+    see them lying on their side
+`apply`, on what is no tensor | calls the function on every leaf | leaves it as it is | `to_device` and
+    its like need not ask. Use `L.map` for other leaves
 `to_detach(gather=)` | gathers from all processes | has no such argument | `maybe_gather`, or
     coursekit.distributed, do that
-`test_eq`, on tensors | refuses lists | compares lists and numbers too; shapes must be equal | tests are shorter,
-    and a shape that was broadcast doesn't slip through
-`DataLoader(bs=)` | default `None`: no batches | default 64, as `TfmdDL` has it; `None` as in fastai | a loader
-    without a size is almost always meant to batch
-`DataLoader` over an iterable, `num_workers` of 2 or more | gives every item several times | raises, unless it
-    can be divided | items that come twice count twice
-`SkipItemException` | fills the batch up with the next items | the batch of an indexed data set is smaller;
-    streams fill up | the batches are the same with any number of workers
-`fa_collate`, on unequal items | `RuntimeError` | `ValueError` that names both items | it says which file to look
-    at
-`WeightedDL`, `PartialDL` | draw with NumPy's global generator | draw with the loader's seed, and check the
-    weights | draws can be repeated, in workers too
-`sgd_step`, `l2_reg`, `average_grad` … | called with one parameter: `f(p, lr, **kwargs)` | called with `p, g, …`
-    and buffers that they change in place | all tensors of a group step at once. fastai's kind works as an own
-    stepper
-`Lookahead` | a class with `count` | an `Optimizer` with two more pieces | it is saved, frozen and restored as
-    the others are
+`test_eq`, on tensors | refuses lists | compares lists and numbers too; shapes must be equal | tests are
+    shorter, and a shape that was broadcast doesn't slip through
+`DataLoader(bs=)` | default `None`: no batches | default 64, as `TfmdDL` has it; `None` as in fastai | a
+    loader without a size is almost always meant to batch
+`DataLoader` over an iterable, `num_workers` of 2 or more | gives every item several times | raises,
+    unless it can be divided | items that come twice count twice
+`SkipItemException` | fills the batch up with the next items | the batch of an indexed data set is
+    smaller; streams fill up | the batches are the same with any number of workers
+`fa_collate`, on unequal items | `RuntimeError` | `ValueError` that names both items | it says which
+    file to look at
+`WeightedDL`, `PartialDL` | draw with NumPy's global generator | draw with the loader's seed, and check
+    the weights | draws can be repeated, in workers too
+`sgd_step`, `l2_reg`, `average_grad` … | called with one parameter: `f(p, lr, **kwargs)` | called with
+    `p, g, …` and buffers that they change in place | all tensors of a group step at once. fastai's kind
+    works as an own stepper
+`Lookahead` | a class with `count` | an `Optimizer` with two more pieces | it is saved, frozen and
+    restored as the others are
 `Larc` | keeps `local_lr` in the state | computes it within the step | there is nothing to go stale
-`get_preds(save_preds=, save_targs=)` | writes files batch by batch | has no such arguments | `torch.save` stores
-    what `get_preds` returns
-`learn.fit`, on batches without targets | trains, with a loss of nan or 0 | `ValueError` that says so | such a
-    training is lost
-`TensorBase.register_func` | a table of functions and types | one rule says what two types give | a subclass
-    overrides `__torch_function__`
+`get_preds(save_preds=, save_targs=)` | writes files batch by batch | has no such arguments |
+    `torch.save` stores what `get_preds` returns
+`learn.fit`, on batches without targets | trains, with a loss of nan or 0 | `ValueError` that says so |
+    such a training is lost
+`TensorBase.register_func` | a table of functions and types | one rule says what two types give | a
+    subclass overrides `__torch_function__`
 """
 
 # %% ../nbs/library/left_out.ipynb #ef4f735d
