@@ -118,9 +118,11 @@ def test_tied_weights_stay_tied(pictures, tmp_path):
 LAYERS = dict(
     attention=lambda: [ConvLayer(4, 8, act_cls=Mish, xtra=SelfAttention(8)), PooledSelfAttention2d(8),
                        SimpleSelfAttention(8, ks=3)],
-    merged=lambda: [SequentialEx(ConvLayer(4, 4), MergeLayer()), SequentialEx(nn.ReLU(), MergeLayer(dense=True)),
-                    SequentialEx(nn.Sigmoid(), ProdLayer()), Cat([nn.ReLU(), ResBlock(1, 8, 8)])],
-    blocks=lambda: [ResBlock(1, 4, 8, stride=2, norm_type=NormType.Instance, pool=MaxPool, pool_first=False),
+    merged=lambda: [SequentialEx(ConvLayer(4, 4), MergeLayer()),
+                    SequentialEx(nn.ReLU(), MergeLayer(dense=True)), SequentialEx(nn.Sigmoid(), ProdLayer()),
+                    Cat([nn.ReLU(), ResBlock(1, 8, 8)])],
+    blocks=lambda: [ResBlock(1, 4, 8, stride=2, norm_type=NormType.Instance, pool=MaxPool,
+                             pool_first=False),
                     SEBlock(4, 2, 2, reduction=2, act_cls=Swish), SEModule(8, 2), PixelShuffle_ICNR(8, 4)],
     shapes=lambda: [ResizeBatch(4, 16, 4), View(-1, 4, 64), TimeDistributed(nn.Linear(64, 3), low_mem=True),
                     AdaptiveConcatPool1d(2), Flatten(), BatchNorm1dFlat(16), nn.LazyLinear(2)])
