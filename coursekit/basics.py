@@ -56,5 +56,7 @@ def doc(f): # A function or class
     else: display(Markdown(text))
 
 # %% ../nbs/library/basics.ipynb #bd515c98
-__all__ = [n for n in globals() if not n.startswith('_')]
-def __getattr__(nm): return _not_here(nm, __name__)
+__all__ = [*(n for n in globals() if not n.startswith('_')), 'load_learner']
+def __getattr__(nm): # `load_learner` builds on modules that stand after this one: fetched when asked for
+    if nm=='load_learner': return importlib.import_module('coursekit.export').load_learner
+    return _not_here(nm, __name__)

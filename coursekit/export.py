@@ -143,6 +143,8 @@ for _o in (F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits, F.bi
            F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss):
     add_known(_o, name=f'F.{_o.__name__}')
 add_known(losses.LabelSmoothingCrossEntropy, ('eps','weight','reduction'))
+add_known(losses.FocalLoss, ('gamma','weight','reduction'))
+add_known(losses.DiceLoss, 'attrs')
 
 def _of_base_loss(o): # A `BaseLoss`
     inner = known[name_of(type(o.func))].arguments_of(o.func)[1]
@@ -151,7 +153,7 @@ def _of_base_loss(o): # A `BaseLoss`
     return res | ({'thresh':o.thresh} if hasattr(o, 'thresh') else {})
 
 for _o in (losses.BaseLoss, losses.CrossEntropyLossFlat, losses.BCEWithLogitsLossFlat,
-           losses.LabelSmoothingCrossEntropyFlat):
+           losses.LabelSmoothingCrossEntropyFlat, losses.FocalLossFlat):
     add_known(_o, _of_base_loss)
 
 for _o in (metrics.accuracy, metrics.error_rate, metrics.top_k_accuracy, metrics.accuracy_multi, metrics.mse,

@@ -9,7 +9,7 @@ __all__ = ['n_batches', 'as_plain_tensor', 'Learner', 'Recorder', 'Metric', 'Avg
 
 # %% ../nbs/08_learner.ipynb #e5d806a5
 #| code-fold: true
-import warnings
+import importlib, warnings
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -30,6 +30,10 @@ from .hints import *
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric',
          'check_lr','check_dls','check_dl',
          'join_path_file','save_atomic','save_model','load_model'] # fastai has them here
+
+def __getattr__(name): # `load_learner`, too, but it builds on all that follows: fetched when asked for
+    if name=='load_learner': return importlib.import_module('coursekit.export').load_learner
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 # %% ../nbs/08_learner.ipynb #12986eeb
 #| code-fold: true

@@ -115,6 +115,37 @@ def test_tied_weights_stay_tied(pictures, tmp_path):
     assert twin.model[4].weight is twin.model[2].weight and twin.model[7][0].weight is twin.model[5].weight
     assert len(list(twin.model.parameters()))==len(list(body.parameters()))
 
+LAYERS = dict(
+    attention=lambda: [ConvLayer(4, 8, act_cls=Mish, xtra=SelfAttention(8)), PooledSelfAttention2d(8),
+                       SimpleSelfAttention(8, ks=3)],
+    merged=lambda: [SequentialEx(ConvLayer(4, 4), MergeLayer()),
+                    SequentialEx(nn.ReLU(), MergeLayer(dense=True)), SequentialEx(nn.Sigmoid(), ProdLayer()),
+                    Cat([nn.ReLU(), ResBlock(1, 8, 8)])],
+    blocks=lambda: [ResBlock(1, 4, 8, stride=2, norm_type=NormType.Instance, pool=MaxPool,
+                             pool_first=False),
+                    SEBlock(4, 2, 2, reduction=2, act_cls=Swish), SEModule(8, 2), PixelShuffle_ICNR(8, 4)],
+    shapes=lambda: [ResizeBatch(4, 16, 4), View(-1, 4, 64), TimeDistributed(nn.Linear(64, 3), low_mem=True),
+                    AdaptiveConcatPool1d(2), Flatten(), BatchNorm1dFlat(16), nn.LazyLinear(2)])
+@pytest.mark.parametrize('name', LAYERS)
+def test_layers_of_the_library(name, tmp_path):
+    x = torch.randn(3, 4, 8, 8)
+    model = nn.Sequential(*LAYERS[name]())
+    model(x)                                                  # running statistics, and the lazy layer
+    for m in model.modules(): # attention begins with weight 0: then it would say nothing
+        if hasattr(m, 'gamma'): nn.init.constant_(m.gamma, 0.5)
+    learn = Learner(DataLoaders([], []), model, loss_func=nn.MSELoss(), path=tmp_path)
+    twin = there_and_back(learn, tmp_path)
+    with torch.no_grad(): assert torch.equal(model.eval()(x), twin.model(x))
+
+LOSSES = [FocalLossFlat(gamma=3., axis=1, weight=tensor([1.,2.])), FocalLoss(gamma=1., reduction='sum'),
+          DiceLoss(smooth=0.1, reduction='mean', square_in_union=True)]
+@pytest.mark.parametrize('loss', LOSSES, ids=lambda o: type(o).__name__)
+def test_losses_of_the_library(loss, tmp_path):
+    learn = Learner(DataLoaders([], []), nn.Conv2d(3, 2, 1), loss_func=loss, path=tmp_path)
+    twin = there_and_back(learn, tmp_path).loss_func
+    pred,targ = torch.randn(2, 2, 4, 4),torch.randint(0, 2, (2,4,4))
+    assert type(twin) is type(loss) and torch.equal(twin(pred, targ), loss(pred, targ))
+
 # Data
 
 def test_several_labels(pictures, tmp_path):
