@@ -349,7 +349,9 @@ class TfmdDL(DataLoader):
         if n is not None: check_count(n, 'n')
         split_idx = getattr(dataset, 'split_idx', None)
         pipes = dict(after_item=after_item, before_batch=before_batch, after_batch=after_batch)
-        for nm,fs in pipes.items(): setattr(self, nm, Pipeline(fs, split_idx=split_idx))
+        for nm,fs in pipes.items(): # where the data set says nothing, as the pipeline had it
+            known = fs.split_idx if split_idx is None and isinstance(fs, Pipeline) else split_idx
+            setattr(self, nm, Pipeline(fs, split_idx=known))
         for nm in pipes if do_setup else (): getattr(self, nm).setup(self)
 
     def get_idxs(self):
@@ -439,6 +441,10 @@ class DataLoaders:
         make,bs = dl_type or TfmdDL,check_count(bs, 'bs')
         loaders = [make(d, bs=bs, shuffle=i==0, drop_last=i==0 and len(d)>=bs, **kwargs)
                    for i,d in enumerate(ds)]
+        for i,(d,dl) in enumerate(zip(ds, loaders)): # a plain list does not say which set it is
+            if getattr(d, 'split_idx', None) is not None: continue
+            for p in vars(dl).values():
+                if isinstance(p, Pipeline): p.split_idx = min(i, 1)
         return cls(*loaders, path=path, device=device)
     @classmethod
     def from_dblock(cls, dblock, # `DataBlock`
