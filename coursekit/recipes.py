@@ -368,6 +368,6 @@ add_known(Cat, lambda o: {'layers':list(o), 'dim':o.dim})
 add_known(TimeDistributed, ('module','low_mem','tdim'))
 for _o in (SelfAttention,PooledSelfAttention2d): add_known(_o, lambda o: [o.query[0].in_channels])
 add_known(SimpleSelfAttention, lambda o: {'n_in':o.n_in, 'ks':o.conv.kernel_size[0], 'sym':o.sym})
-for _o in (SEModule,ResBlock,PixelShuffle_ICNR): exportable(_o)   # their arguments are noted when they are made
+for _o in (SEModule,ResBlock,PixelShuffle_ICNR): exportable(_o) # notes arguments when made
 for _o in (AvgPool,MaxPool): add_known(_o)
 for _o in NormType: add_known(_o, name=f'NormType.{_o.name}')
