@@ -8,20 +8,8 @@ from coursekit.left_out import left_out, left_out_modules, table_rows, why_left_
 # Written by benchmarks/fastai_names.py
 NAMES = (Path(__file__).parent/'fastai_names.txt').read_text().split()
 
-COMING = """
-AdaptiveAvgPool AdaptiveConcatPool1d AvgPool BCELossFlat BatchNorm1dFlat Cat Debugger DiceLoss DynamicUnet
-Embedding FocalLoss FocalLossFlat Identity MaxPool MergeLayer Mish NoneReduce ParameterModule
-PartialLambda PixelShuffle_ICNR PooledSelfAttention2d ProdLayer ResizeBatch ResizeToOrig SEBlock
-SEResNeXtBlock SegmentationDataLoaders SegmentationInterpretation SelfAttention SeparableBlock
-SequentialEx SimpleCNN SimpleSelfAttention Swish TimeDistributed ToTensorBase UnetBlock
-children_and_parameters cond_init create_unet_model has_children icnr_init init_cnn load_learner mish
-module sequential sigmoid sigmoid_ sigmoid_range swish trunc_normal_ unet_learner vleaky_relu xsenet154
-SwishJit MishJit inplace_relu se_kwargs1 se_kwargs2 se_kwargs3 g0 g1 g2 g3
-""".split()                                                # until these branches are merged
-
 def test_each_name_is_here_or_in_the_table():
     missing = [nm for nm in NAMES if nm not in V.__all__ and not why_left_out(nm)]
-    missing = [nm for nm in missing if nm not in COMING and not nm.startswith(('xres','xse'))]
     assert not missing, f'fastai.vision.all has these: {missing}'
 
 def test_what_is_in_the_table_is_not_here():

@@ -141,6 +141,7 @@ def test_a_mask_with_a_class_that_has_no_name(tmp_path):
         assert sum(len(b[0]) for dl in loaders(value) for b in dl)==5
     said = error_text(lambda: [list(dl) for dl in loaders(7)])
     assert 'class 7, and there are names for 0…1' in said and '2.png' in said
+    assert 'subtract 1' in said
 
 def test_an_unknown_coordinate_leaves_the_other_alone():
     im = PILImage.create(np.zeros((40,80,3), np.uint8))

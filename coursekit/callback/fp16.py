@@ -61,7 +61,7 @@ class _Gradients: # What `GradScaler` takes for an optimizer: did it find the gr
 class MixedPrecision(Callback):
     """Computes predictions and loss with 16 bits where that is safe, with PyTorch's autocast. Weights,
     optimizer and what comes out stay in 32 bits (Micikevicius et al. 2018)"""
-    order = 10
+    order,only_numbers = 10,True # it takes features as well as pictures
     def __init__(self,
                  amp_mode:str|AMPMode=AMPMode.FP16, # 'fp16' or 'bf16'
                  **kwargs): # Of `GradScaler`, which only fp16 needs

@@ -22,6 +22,7 @@ from .points import *
 from .tensors import *
 from .data import *
 from .learner import *
+from .create import *
 from .unet import *
 from ..recipes import ExportError, exportable
 from ..export import load_learner

@@ -211,6 +211,11 @@ class ClassicLearner(Learner):
         "Predictions and targets, from several versions of each picture"
         return self.tta(ds_idx=ds_type, beta=beta, **kwargs)
 
+    def mixup(self, alpha=0.4): # As for `MixUp`; small: most pictures are hardly blended
+        "Blend pictures in each training from now on; the learner"
+        self.remove_cbs(self.cbs.filter(lambda o: isinstance(o, MixUp)))
+        return self.add_cb(MixUp(alpha))
+
     def show_results(self, ds_type=DatasetType.Valid, rows=5, **kwargs): # Which loader; rows and columns
         "Show pictures with targets and predictions in a square"
         if isinstance(ds_type, int): kwargs['ds_idx'] = ds_type

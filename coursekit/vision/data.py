@@ -67,7 +67,9 @@ class AddMaskCodes(Transform):
         if self.c is None or o.max()<self.c: return o
         bad = o[(o>=self.c)&(o!=255)]
         if len(bad): raise ValueError(
-            f"the mask has class {bad.max().item()}, and there are names for 0…{self.c-1}")
+            f"the mask has class {bad.max().item()}, and there are names for 0…{self.c-1}. Add a name,"
+            " or, if masks count from 1, as the trimaps of Oxford's pets, subtract 1 in the labeller:"
+            " `PILMask.create(np.array(PILMask.create(file))-1)`")
         return o
     def decodes(self, o:TensorMask):
         if self.codes is not None: o.codes = self.codes

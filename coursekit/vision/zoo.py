@@ -90,13 +90,14 @@ def load_timm(name, # As for `check_timm_name`
               pretrained=True, # With weights? The usual ones …
               weights=None, # … or others: a tag of timm's, such as 'fb_in22k', or a .safetensors or .pth file
               n_in=3, # Channels of the pictures
-              size=None): # Their height and width, for networks that are built for one size
+              size=None, # Their height and width, for networks that are built for one size
+              **kwargs): # More for `timm.create_model`
     """A network of timm, without its classifier. Raises `WeightsError` if its weights are not to be had,
     `ValueError` if there are none, or the network cannot be had for this size"""
     if weights in (True,'DEFAULT'): weights = None
     if isinstance(weights, str) and not Path(weights).is_file(): # the tag of other weights
         name,weights = f"{name.partition('.')[0]}.{weights}",None
-    timm,kwargs = _timm(check_timm_name(name)),dict(num_classes=0, in_chans=n_in)
+    timm,kwargs = _timm(check_timm_name(name)),dict(num_classes=0, in_chans=n_in) | kwargs
     if weights is not None: kwargs['pretrained_cfg_overlay'] = dict(file=str(weights), custom_load=False)
     cfg = {} if ':' in name else timm.get_pretrained_cfg(name).to_dict()
     fixed = cfg.get('fixed_input_size') and tuple(cfg['input_size'][1:])
