@@ -239,7 +239,7 @@ class Learner:
             self(f'after_cancel_{level}')
         self(f'after_{level}')
 
-    def __enter__(self): # `with learn:` announces a fit and an epoch, as in fastai; what happens in it is yours
+    def __enter__(self): # `with learn:` announces a fit and an epoch, as in fastai
         self(['before_fit','before_epoch'])
         return self
     def __exit__(self, *_): self(['after_epoch','after_fit'])
