@@ -243,6 +243,11 @@ class Learner:
             self(f'after_cancel_{level}')
         self(f'after_{level}')
 
+    def __enter__(self): # `with learn:` announces a fit and an epoch, as in fastai
+        self(['before_fit','before_epoch'])
+        return self
+    def __exit__(self, *_): self(['after_epoch','after_fit'])
+
     # One batch
     def _split(self, b): # A batch into inputs and targets, on the model's device
         self.batch,self.pred,self.loss,self.loss_grad = b,None,None,None
