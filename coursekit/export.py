@@ -464,6 +464,8 @@ def learner_description(learn): # A `Learner`
 def export_path(learn, fname): # As in `Learner.export`
     "Where `learn.export(fname)` writes: `learn.path/fname`, with `.safetensors` where `fname` has no ending"
     if hasattr(fname, 'write'): return fname
+    if not isinstance(fname, (str,os.PathLike)) or not Path(fname).name: raise ValueError(
+        f"export takes the name of a file, for example 'pets', and not {fname!r}")
     file = Path(learn.path)/fname
     return file if file.suffix[1:2].isalpha() else file.with_name(f'{file.name}.safetensors')
 

@@ -6,12 +6,11 @@
 __all__ = ['pictures_in', 'answers_for', 'named_answers', 'predict_files']
 
 # %% ../nbs/library/predictions.ipynb #6f6ecdff
-import csv as csv_format, glob, json as json_format, sys
+import csv as csv_format, glob, json as json_format, os, sys
 from .core import *
-from .errors import full_message
+from .errors import check_number, full_message
 from .data.transforms import *
 from .export import load_learner
-from .recipes import ExportError
 
 # %% ../nbs/library/predictions.ipynb #ba17907f
 def pictures_in(names): # Of files, of folders, or patterns such as 'photos/*.jpg'
@@ -86,20 +85,28 @@ def predict_files(model:str, # File that `learn.export` has written
                   bs:int=64, # Pictures at once
                   trust:bool=False, # Open a pickle, too?
                   out=None, err=None): # Where to write; default: standard output and error
-    "Write what `model` says about pictures. Exit code: 0; 1 if a file cannot be read; 2 if the model cannot"
+    """Write what `model` says about pictures. Exit code: 0; 1 if a file cannot be read; 2 if the model
+    cannot, or if what was asked for makes no sense"""
     out,err = out or sys.stdout,err or sys.stderr
     try:
+        check_number('top', top, 1)
+        if csv and json: raise ValueError('`csv` and `json` are two forms of an answer: choose one')
         learn = load_learner(model, trust=trust)
-    except (OSError,ExportError) as e:
+    except (OSError,ValueError) as e: # an `ExportError` is a `ValueError`
         print(full_message(e), file=err)
         return 2
     files,nothing = pictures_in(names)
     for o in nothing: print(f'{o}: there are no pictures', file=err)
     write = (_as_json if json else _as_csv if csv else _as_text)(out)
     vocab,failed = getattr(learn.dls, 'vocab', None),len(nothing)
-    for f,outputs,decoded,e in answers_for(learn, files, max(1, bs)):
-        said = None if e is None else full_message(e).splitlines()[0]
-        write(f, () if e else named_answers(vocab, outputs, decoded, top), said)
-        if e: print(f'{f}: {said}', file=err)
-        failed += e is not None
+    try:
+        for f,outputs,decoded,e in answers_for(learn, files, max(1, bs)):
+            said = None if e is None else full_message(e).splitlines()[0]
+            write(f, () if e else named_answers(vocab, outputs, decoded, top), said)
+            if e: print(f'{f}: {said}', file=err)
+            failed += e is not None
+        out.flush()
+    except BrokenPipeError: # the reader of a pipe, such as `head`, has seen enough
+        if out is sys.stdout:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno()) # Python flushes it once more
     return int(failed>0)

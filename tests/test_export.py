@@ -276,6 +276,8 @@ def test_names(pictures, tmp_path, monkeypatch):
     for f in ('export.pkl', tmp_path/'export.pkl', 'pets', 'pets.safetensors', 'sub/pets.pkl'):
         load_learner(f)
     with pytest.raises(FileNotFoundError, match='export.pkl.*pets.safetensors'): load_learner('pet')
+    for fname in ('', None, 3):
+        with pytest.raises(ValueError, match='name of a file'): learn.export(fname)
     buf = io.BytesIO()
     learn.export(buf)
     buf.seek(0)
@@ -372,6 +374,17 @@ def test_the_command_predict(pictures, tmp_path, capsys):
     assert 'the file is empty' in rows[0]['error'] and len(rows[1]['predictions'])==2 and 'no.jpg' in said.err
     assert main(['predict', str(tmp_path/'no.jpg'), str(pictures)])==2
     with pytest.raises(SystemExit): main(['predict', str(file)])
+    for options in (('--top','0'), ('--csv','--json')):
+        assert main(['predict', str(file), names[2], *options])==2
+    said = capsys.readouterr().err
+    assert 'top' in said and 'choose one' in said
+
+def test_a_pipe_that_is_closed_ends_the_command_quietly(pictures, tmp_path):
+    from coursekit.predictions import predict_files
+    class Closed(io.StringIO):
+        def write(self, s): raise BrokenPipeError
+    file = learner(loaders(pictures), path=tmp_path).export('x')
+    assert predict_files(str(file), [str(pictures)], out=Closed())==0
 
 # Versions
 
