@@ -6,7 +6,8 @@
 __all__ = ['preparation', 'onnx_notes']
 
 # %% ../nbs/library/export_onnx.ipynb #d174da75
-import copy, io, json, tempfile, warnings
+import io, json, tempfile, warnings
+from copy import deepcopy
 from fastcore.basics import patch
 import coursekit
 from .core import *
@@ -133,7 +134,7 @@ def to_onnx(self:Learner, fname='model.onnx', # In `learn.path`; `.onnx` is adde
     with self.turns.taken(self, 'to_onnx'):
         notes = onnx_notes(self)
         c,h,w = _blank(self)
-        model = copy.deepcopy(plain_model(self.model)).cpu().float()
+        model = deepcopy(plain_model(self.model)).cpu().float()
         act = _activations[json.loads(notes['activation'])]
         net = _Onnx(_batch_layers(self, (h,w)), model, act).eval()
     proto = onnx.load_model_from_string(_onnx_bytes(net, torch.rand(2, c, h, w), opset, dynamo))

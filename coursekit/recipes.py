@@ -42,12 +42,18 @@ known = {} # By name
 _by_object = {} # The same by the id of the object, which stays alive in `known`
 finders = [] # Functions from an object to its dotted name, or None, and back: for whole families of names
 
+def _is_same_again(new, old): # Does `new` come from a cell that ran once more, or from the page of a module?
+    if new is old: return True
+    if getattr(new, '__qualname__', None)!=getattr(old, '__qualname__', new): return False
+    codes = [getattr(inspect.unwrap(o), '__code__', None) for o in (new,old)]
+    return new.__module__==old.__module__ or None not in codes and codes[0].co_code==codes[1].co_code
+
 def add_known(obj, # A class or function
               settings=None, # 'attrs': attributes named as the arguments; else as in `Known`; None: noted
               state=(), name=None): # As in `Known`; default: its own name
     "Let recipes name `obj`. Returns it"
     name = name or obj.__name__
-    if name in known and known[name].obj is not obj: raise ValueError(
+    if name in known and not _is_same_again(obj, known[name].obj): raise ValueError(
         f'The name {name!r} is taken: recipes call {known[name].obj} so. Give `exportable(…, name=…)`.')
     if settings=='attrs': settings = argument_names(obj)
     known[name] = Known(name, obj, settings, state)
