@@ -42,11 +42,16 @@ known = {} # By name
 _by_object = {} # The same by the id of the object, which stays alive in `known`
 finders = [] # Functions from an object to its dotted name, or None, and back: for whole families of names
 
+def _codes(o): # What functions do: `o`, or those of a class, by name
+    fs = {k:v for k,v in vars(o).items() if inspect.isfunction(v)} if isinstance(o, type) else {'':o}
+    return {k: getattr(inspect.unwrap(f), '__code__', o) for k,f in fs.items()}
+
 def _is_same_again(new, old): # Does `new` come from a cell that ran once more, or from the page of a module?
     if new is old: return True
     if getattr(new, '__qualname__', None)!=getattr(old, '__qualname__', new): return False
-    codes = [getattr(inspect.unwrap(o), '__code__', None) for o in (new,old)]
-    return new.__module__==old.__module__ or None not in codes and codes[0].co_code==codes[1].co_code
+    if new.__module__==old.__module__: return True
+    a,b = ({k:getattr(c, 'co_code', c) for k,c in _codes(o).items()} for o in (new,old))
+    return a==b
 
 def add_known(obj, # A class or function
               settings=None, # 'attrs': attributes named as the arguments; else as in `Known`; None: noted
