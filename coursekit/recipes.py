@@ -42,16 +42,19 @@ known = {} # By name
 _by_object = {} # The same by the id of the object, which stays alive in `known`
 finders = [] # Functions from an object to its dotted name, or None, and back: for whole families of names
 
-def _codes(o): # What functions do: `o`, or those of a class, by name
+def _codes(o): # What a function does, or the functions of a class by name, so that it can be compared
     fs = {k:v for k,v in vars(o).items() if inspect.isfunction(v)} if isinstance(o, type) else {'':o}
-    return {k: getattr(inspect.unwrap(f), '__code__', o) for k,f in fs.items()}
+    return {k: _code(getattr(inspect.unwrap(f), '__code__', f)) for k,f in fs.items()}
+
+def _code(c): # A code object, without the lines of a file; anything else as it is
+    if not inspect.iscode(c): return c
+    return c.co_code,c.co_names,[_code(o) for o in c.co_consts]
 
 def _is_same_again(new, old): # Does `new` come from a cell that ran once more, or from the page of a module?
     if new is old: return True
     if getattr(new, '__qualname__', None)!=getattr(old, '__qualname__', new): return False
     if new.__module__==old.__module__: return True
-    a,b = ({k:getattr(c, 'co_code', c) for k,c in _codes(o).items()} for o in (new,old))
-    return a==b
+    return _codes(new)==_codes(old)
 
 def add_known(obj, # A class or function
               settings=None, # 'attrs': attributes named as the arguments; else as in `Known`; None: noted
