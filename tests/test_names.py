@@ -5,7 +5,7 @@ import pytest
 import coursekit.vision.all as V
 from coursekit.left_out import left_out, left_out_modules, table_rows, why_left_out
 
-# Written by benchmarks/fastai_names.py
+# Written by benchmarks/_fastai_names.py
 NAMES = (Path(__file__).parent/'fastai_names.txt').read_text().split()
 
 def test_each_name_is_here_or_in_the_table():

@@ -1,6 +1,6 @@
 """Writes tests/fastai_names.txt: the names that `from fastai.vision.all import *` brings.
 
-    python -m benchmarks.fastai_names
+    python -m benchmarks._fastai_names
 """
 from pathlib import Path
 
