@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import pytest
 from coursekit.course.glossary import write_terms
+from coursekit.course.notebooks import make_nb, write_nb
 from coursekit.course.signposts import write_signposts
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = 'import sys; from coursekit.course.maintain import main; sys.exit(main())'
@@ -167,6 +168,18 @@ class Notebook:
 
     def picture(self, cell):
         return cell.locator('.widget-image, .jupyter-widgets img').first.evaluate(PIXELS)
+
+def ran(lab, browser, folder, name, *cells, seconds=180, height=900):
+    "A new notebook of these cells, open in a page of its own; all have run, without an error"
+    nb = make_nb(*cells)
+    nb['metadata'] = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+    write_nb(nb, folder/f'{name}.ipynb')
+    page = browser.new_page(viewport=dict(width=1280, height=height))
+    page.set_default_timeout(20_000)
+    nb = Notebook(page, lab, name)
+    nb.run_all(seconds=seconds)
+    assert nb.errors()==[]
+    return nb
 
 def shot(page, name):
     if not (d := os.environ.get('COURSEKIT_SCREENSHOTS')): return

@@ -5,8 +5,9 @@ from PIL import Image
 from torch import nn
 from coursekit.callback.channelslast import (channels_last_gain, channels_last_share, has_channels_last,
     suits_channels_last)
-from coursekit.vision.all import (ChannelsLast, ImageDataLoaders, PILImageBW, Resize, efficientnet_lite0,
-    models, resnet_tiny, vision_learner)
+from coursekit.probe import why_no_features
+from coursekit.vision.all import (ChannelsLast, ImageDataLoaders, MixUp, PILImageBW, Resize,
+    efficientnet_lite0, models, resnet_tiny, vision_learner)
 
 @pytest.fixture
 def x86(monkeypatch): monkeypatch.setattr('platform.machine', lambda: 'x86_64')
@@ -106,3 +107,12 @@ def test_measuring_leaves_the_network_alone():
     after = [*net.state_dict().values(), *(p.grad for p in net.parameters())]
     assert all(torch.equal(a, b) for a,b in zip(before, after))
     assert torch.equal(rng, torch.get_rng_state()) and net.training==mode and not has_channels_last(net)
+
+def test_layout_and_half_precision_keep_the_probe(dls):
+    "Both take features as well as pictures, so `fine_tune` still fits the head on features computed once"
+    learn = vision_learner(dls, efficientnet_lite0, pretrained=False, linear=True)
+    learn.freeze()
+    assert why_no_features(learn)==''
+    learn.to_bf16()
+    assert why_no_features(learn.to_channelslast())==''
+    assert 'MixUp' in why_no_features(learn.add_cb(MixUp()))

@@ -2,9 +2,9 @@
 import re, subprocess, sys
 import pytest
 from coursekit.course import exam
-from coursekit.course.notebooks import code_cells, make_nb, read_nb, write_nb
+from coursekit.course.notebooks import code_cells, read_nb
 from conftest import ROOT
-from labs import Notebook, lab, lessons_folder, shot, until  # noqa: F401 (two are fixtures)
+from labs import lab, lessons_folder, ran, shot, until  # noqa: F401 (two are fixtures)
 
 def test_without_the_package_there_is_one_command(monkeypatch):
     exam._all_digits.cache_clear()
@@ -80,14 +80,9 @@ def draw(page, sheet, strokes): # With the mouse
 @pytest.mark.slow
 def test_a_digit_drawn_with_the_mouse_is_read(lab, browser, lessons_folder):
     pytest.importorskip('anywidget', reason='anywidget comes with the dev extra')
-    nb = make_nb(TRAINING.strip(), 'print(canvas.answers[1]["digit"], len(canvas.strokes))')
-    nb['metadata'] = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
-    write_nb(nb, lessons_folder/'canvas.ipynb')
-    page = browser.new_page(viewport=dict(width=1280, height=900))
-    page.set_default_timeout(20_000)
-    nb = Notebook(page, lab, 'canvas')
-    nb.run_all(seconds=180)
-    assert nb.errors()==[]
+    nb = ran(lab, browser, lessons_folder, 'canvas', TRAINING.strip(),
+             'print(canvas.answers[1]["digit"], len(canvas.strokes))')
+    page = nb.page
     cell = nb.cell(0)
     sheet = cell.locator('canvas.ck-sheet')
     sheet.wait_for()

@@ -1,8 +1,8 @@
 """Widgets in JupyterLab that need a network: the cleaner of labels, and the sliders of lessons that train"""
 import ast, re
 import pytest
-from coursekit.course.notebooks import make_nb, read_nb, source, write_nb
-from labs import EXPLORE, ROOT, Notebook, move_controls, shot, until
+from coursekit.course.notebooks import read_nb, source
+from labs import EXPLORE, ROOT, move_controls, ran, shot, until
 from labs import lab, lessons_folder  # noqa: F401 (fixtures)
 
 # The cleaner of labels, in a notebook of a few tiny pictures
@@ -55,14 +55,8 @@ class CleanerCell:
 
 def test_labels_are_cleaned_by_hand(lab, browser, lessons_folder):
     "Marks made in the browser are there after another class and split, and Python reads them"
-    nb = make_nb(*(o.strip() for o in CLEANER))
-    nb['metadata'] = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
-    write_nb(nb, lessons_folder/'cleaner.ipynb')
-    page = browser.new_page(viewport=dict(width=1280, height=1100))
-    page.set_default_timeout(20_000)
-    nb = Notebook(page, lab, 'cleaner')
-    nb.run_all(seconds=180)
-    assert nb.errors()==[]
+    nb = ran(lab, browser, lessons_folder, 'cleaner', *(o.strip() for o in CLEANER), height=1100)
+    page = nb.page
     cleaner = CleanerCell(nb.cell(0))
     until(lambda: len(cleaner.marks())==4, 60, 'four pictures are shown')
     first = cleaner.view('red', 'Train')
@@ -150,14 +144,9 @@ def test_widgets_of_lessons_that_train(lab, browser, lessons_folder, name):
     sources = [source(c) if c['cell_type']=='code' else None for c in cells]
     wanted = sorted({j for i in found for j in needed_by(sources, i)})
     wanted = [j for j in wanted if '.lr_find(' not in sources[j]]          # it is a training, too
-    nb = make_nb(NO_TRAINING.strip(), *(ast.unparse(parsed(sources[j])) for j in wanted))
-    nb['metadata'] = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
-    write_nb(nb, lessons_folder/f'widgets_of_{name}.ipynb')
-    page = browser.new_page(viewport=dict(width=1280, height=900))
-    page.set_default_timeout(20_000)
-    nb = Notebook(page, lab, f'widgets_of_{name}')
-    nb.run_all(seconds=240)
-    assert nb.errors()==[]
+    cells = [NO_TRAINING.strip(), *(ast.unparse(parsed(sources[j])) for j in wanted)]
+    nb = ran(lab, browser, lessons_folder, f'widgets_of_{name}', *cells, seconds=240)
+    page = nb.page
     for i in found:
         move_controls(nb, wanted.index(i)+1)
         shot(page, f'{name}_{i}')
