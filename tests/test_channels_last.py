@@ -110,7 +110,7 @@ def test_measuring_leaves_the_network_alone():
 
 def test_layout_and_half_precision_keep_the_probe(dls):
     "Both take features as well as pictures, so `fine_tune` still fits the head on features computed once"
-    learn = vision_learner(dls, efficientnet_lite0, pretrained=False, linear=True)
+    learn = vision_learner(dls, efficientnet_lite0, pretrained=False, linear=True, train_bn=False)
     learn.freeze()
     assert why_no_features(learn)==''
     learn.to_bf16()
