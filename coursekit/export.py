@@ -525,7 +525,8 @@ def load_learner(fname, # A file that `learn.export` has written: its name, or a
                  trust:bool=False): # Open a pickle, too, and so run what is in it?
     """The learner, without data: for `predict`, `get_preds(dl=learn.dls.test_dl(files))`, and to train on
     with new `learn.dls`. Raises `FileNotFoundError`, and `ExportError` for a file that is damaged, of another
-    kind or of a newer version. Addresses are not loaded: download first. No code in the file runs, unless it is a pickle and you say `trust=True`"""
+    kind or of a newer version. Addresses are not loaded: download first. No code in the file runs, unless it
+    is a pickle and you say `trust=True`"""
     device = torch.device('cpu') if cpu else default_device()
     with _opened_export(fname) as (f,size,name):
         try:

@@ -173,8 +173,8 @@ class Describer:
     def made(self, o): # An object that was made by something of the table
         if isinstance(o, nn.Module):
             if any(vars(o).get(h) for h in _hooks): self.refuse(
-                o, 'it has hooks, which are functions', '(`parametrizations.weight_norm` and `spectral_norm` of '
-                'torch.nn.utils need none.)')
+                o, 'it has hooks, which are functions', '(`weight_norm` and `spectral_norm` of '
+                'torch.nn.utils.parametrizations need none.)')
             noted = '_recipe' in vars(o)
             if is_row_of_layers(o) and not noted:
                 # not `named_children`, which leaves out a layer that stands there twice
@@ -203,9 +203,9 @@ class Describer:
         for name,steps in o.parametrizations.items():
             for step in steps:
                 f = _computed_by.get(type(step).__name__)
-                if f is None: self.refuse(o, f'its `{name}` is computed by {type(step).__name__}, which is code')
-                settings = {k:getattr(step, k) for k in ('dim','n_power_iterations','eps') if hasattr(step, k)}
-                if settings['dim']==-1: settings['dim'] = None
+                if f is None: self.refuse(o, f'its `{name}` is computed by {type(step).__name__}')
+                settings = {k:vars(step)[k] for k in ('dim','n_power_iterations','eps') if k in vars(step)}
+                if settings['dim']==-1: settings['dim'] = None              # as torch notes it
                 res = {'make':f'nn.{f.__name__}', 'args':[res, name], 'with':settings}
         return res
 
@@ -367,7 +367,8 @@ InstanceNorm1d InstanceNorm2d InstanceNorm3d GroupNorm LayerNorm LocalResponseNo
 ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid LogSigmoid Tanh
 Softplus Softsign Softmax LogSoftmax Softmax2d Dropout Dropout1d Dropout2d Dropout3d AlphaDropout
 PReLU GLU Hardshrink Softshrink Tanhshrink Threshold Softmin RMSNorm SyncBatchNorm FeatureAlphaDropout
-PixelShuffle PixelUnshuffle Upsample UpsamplingNearest2d UpsamplingBilinear2d LPPool1d LPPool2d MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d
+PixelShuffle PixelUnshuffle Upsample UpsamplingNearest2d UpsamplingBilinear2d LPPool1d LPPool2d
+MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d
 AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d
 ZeroPad1d ZeroPad2d ConstantPad1d ConstantPad2d ReflectionPad1d ReflectionPad2d ReplicationPad1d
 ReplicationPad2d CircularPad1d CircularPad2d Fold Unfold ChannelShuffle Embedding'''.split()
