@@ -289,9 +289,9 @@ def _cells(root, timeout):
 
 def _pytest(root, timeout):
     progress = Progress(0)
-    # one more than cores, because browsers, installers and servers wait half of the time;
+    # three more than cores, because browsers, installers and servers wait most of the time;
     # in the order that tests/conftest.py gives: the longest files first
-    workers = str(cores()+1)
+    workers = str(cores()+3)
     cmd = [sys.executable, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', '--no-loadscope-reorder']
     return stream(cmd, root, progress.test, timeout, **one_thread(root)), progress
 
