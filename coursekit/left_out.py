@@ -25,14 +25,11 @@ setup_cuda | chooses a card and a mode of cuDNN during the import, which here ch
     `CUDA_VISIBLE_DEVICES`, `torch.cuda.set_device`, `torch.backends.cudnn.benchmark`
 progress_bar master_bar | of the package fastprogress, which coursekit does not need | `from tqdm.auto
     import tqdm`; in trainings, `ProgressCallback`
-fastai_cfg fastai_path | the settings file and the folders of fastai | `coursekit_home()`, the environment
-    variable `COURSEKIT_HOME`
 get_show_batch_func | tells which `show_batch` would be called | `show_batch` itself, which chooses by type
 collate_error | rewords the error of items that make no batch | `DataLoader`, which itself names the two
     that differ
 Sig Func get_func gather_attrs gather_attr_names default_set_meta TensorPointCreate | workings of the
     package fasttransform | `Transform`, `Pipeline`, `retain_type`, `cast`
-step_stat | optimizers count steps themselves | an argument `step` of your stepper
 larc_layer_lr | `larc_step` computes the rate of the layer and takes the step | `larc_step`, `Larc`
 decodes transform model_meta TensorTypes | a function, a module and two tables, which slip out of their
     modules | nothing
@@ -54,8 +51,8 @@ data.download_checks | sizes of fastai's archives | `CHECKS` of coursekit.data.e
 # %% ../nbs/library/left_out.ipynb #62f1ce81
 # Name; what fastai does; what coursekit does; why
 differs = """
-`Transform(split_idx=0)`, called without `split_idx` | leaves the item as it is | transforms it | who
-    calls a transform by hand wants to see what it does
+`Transform(split_idx=0)`, called by hand without `split_idx` | leaves the item as it is | transforms it |
+    who calls a transform by hand wants to see what it does. In a `Pipeline` it is as in fastai
 `Datasets`, an unknown label in validation | fails when the item is asked for | raises when it is made |
     the mistake shows at once, not after the first epoch
 `Normalize` of three channels, on pictures of one | broadcasts: the picture has three channels | raises
@@ -86,8 +83,6 @@ the training loss in several processes | of the first process | the mean over al
     coursekit.distributed, do that
 `test_eq`, on tensors | refuses lists | compares lists and numbers too; shapes must be equal | tests are
     shorter, and a shape that was broadcast doesn't slip through
-`DataLoader(bs=)` | default `None`: no batches | default 64, as `TfmdDL` has it; `None` as in fastai | a
-    loader without a size is almost always meant to batch
 `DataLoader` over an iterable, `num_workers` of 2 or more | gives every item several times | raises,
     unless it can be divided | items that come twice count twice
 `SkipItemException` | fills the batch up with the next items | the batch of an indexed data set is
@@ -101,7 +96,10 @@ the training loss in several processes | of the first process | the mean over al
     works as an own stepper
 `Lookahead` | a class with `count` | an `Optimizer` with two more pieces | it is saved, frozen and
     restored as the others are
-`Larc` | keeps `local_lr` in the state | computes it within the step | there is nothing to go stale
+`Optimizer.zero_grad` | sets gradients to 0 | sets them to `None`, as PyTorch does; `zero_grad(False)`: to 0
+    | it takes less memory and time
+`Optimizer`, on a misspelt hyper-parameter | takes it, and the piece has its default | `ValueError` | the
+    training would go on with another value than you wrote
 `get_preds(save_preds=, save_targs=)` | writes files batch by batch | has no such arguments |
     `torch.save` stores what `get_preds` returns
 `learn.fit`, on batches without targets | trains, with a loss of nan or 0 | `ValueError` that says so |
