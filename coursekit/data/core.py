@@ -131,7 +131,7 @@ _list_methods -= {*'append clear extend insert pop remove reverse sort setattrs 
 def _is_path(t): return issubclass(t, (str,Path))
 def _is_row(t):  return issubclass(t, (tuple,list,dict,L)) or hasattr(t, 'iloc')
 
-def _declares(f, x): # Does step `f` say, in `input_types` or in the annotations of its functions, that it takes `x`?
+def _declares(f, x): # Does step `f` say, in `input_types` or by annotations, that it takes `x`?
     if hasattr(f, 'input_types'): return isinstance(x, tuple(listify(f.input_types)))
     own = getattr(vars(f).get('encodes'), 'table', None)
     return own is not None and object not in own.rows() and own[type(x)] is not None
@@ -221,11 +221,12 @@ class TfmdLists(FilteredBase, GetAttr):
         "The number of steps that `x` is past already. Raises `TypeError` for a number that no step saw"
         new,seen,fs = type(x),self.types,self.tfms.fs
         for i,t in enumerate(seen):
-            if issubclass(new, t) or _is_path(new) and _is_path(t) or i<len(fs) and _declares(fs[i], x): return i
+            if issubclass(new, t) or _is_path(new) and _is_path(t): return i
+            if i<len(fs) and _declares(fs[i], x): return i
         if _is_row(new): return 0
         if seen and isinstance(x, Number) and not issubclass(seen[0], Number): raise TypeError(
-            f"A number such as {x!r} fits no step of {self.tfms}: items are of type {seen[0].__name__}, and on "
-            f"their way {', '.join(t.__name__ for t in seen[1:])}.")
+            f"A number such as {x!r} fits no step of {self.tfms}: items are of type {seen[0].__name__}, "
+            f"and on their way {', '.join(t.__name__ for t in seen[1:])}.")
         opened = next((i for i,t in enumerate(seen) if not (_is_path(t) or _is_row(t))), len(seen))
         return opened-1 if 0<opened<=len(self.tfms.fs) else 0
     def infer(self, x): # A new item
@@ -363,7 +364,8 @@ class TfmdDL(DataLoader):
         self.n_inp,self._max_n = getattr(dataset, 'n_inp', None) if n_inp is None else n_inp, n
         if n is not None: check_count(n, 'n')
         split_idx = getattr(dataset, 'split_idx', None)
-        for nm,fs in zip(_batch_tfms, (after_item, before_batch, after_batch)): # where the data set says nothing, as the pipeline had it
+        for nm,fs in zip(_batch_tfms, (after_item, before_batch, after_batch)):
+            # where the data set says nothing, as the pipeline had it
             known = fs.split_idx if split_idx is None and isinstance(fs, Pipeline) else split_idx
             setattr(self, nm, Pipeline(fs, split_idx=known))
         for nm in _batch_tfms if do_setup else (): getattr(self, nm).setup(self)
@@ -415,14 +417,16 @@ class TfmdDL(DataLoader):
     @property
     def _unlabelled(self): return getattr(self.dataset, 'unlabelled', ())
     @property
-    def _kinds(self): # Types of the parts of a batch, as the data set says, or as they are in a batch of one item
+    def _kinds(self): # Types of a batch's parts: as the data set says, or as a batch of one item has them
         lists = [*getattr(self.dataset, 'tls', ()), *self._unlabelled]
         if lists or not self.indexed: return [tl.types[-1] if tl.types else None for tl in lists]
         if '_seen_kinds' not in vars(self):
-            with keep_rng(): b = self.after_batch(self.make_batch([0])) if self.n else ()
-            self._seen_kinds = [*map(type, b)] if isinstance(b, (tuple,list)) else []
+            self._seen_kinds = []
+            with suppress(Exception), keep_rng():         # where item 0 cannot be made, nothing is known
+                b = self.after_batch(self.make_batch([0]))
+                if isinstance(b, (tuple,list)): self._seen_kinds = [*map(type, b)]
         return self._seen_kinds
-    _n_inp = property(attrgetter('n_inp'))            # where fastai keeps it
+    _n_inp = property(attrgetter('n_inp'))                # where fastai keeps it
     def _decode_items(self, b, max_n, full=True): # Of a batch that is decoded as such
         decode = partial(self.dataset.decode, full=full) if hasattr(self.dataset, 'decode') else noop
         return _items_of(b, max_n).map(self.after_item.decode).map(decode)

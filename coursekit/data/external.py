@@ -36,8 +36,8 @@ class _Folders(AttrDict):
     "Names of folders in `coursekit_home()`. They are fixed: only all of them together can move"
     def path(self, name): return coursekit_home()/self[name]
     def __setitem__(self, name, value): raise TypeError(
-        f'{name}={value!r}: there is no settings file. Set the environment variable COURSEKIT_HOME to a folder '
-        'for everything, or pass `untar_data(…, data=…, archive=…)`.')
+        f'{name}={value!r}: there is no settings file. Set the environment variable COURSEKIT_HOME to a '
+        'folder for everything, or pass `untar_data(…, data=…, archive=…)`.')
 
 _folders = _Folders(data='data', archive='archive', storage='tmp', model='models')
 
