@@ -356,7 +356,7 @@ def serve(model:str, # file that `learn.export` has written
     with server: _until_stopped(lambda: print(f'{server.url} (Ctrl-C ends it)', flush=True))
     return 0
 
-def _until_stopped(begun): # Calls `begun()`, then waits for Ctrl-C, or for the signal that asks a program to end
+def _until_stopped(begun): # Calls `begun()`, then waits for Ctrl-C, or the signal that ends programs
     stop = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
