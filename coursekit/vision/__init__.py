@@ -21,7 +21,7 @@ def __getattr__(name): # Of a module of the package, or of the API of 2019
 class _Elsewhere(types.ModuleType):
     "A module of this package under fastai's longer name, loaded when somebody asks for something in it"
     def __getattr__(self, name):
-        if name.startswith('__') and name!='__all__': raise AttributeError(f'module {self.__name__} has no {name!r}')
+        if name.startswith('__') and name!='__all__': raise AttributeError(f'{self.__name__} has no {name!r}')
         return getattr(importlib.import_module(f"{__name__}.{self.__name__.rpartition('.')[2]}"), name)
 
 for _nm in ('xresnet','unet'):

@@ -53,8 +53,8 @@ _of_head = {*inspect.signature(create_head).parameters} - {'nf','n_out'}
 
 # %% ../../nbs/library/vision_create.ipynb #037e5fd4
 class ModelMeta(Mapping):
-    """fastai's table of networks: {constructor, or name of timm's: {'cut', 'split', 'stats'}}. A network of timm
-    has no place to cut, `None`. Raises `KeyError` for what is no network, and what `load_arch` raises"""
+    """fastai's table of networks: {constructor, or name of timm's: {'cut', 'split', 'stats'}}. A network of
+    timm has no place to cut, `None`. Raises `KeyError` for what is no network, and what `load_arch` raises"""
     def __getitem__(self, arch):
         if arch not in self: raise KeyError(arch)
         with torch.device('meta'): net,_ = load_arch(arch, pretrained=False)
