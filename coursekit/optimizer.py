@@ -197,7 +197,7 @@ class Optimizer:
         own,given = {},defaults
         for c in reversed(cbs): own |= getattr(c, 'defaults', {})
         self.hypers = L(({} for _ in self.param_lists))
-        self.set_hypers(**own | given)
+        self.set_hypers(**given | own | given)             # those that were given come first
         self.state,self.frozen_idx = defaultdict(dict),0
         self.set_pieces(cbs)
         asked = {n for c in self.cbs for n in c.args}
