@@ -30,7 +30,7 @@ def _answers(learn, files): # Of one batch
     dl = learn.dls.test_dl(files, bs=len(files), num_workers=0)
     probs,_,decoded = learn.get_preds(dl=dl, with_decoded=True)
     if not isinstance(probs, torch.Tensor): raise TypeError(
-        f'The model gives {len(probs)} outputs for a picture, and only one can be shown here: `learn.predict`')
+        f'The model gives {len(probs)} outputs for a picture, and only one can be shown: `learn.predict`')
     return [(f,p,d,None) for f,p,d in zip(files, probs, decoded)]
 
 def answers_for(learn, # A `Learner`
