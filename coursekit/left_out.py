@@ -134,6 +134,10 @@ an error in a callback | its text is written anew | stays as it is, with a note 
     is frozen computes what it computed
 `NormType.Spectral`, `NormType.Weight` | PyTorch's old hooks | its parametrizations | the old ones will be
     removed
+`Tensor.as_subclass` | PyTorch's own is replaced, so that attributes go along | PyTorch's own; `cast` takes
+    attributes along | an import leaves PyTorch as it is
+`to_concat(dim=1)`, where shapes differ | counts along the first axis, and loses columns | counts along `dim`
+    | nothing is lost
 `TensorBase.register_func` | a table of functions and types | one rule says what two types give | a
     subclass overrides `__torch_function__`
 """

@@ -118,8 +118,8 @@ def _model_of(o): return o if isinstance(o, nn.Module) else o.model
 
 def layer_info(model, # A model or `Learner`
                *xb): # Its inputs, a batch
-    """For each layer: class, parameters, do they train? ('' for both where it has no weight), the output's shape
-    for one item (None: not called), and is that the input's shape?"""
+    """For each layer: class, parameters, do they train? ('' for both where it has no weight), the output's
+    shape for one item (None: not called), and is that the input's shape?"""
     model = _model_of(model)
     layers,p = _called_layers(model),one_param(model)
     def first_item(t): return t[:1].as_subclass(Tensor).to(None if p is None else p.device)

@@ -278,7 +278,8 @@ class LRFinder(ParamScheduler):
     def after_fit(self):
         r,lrs = self.recorder,self.hps['lr']
         n = min(len(lrs), len(r.smoothed))
-        self.curve = dict(lr_find_lrs=lrs[:n], lr_find_losses=r.smoothed[:n], lr_find_raw=r.smooth_loss.raw[:n])
+        self.curve = dict(lr_find_lrs=lrs[:n], lr_find_losses=r.smoothed[:n],
+                          lr_find_raw=r.smooth_loss.raw[:n])
         vars(r).update(self.curve)
         self.kept.close()
 
