@@ -47,7 +47,7 @@ CollabDataLoaders collab_learner EmbeddingDotBias EmbeddingNN | for recommendati
 GANLearner GANModule | for networks that compete, which the course does not teach | fastai.vision.gan
 WandbCallback CometCallback AzureMLCallback | sends what is trained to a service | `TensorBoardCallback`, or a
     `Callback` of ten lines: lesson 08 shows one
-decodes transform model_meta TensorTypes | a function, a module and two tables, which slip out of their
+decodes transform TensorTypes | a function, a module and a table, which slip out of their
     modules | nothing
 """
 
