@@ -82,6 +82,8 @@ def doc(f): # A function or class
 
 # %% ../nbs/library/basics.ipynb #bd515c98
 __all__ = [*(n for n in globals() if not n.startswith('_')), 'load_learner']
-def __getattr__(nm): # `load_learner` builds on modules that stand after this one: fetched when asked for
+_interpret = 'Interpretation ClassificationInterpretation SegmentationInterpretation plot_top_losses'.split()
+def __getattr__(nm): # These build on modules that stand after this one: fetched when asked for
     if nm=='load_learner': return importlib.import_module('coursekit.export').load_learner
+    if nm in _interpret: return getattr(importlib.import_module('coursekit.interpret'), nm)
     return _not_here(nm, __name__)

@@ -12,10 +12,12 @@ __all__ = ['bn_types', 'norm_types', 'TensorBase', 'TensorImageBase', 'TensorIma
            'no_random', 'item_find', 'find_device', 'get_first', 'to_half', 'to_float', 'unsqueeze', 'unsqueeze_',
            'concat', 'to_concat', 'nested_reorder', 'batch_to_samples', 'Chunks', 'one_hot', 'one_hot_decode', 'logit',
            'np_func', 'get_empty_df', 'display_df', 'num_distrib', 'rank_distrib', 'distrib_barrier', 'maybe_gather',
-           'make_cross_image', 'show_image_batch', 'ismin_torch', 'notmax_torch', 'base_doc']
+           'make_cross_image', 'show_image_batch', 'ismin_torch', 'notmax_torch', 'base_doc', 'subplots', 'show_image',
+           'show_titled_image', 'show_images', 'tensor', 'set_seed', 'apply', 'to_detach', 'default_device',
+           'to_device', 'to_cpu', 'to_np']
 
 # %% ../nbs/library/torch_core.ipynb #a4c8f86e
-import copy, functools, inspect, itertools, os, random
+import copy, functools, importlib, inspect, itertools, os, random
 import torch
 from contextlib import contextmanager
 from torch import Tensor
@@ -23,6 +25,14 @@ from torch.overrides import get_default_nowrap_functions
 from fastcore.all import L, all_equal, is_listy, listify, patch
 from .core import *
 from .state import always_undo
+
+_all_ = ['subplots','show_image','show_titled_image','show_images','tensor','set_seed','apply','to_detach',
+         'default_device','to_device','to_cpu','to_np'] # fastai has them here; of those below, too, but:
+_stand_later = dict(find_bs='metrics', flatten_check='metrics', Module='bricks', init_default='bricks',
+                    apply_leaf='bricks', apply_init='bricks', cond_init='layers', doc='basics')
+def __getattr__(name): # Their modules build on this one: fetched when asked for
+    if name in _stand_later: return getattr(importlib.import_module(f'coursekit.{_stand_later[name]}'), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 # %% ../nbs/library/torch_core.ipynb #11b1a8fd
 _nowrap = get_default_nowrap_functions()          # such as `x.grad`: their results are left as they are
