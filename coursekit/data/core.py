@@ -251,6 +251,10 @@ class Datasets(FilteredBase):
                 tl.subset(s).check_items('validation ' if s else 'training ')
 
     @property
+    def tfms(self):
+        "The pipeline of each element"
+        return self.tls.attrgot('tfms')
+    @property
     def loss_func(self):
         "The loss that suits the target; `None` where several targets each have their own"
         losses = [tl.tfms.loss_func for tl in self.tls[self.n_inp:] if hasattr(tl.tfms, 'loss_func')]
