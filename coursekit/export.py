@@ -227,8 +227,11 @@ def data_recipe(dls, # `DataLoaders`
                 left_out[f.name] = 'a transform for training'
     return res
 
+class _NoBatches(list): # Stands for loaders without transforms
+    def __iter__(self): raise ValueError(TfmdDL.without_data)
+
 def _make_loaders(r, make, device): # Of `data_recipe`
-    if r is None: return DataLoaders([], [], device=device)
+    if r is None: return DataLoaders(_NoBatches(), _NoBatches(), device=device)
     known_types = _types()
     fs = {k:make(r[k]) for k in _hooks}
     def types_of(lane): return [known_types.get(t, _Other) for t in lane['types']]
@@ -236,7 +239,9 @@ def _make_loaders(r, make, device): # Of `data_recipe`
     def loader(i):
         tls = [tl.with_items([], tl.tfms.fs, i) for tl in lanes]
         ds = Datasets(tls=tls, n_inp=r['n_lanes_in'], do_setup=False) if r['several'] else tls[0]
-        return _loaders[r['loader']](ds, bs=r['bs'], n_inp=r['n_inp'], do_setup=False, device=device, **fs)
+        dl = _loaders[r['loader']](ds, bs=r['bs'], n_inp=r['n_inp'], do_setup=False, device=device, **fs)
+        dl.why_empty = dl.without_data
+        return dl
     return DataLoaders(loader(0), loader(1), device=device)
 
 # %% ../nbs/library/export.ipynb #64b6e9f0
@@ -523,7 +528,8 @@ def load_learner(fname, # A file that `learn.export` has written: its name, or a
                  trust:bool=False): # Open a pickle, too, and so run what is in it?
     """The learner, without data: for `predict`, `get_preds(dl=learn.dls.test_dl(files))`, and to train on
     with new `learn.dls`. Raises `FileNotFoundError`, and `ExportError` for a file that is damaged, of another
-    kind or of a newer version. No code in the file runs, unless it is a pickle and you say `trust=True`"""
+    kind or of a newer version. Addresses are not loaded: download first. No code in the file runs, unless it
+    is a pickle and you say `trust=True`"""
     device = torch.device('cpu') if cpu else default_device()
     with _opened_export(fname) as (f,size,name):
         try:
@@ -535,12 +541,24 @@ def load_learner(fname, # A file that `learn.export` has written: its name, or a
         except (_Refused,ExportError) as e:
             raise ExportError(f'{name} is not loaded: {e}') from e.__cause__
 
+def _check_name(fname): # Of a file to be loaded
+    if isinstance(fname, (bytes,bytearray)): raise TypeError(
+        'load_learner takes the name of a file, or an open one: of bytes, `io.BytesIO(content)`')
+    if not isinstance(fname, (str,os.PathLike)): raise TypeError(
+        'load_learner takes the name of a file that `learn.export` has written, or an open one, not '
+        f'{brief(fname)}')
+    if not Path(fname).name: raise ValueError(f'load_learner takes the name of a file, not {str(fname)!r}')
+    if '://' in str(fname): raise ValueError(
+        f'{fname} is an address, and load_learner opens files only, so that the model of today is the one of '
+        'tomorrow. Download it, look whether it comes from somebody you trust, and load the file')
+
 @contextmanager
 def _opened_export(fname): # The open file, its size, and its name
     if hasattr(fname, 'read'):
         content = fname.read()
         yield io.BytesIO(content),len(content),getattr(fname, 'name', 'The open file')
         return
+    _check_name(fname)
     file = Path(fname)
     longer = file.with_name(f'{file.name}.safetensors')
     if not file.exists() and longer.exists(): file = longer

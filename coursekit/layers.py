@@ -24,6 +24,7 @@ from functools import partial
 from torch.nn import init as nn_init
 from .bricks import *
 from .core import *
+from .state import noted
 from .torch_core import TensorBase
 
 _all_ = ['NormType', 'PoolType', 'init_params', 'init_default', 'apply_leaf', 'apply_init', 'init_linear',
@@ -217,6 +218,7 @@ def icnr_init(x, # The weight of a convolution: (channels out, channels in, h, w
     few = init(x.new_zeros(len(x)//scale**2, *x.shape[1:]))
     return few.repeat_interleave(scale**2, dim=0)
 
+@noted
 class PixelShuffle_ICNR(nn.Sequential):
     "Enlarge a grid by `scale`, from `ni` channels to `nf` (Shi et al. 2016, arXiv:1609.05158)"
     def __init__(self, ni, nf=None, scale=2, # Channels in and out (default: as many); how much larger
@@ -277,6 +279,7 @@ class Cat(nn.ModuleList):
     def forward(self, x): return torch.cat([l(x) for l in self], dim=self.dim)
 
 # %% ../nbs/library/layers.ipynb #9d5ad208
+@noted
 class SEModule(nn.Module):
     "Squeeze and excitation (Hu et al. 2018): scales each channel by a number in 0…1, from the means of all"
     def __init__(self, ch, # Channels
@@ -290,6 +293,7 @@ class SEModule(nn.Module):
 
 _start_as_zero = {NormType.Batch:NormType.BatchZero, NormType.Instance:NormType.InstanceZero}
 
+@noted
 class ResBlock(Module):
     "Residual block (He, Tong et al. 2018, arXiv:1812.01187); with batch norm it starts as the identity"
     def __init__(self, expansion, # 1 for two convolutions, 4 for a bottleneck

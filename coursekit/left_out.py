@@ -6,7 +6,7 @@
 __all__ = ['left_out', 'left_out_modules', 'differs', 'table_rows', 'why_left_out', 'not_here']
 
 # %% ../nbs/library/left_out.ipynb #cd5cb951
-import dis, sys
+import difflib, dis, sys
 
 # %% ../nbs/library/left_out.ipynb #f1787980
 # Names; why they are not here; what to use
@@ -34,6 +34,17 @@ Sig Func get_func gather_attrs gather_attr_names default_set_meta TensorPointCre
     package fasttransform | `Transform`, `Pipeline`, `retain_type`, `cast`
 step_stat | optimizers count steps themselves | an argument `step` of your stepper
 larc_layer_lr | `larc_step` computes the rate of the layer and takes the step | `larc_step`, `Larc`
+TabularDataLoaders TabularPandas TabularLearner tabular_learner tabular_config TabularModel TabDataLoader
+    Categorify FillMissing cont_cat_split add_datepart | for tables, which the course does not teach yet |
+    fastai.tabular.all
+TextDataLoaders TextBlock TextLearner LMLearner LMDataLoader language_model_learner text_classifier_learner
+    AWD_LSTM Tokenizer Numericalize SortedDL TensorText | for language models, which the course does not teach
+    yet | fastai.text.all
+CollabDataLoaders collab_learner EmbeddingDotBias EmbeddingNN | for recommendations, which the course does not
+    teach yet | fastai.collab
+GANLearner GANModule | for networks that compete, which the course does not teach | fastai.vision.gan
+WandbCallback CometCallback AzureMLCallback | sends what is trained to a service | `TensorBoardCallback`, or a
+    `Callback` of ten lines: lesson 08 shows one
 decodes transform model_meta TensorTypes | a function, a module and two tables, which slip out of their
     modules | nothing
 """
@@ -127,14 +138,20 @@ def why_left_out(name): # Of something that fastai has
     "Why coursekit has no `name`, and what to use; '' if it is not left out on purpose"
     return _in_words(name, *_names[name]) if name in _names else ''
 
+def _nearly(name, module): # The question whether a name much like it was meant; '' if there is none
+    names = getattr(sys.modules.get(module), '__all__', ())
+    near = difflib.get_close_matches(name, names, 1, 0.8) if name[:1]!='_' else ()
+    return f"coursekit has no `{name}`: did you mean `{near[0]}`?" if near else ''
+
 def not_here(name, # What somebody asked a module for
              module): # The module's name
     """For a module's `__getattr__`: raises `AttributeError`, or, where an import asks for a name that is left
-    out, `ImportError`, whose text the reader sees"""
-    why,frame = why_left_out(name),sys._getframe(2)
+    out or misspelled, `ImportError`, whose text the reader sees"""
+    frame = sys._getframe(2)
+    said = why_left_out(name) or _nearly(name, module)
     imports = frame.f_code.co_code[frame.f_lasti]==dis.opmap['IMPORT_FROM']
-    if why and imports: raise ImportError(why, name=name)
-    raise AttributeError(why or f"module '{module}' has no attribute '{name}'")
+    if said and imports: raise ImportError(said, name=name)
+    raise AttributeError(said or f"module '{module}' has no attribute '{name}'")
 
 class _LeftOutModules:
     "Asked last for a module that nobody finds: says why it is not here"

@@ -4,16 +4,21 @@
 
 # %% auto #0
 __all__ = ['known', 'finders', 'way_out', 'ExportError', 'Known', 'add_known', 'forget', 'argument_names', 'exportable',
-           'note_recipe', 'is_row_of_layers', 'Describer', 'name_of', 'recipe_of', 'Maker', 'found', 'made_from',
-           'add_torch']
+           'is_row_of_layers', 'Describer', 'name_of', 'recipe_of', 'Maker', 'found', 'made_from', 'add_torch',
+           'note_recipe']
 
 # %% ../nbs/library/recipes.ipynb #9c430e74
 import functools, inspect, math
 from functools import partial
 from .core import *
 from .errors import brief
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 from .layers import *
+from .state import note_recipe, noted
 from .transform import Transform
+
+_all_ = ['note_recipe']
 
 # %% ../nbs/library/recipes.ipynb #08d1169b
 class ExportError(ValueError):
@@ -94,23 +99,8 @@ def exportable(o=None, # A class of layers, transforms, losses …, or a functio
     if settings is not None: return add_known(o, settings, state, name)
     name = name or o.__name__
     if isinstance(o, type):
-        o.__init__ = _noting(o.__init__, name)
-        return add_known(o, name=name, state=state)
+        return add_known(noted(o, name), name=name, state=state)
     return add_known(_noting_result(o, name), name=name)
-
-def note_recipe(o, # An object with attributes
-                name, # As in `exportable`
-                *args, **kwargs): # With which the one of that name makes it
-    "Note on `o` how it was made, unless that is known"
-    vars(o).setdefault('_recipe', (name,args,kwargs))
-    return o
-
-def _noting(init, name): # A constructor that notes its arguments
-    @functools.wraps(init)
-    def _inner(self, *args, **kwargs):
-        note_recipe(self, name, *args, **kwargs)
-        init(self, *args, **kwargs)
-    return _inner
 
 def _noting_result(f, name): # A function that notes its arguments on the network or transform that it makes
     @functools.wraps(f)
@@ -130,6 +120,7 @@ def is_row_of_layers(m): # A module
     return isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward
 
 _hooks = '_forward_hooks','_forward_pre_hooks','_backward_hooks'
+_computed_by = {'_WeightNorm':parametrizations.weight_norm, '_SpectralNorm':parametrizations.spectral_norm}
 
 class Describer:
     "Turns objects into recipes, and remembers on the way where it is, for errors"
@@ -181,11 +172,14 @@ class Describer:
 
     def made(self, o): # An object that was made by something of the table
         if isinstance(o, nn.Module):
-            if any(vars(o).get(h) for h in _hooks): self.refuse(o, 'it has hooks, which are functions')
+            if any(vars(o).get(h) for h in _hooks): self.refuse(
+                o, 'it has hooks, which are functions', '(`weight_norm` and `spectral_norm` of '
+                'torch.nn.utils.parametrizations need none.)')
             noted = '_recipe' in vars(o)
             if is_row_of_layers(o) and not noted:
                 # not `named_children`, which leaves out a layer that stands there twice
                 return {'layers':[[k,self.at(k, m)] for k,m in o._modules.items()]}
+            if is_parametrized(o): return self.parametrized(o)
         if type(o) is Transform: return self.made_of_function(o)
         own = [k for k in _own_functions if k in vars(o)] if isinstance(o, Transform) else []
         if own: self.refuse(o, f'its `{own[0]}` is a function of its own')
@@ -200,6 +194,21 @@ class Describer:
         if state: res['set'] = state
         return res
 
+    def parametrized(self, o): # A layer whose weights are computed, by `weight_norm` or `spectral_norm`
+        cls,res = type_before_parametrizations(o),None
+        entry = known.get(_by_object.get(id(cls)))
+        if entry is None: self.unknown(o)
+        args,kwargs = entry.arguments_of(o)
+        res = {'make':entry.name, **self.arguments(args, kwargs)}
+        for name,steps in o.parametrizations.items():
+            for step in steps:
+                f = _computed_by.get(type(step).__name__)
+                if f is None: self.refuse(o, f'its `{name}` is computed by {type(step).__name__}')
+                settings = {k:vars(step)[k] for k in ('dim','n_power_iterations','eps') if k in vars(step)}
+                if settings['dim']==-1: settings['dim'] = None              # as torch notes it
+                res = {'make':f'nn.{f.__name__}', 'args':[res, name], 'with':settings}
+        return res
+
     def made_of_function(self, o): # A `Transform` of functions
         f = _function_of(o)
         if f is None: self.refuse(o, 'it consists of functions of its own', way_out)
@@ -212,13 +221,18 @@ class Describer:
     def unknown(self, o):
         kind = type(o)
         if inspect.isfunction(o) or inspect.ismethod(o) or inspect.isbuiltin(o):
-            name = getattr(o, '__name__', '')
-            why = 'a lambda has no name' if name=='<lambda>' else 'it is code, and a file holds none'
-        elif isinstance(o, type): why = 'it is code, and a file holds none'
-        else: why = f'{kind.__module__}.{kind.__qualname__} is code, and a file holds none'
-        self.refuse(o, why, way_out)
+            is_lambda = getattr(o, '__name__', '')=='<lambda>'
+            why = 'a lambda has no name' if is_lambda else 'it is code, and a file holds none'
+            hint = f'Write it as a function with `def` and a name. {way_out}' if is_lambda else way_out
+        elif isinstance(o, type): why,hint = 'it is code, and a file holds none',way_out
+        else: why,hint = f'{kind.__module__}.{kind.__qualname__} is code, and a file holds none',way_out
+        if (getattr(o if hasattr(o, '__name__') else kind, '__module__', '') or '').split('.')[0] in _others:
+            hint = f'Put it into a class or function of your own. {way_out}'
+        self.refuse(o, why, hint)
 
 _own_functions = 'encodes','decodes','setups','before_call'
+
+_others = 'torch','torchvision','timm' # whose definitions are not the user's
 
 way_out = ('Put `@exportable` above its definition, in a module that the program that loads it imports, too; '
            'or export with `trust=True`, which pickles.')
@@ -352,9 +366,12 @@ ConvTranspose1d ConvTranspose2d ConvTranspose3d BatchNorm1d BatchNorm2d BatchNor
 InstanceNorm1d InstanceNorm2d InstanceNorm3d GroupNorm LayerNorm LocalResponseNorm
 ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid LogSigmoid Tanh
 Softplus Softsign Softmax LogSoftmax Softmax2d Dropout Dropout1d Dropout2d Dropout3d AlphaDropout
-PixelShuffle PixelUnshuffle Upsample MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d
+PReLU GLU Hardshrink Softshrink Tanhshrink Threshold Softmin RMSNorm SyncBatchNorm FeatureAlphaDropout
+PixelShuffle PixelUnshuffle Upsample UpsamplingNearest2d UpsamplingBilinear2d LPPool1d LPPool2d
+MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d
 AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d
-ZeroPad2d ConstantPad2d ReflectionPad2d ReplicationPad2d ChannelShuffle Embedding'''.split()
+ZeroPad1d ZeroPad2d ConstantPad1d ConstantPad2d ReflectionPad1d ReflectionPad2d ReplicationPad1d
+ReplicationPad2d CircularPad1d CircularPad2d Fold Unfold ChannelShuffle Embedding'''.split()
 
 def add_torch(cls): # A class of layers or losses of torch
     "Let recipes name it, as `nn.…`. Arguments at their defaults are left out: older versions may lack them"
@@ -366,6 +383,17 @@ def add_torch(cls): # A class of layers or losses of torch
     return add_known(cls, settings, name=f'nn.{cls.__name__}')
 
 for _o in _torch_layers: add_torch(getattr(nn, _o))
+_rnn = 'input_size','hidden_size','num_layers','bias','batch_first','dropout','bidirectional'
+for _o in (nn.LSTM,nn.GRU): add_known(_o, _rnn, name=f'nn.{_o.__name__}')
+for _o in _computed_by.values(): add_known(_o, name=f'nn.{_o.__name__}')
+
+_functions = '''relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh sigmoid tanh
+logsigmoid softplus softsign softmax log_softmax normalize'''.split() # for `Lambda`
+for _o in _functions: add_known(getattr(F, _o), name=f'F.{_o}')
+for _o in (torch.relu,torch.sigmoid,torch.tanh,torch.softmax,torch.log_softmax,torch.flatten,torch.squeeze,
+           torch.abs,torch.exp,torch.log,torch.sqrt,torch.square,torch.clamp):
+    add_known(_o, name=f'torch.{_o.__name__}')
+for _o in (swish,mish,vleaky_relu,sigmoid,sigmoid_range): add_known(_o)
 
 add_known(Flatten, ('full',))
 add_known(SigmoidRange, ('low','high'))
@@ -382,6 +410,6 @@ add_known(Cat, lambda o: {'layers':list(o), 'dim':o.dim})
 add_known(TimeDistributed, ('module','low_mem','tdim'))
 for _o in (SelfAttention,PooledSelfAttention2d): add_known(_o, lambda o: [o.query[0].in_channels])
 add_known(SimpleSelfAttention, lambda o: {'n_in':o.n_in, 'ks':o.conv.kernel_size[0], 'sym':o.sym})
-for _o in (SEModule,ResBlock,PixelShuffle_ICNR): exportable(_o) # notes arguments when made
-for _o in (AvgPool,MaxPool): add_known(_o)
+add_known(PartialLambda, lambda o: {'func':o.func.func, **o.func.keywords})
+for _o in (SEModule,ResBlock,PixelShuffle_ICNR,AvgPool,MaxPool): add_known(_o)
 for _o in NormType: add_known(_o, name=f'NormType.{_o.name}')

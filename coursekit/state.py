@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['always_undo', 'undo_if_fails', 'replaced', 'undo_of_attrs', 'keep_attrs', 'undo_of_modes', 'keep_modes',
            'loader_rngs', 'all_rngs', 'get_rng_state', 'set_rng_state', 'undo_of_rng', 'keep_rng', 'undo_of_weights',
-           'keep_weights', 'undo_of_all', 'untouched', 'Turns', 'in_turn']
+           'keep_weights', 'undo_of_all', 'untouched', 'Turns', 'in_turn', 'note_recipe', 'noted']
 
 # %% ../nbs/library/state.ipynb #56f286cc
 import copy, functools, os, random, threading, time, weakref
@@ -280,3 +280,22 @@ def _free_after_fork(): # In the child there is only one thread, which must not 
     if learners: torch.set_num_threads(1)                     # nor torch for those that computed with it
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_free_after_fork)
+
+# %% ../nbs/library/state.ipynb #d234780c
+def note_recipe(o, # An object with attributes
+                name, # What made it
+                *args, **kwargs): # With which the one of that name makes it
+    "Note on `o` how it was made, unless that is known"
+    vars(o).setdefault('_recipe', (name,args,kwargs))
+    return o
+
+def noted(cls, # A class
+          name=None): # How recipes call it; default: its own name
+    "`cls`, whose objects from now on note the arguments that they are made with. For a decorator, too"
+    init = cls.__init__
+    @functools.wraps(init)
+    def _inner(self, *args, **kwargs):
+        note_recipe(self, name or cls.__name__, *args, **kwargs)
+        init(self, *args, **kwargs)
+    cls.__init__ = _inner
+    return cls

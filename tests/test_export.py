@@ -125,7 +125,11 @@ LAYERS = dict(
                              pool_first=False),
                     SEBlock(4, 2, 2, reduction=2, act_cls=Swish), SEModule(8, 2), PixelShuffle_ICNR(8, 4)],
     shapes=lambda: [ResizeBatch(4, 16, 4), View(-1, 4, 64), TimeDistributed(nn.Linear(64, 3), low_mem=True),
-                    AdaptiveConcatPool1d(2), Flatten(), BatchNorm1dFlat(16), nn.LazyLinear(2)])
+                    AdaptiveConcatPool1d(2), Flatten(), BatchNorm1dFlat(16), nn.LazyLinear(2)],
+    computed_weights=lambda: [ConvLayer(4, 8, norm_type=NormType.Weight), Lambda(torch.tanh),
+                              ConvLayer(8, 4, norm_type=NormType.Spectral),
+                              PartialLambda(F.leaky_relu, negative_slope=0.3),
+                              nn.utils.parametrizations.weight_norm(nn.Linear(8, 2, bias=False), dim=None)])
 @pytest.mark.parametrize('name', LAYERS)
 def test_layers_of_the_library(name, tmp_path):
     x = torch.randn(3, 4, 8, 8)
@@ -224,6 +228,7 @@ def test_loaders_without_transforms(tmp_path):
     learn = Learner(dls, nn.Linear(3, 2), loss_func=F.cross_entropy, path=tmp_path)
     twin = load_learner(learn.export('x'))
     for a,b in zip(learn.predict(x[0]), twin.predict(x[0])): assert torch.equal(a, b)
+    with pytest.raises(ValueError, match='no data.*learn.dls = …'): twin.fit(1)
     twin.dls = dls
     twin.fit(1)
 
@@ -276,6 +281,9 @@ def test_names(pictures, tmp_path, monkeypatch):
     for f in ('export.pkl', tmp_path/'export.pkl', 'pets', 'pets.safetensors', 'sub/pets.pkl'):
         load_learner(f)
     with pytest.raises(FileNotFoundError, match='export.pkl.*pets.safetensors'): load_learner('pet')
+    for fname,why in ((3, 'not int'), (None, 'not None'), (['pets'], 'not list'), (b'{}', 'BytesIO'),
+                      ('', 'name of a file'), ('https://nowhere.org/pets', 'is an address.*Download it')):
+        with pytest.raises((TypeError,ValueError), match=why): load_learner(fname)
     for fname in ('', None, 3):
         with pytest.raises(ValueError, match='name of a file'): learn.export(fname)
     buf = io.BytesIO()

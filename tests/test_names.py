@@ -18,7 +18,7 @@ def test_what_is_in_the_table_is_not_here():
         assert not here, f'these are here, so take them out of the table: {here}'
         assert why and use
 
-@pytest.mark.parametrize('module', ['vision.all','basics'])
+@pytest.mark.parametrize('module', ['vision.all','basics','data.all','callback.all'])
 def test_who_asks_is_told(module):
     with pytest.raises(ImportError, match='on purpose: for language models'):
         exec(f'from coursekit.{module} import RNNCallback')
@@ -28,6 +28,8 @@ def test_who_asks_is_told(module):
     with pytest.raises(ImportError, match='cannot import name'):
         exec(f'from coursekit.{module} import no_such_name')
     assert not hasattr(m, 'RNNCallback')
+    name = next(o for o in m.__all__ if len(o)>8)
+    with pytest.raises(ImportError, match=f'mean `{name}`'): exec(f'from coursekit.{module} import {name}x')
 
 def test_modules_that_are_left_out_say_so():
     for names,_,_ in table_rows(left_out_modules):

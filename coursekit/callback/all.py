@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/library/callback_all.ipynb #0f68cb45
+from ..left_out import not_here as _not_here
 from .core import *
 from .progress import *
 from .schedule import *
@@ -22,3 +23,4 @@ from .preds import *
 
 # %% ../../nbs/library/callback_all.ipynb #89012c96
 __all__ = [n for n in globals() if not n.startswith('_')]
+def __getattr__(nm): return _not_here(nm, __name__)

@@ -13,7 +13,7 @@ from .core import *
 from ..core import *
 from ..errors import brief
 from ..losses import loss_option, unreduced
-from ..metrics import find_bs
+from ..metrics import find_bs, func_name
 
 # %% ../../nbs/library/callback_mixup.ipynb #669fdd20
 def reduce_loss(loss, # A tensor: one loss for each item
@@ -32,7 +32,7 @@ def _takes_classes(f): # A loss function: are its targets the numbers of classes
     return getattr(f, 'y_int', False) or isinstance(f, _of_classes) or f in _functions_of_classes
 
 class _MixedLoss: # A learner's loss while it trains on blends: all but the call is the old one's
-    def __init__(self, mixer, plain): self.mixer,self.plain = mixer,plain
+    def __init__(self, mixer, plain): self.mixer,self.plain,self.__name__ = mixer,plain,func_name(plain)
     def __call__(self, pred, *yb):
         return self.mixer.lf(pred, *yb) if self.mixer.training else self.plain(pred, *yb)
     def __getattr__(self, k):
@@ -60,14 +60,19 @@ class MixHandler(Callback):
 
     def before_fit(self): self._put_back()    # with this, `after_fit` comes even after Ctrl-C
     def before_train(self):
+        self._check_alone()
+        self.old_lf,self.stack_y = self.learn.loss_func,False
+        if _takes_classes(self.old_lf): self._blend_losses()
+
+    def _check_alone(self):
         f = self.learn.loss_func
         if isinstance(f, _MixedLoss):
             raise ValueError(f'`{type(f.mixer).__name__}` blends these batches already, and '
                              f'`{type(self).__name__}` would blend the blends: use one of them')
-        self.old_lf,self.stack_y = f,bool(_takes_classes(f))
-        if not self.stack_y: return
-        self._each = unreduced(f)
-        self.learn.loss_func = _MixedLoss(self, f)
+    def _blend_losses(self): # From now on those of both answers, instead of the answers
+        self._check_alone()
+        self.stack_y,self._each = True,unreduced(self.old_lf)
+        self.learn.loss_func = _MixedLoss(self, self.old_lf)
 
     def _put_back(self):
         f = self.learn.loss_func
@@ -83,7 +88,8 @@ class MixHandler(Callback):
         if not self.training: return self.old_lf(pred, *yb)
         first,second = self._each(pred, *yb),self._each(pred, *self.yb1)
         loss = torch.lerp(second, first, self._for_each(first))
-        return reduce_loss(loss, loss_option(self.old_lf, 'reduction', 'mean'))
+        own = getattr(self.old_lf, 'reduction', None)
+        return reduce_loss(loss, own or loss_option(self.old_lf, 'reduction', 'mean'))
     def _for_each(self, loss): # The share for each loss; one item has several where it is a map
         lam = self.lam.to(loss.dtype)
         if lam.numel()>1 and loss.numel()>lam.numel():
@@ -92,8 +98,8 @@ class MixHandler(Callback):
 
     def _blend(self, o1, o): # Two tensors of a batch: `lam` of the second, the rest of the first
         if not o.is_floating_point(): raise TypeError(
-            f'{type(self).__name__} blends numbers with a fraction, not {str(o.dtype)[6:]}. Are these class '
-            'numbers? Then set `y_int = True` on the loss function. Pictures? Then add `IntToFloatTensor`')
+            f'{type(self).__name__} blends inputs of numbers with a fraction, not {str(o.dtype)[6:]}: add '
+            '`IntToFloatTensor` to the batch transforms')
         lam = self.lam.to(o.dtype)
         return torch.lerp(o1, o, lam.view(-1, *[1]*(o.dim()-1)) if o.dim() else lam)
     def _second(self, n): # Which other item of the batch goes with each of its `n`
@@ -102,6 +108,8 @@ class MixHandler(Callback):
         self.yb1 = tuple(o[shuffle] for o in self.learn.yb)
         return shuffle
     def _blend_targets(self):
+        are_whole = any(not o.is_floating_point() for o in self.learn.yb)
+        if are_whole and not self.stack_y: self._blend_losses()     # half a class is none
         if not self.stack_y: self.learn.yb = tuple(map(self._blend, self.yb1, self.learn.yb))
 
 # %% ../../nbs/library/callback_mixup.ipynb #13bf98b6

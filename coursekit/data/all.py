@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/library/data_all.ipynb #5a4ead3d
+from ..left_out import not_here as _not_here
 from ..torch_basics import *
 from ..errors import *
 from .load import *
@@ -16,3 +17,4 @@ from .external import *
 
 # %% ../../nbs/library/data_all.ipynb #f62e5c96
 __all__ = [nm for nm in globals() if not nm.startswith('_')]
+def __getattr__(nm): return _not_here(nm, __name__)

@@ -342,6 +342,10 @@ def _items_of(b, max_n): return L(_item_of(b, i) for i in range(min(max_n, _size
 # %% ../../nbs/library/data_core.ipynb #b2e6c85d
 class TfmdDL(DataLoader):
     "A `DataLoader` whose items and batches pass through transforms, and which decodes and shows them"
+    why_empty = None # What an epoch without items says, where more is known than that there are none
+    without_data = ('These loaders have no data: they come from an exported file, or from `new_empty`. '
+                    'Predictions: `learn.predict(file)`, or `learn.get_preds(dl=learn.dls.test_dl(files))`. '
+                    'To train or to measure, give the learner data first: `learn.dls = …`')
     def __init__(self, dataset, bs=64, shuffle=False, num_workers=None,
                  after_item=None, # Transforms of one item: they must make all of one shape
                  before_batch=None, # Transforms of a list of items
@@ -373,6 +377,10 @@ class TfmdDL(DataLoader):
         "The same kind of loader, set up already, on `dataset`, with changes"
         n = self._max_n if dataset is None else None
         return super().new(dataset, **dict(n_inp=self.n_inp, do_setup=False, n=n) | kwargs)
+
+    def _start_epoch(self):
+        if self.why_empty and not len(self.dataset): raise ValueError(self.why_empty)
+        super()._start_epoch()
 
     def do_batch_upto(self, tfm):
         "One batch, transformed up to but without `tfm`: for transforms that must measure the data"
@@ -515,6 +523,7 @@ class DataLoaders:
         "The same pipelines without the data: what is needed to use a model elsewhere"
         def empty(ds): return ds.new_empty() if hasattr(ds, 'new_empty') else []
         loaders = [_loader_like(dl, empty(dl.dataset)) for dl in self.loaders]
+        for dl in loaders: dl.why_empty = TfmdDL.without_data
         return type(self)(*loaders, path=self.path, device=self.device)
     def test_dl(self, test_items, # New items, of the kind the data was made from, or further along
                 rm_type_tfms=None, # How many steps at the front they are past; `None`: by their type

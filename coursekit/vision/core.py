@@ -25,7 +25,7 @@ from fastcore.foundation import L
 from ..core import *
 from ..transform import *
 from ..torch_core import *
-from ..errors import check_names, check_number, explain, explained, names_of
+from ..errors import brief, check_names, check_number, explain, explained, names_of
 from ..data.transforms import *
 
 _all_ = ['Image','PIL','check_number','BILINEAR','NEAREST']
@@ -185,9 +185,19 @@ if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_room.__i
 
 # %% ../../nbs/library/vision_core.ipynb #c33df6b3
 def _reading_advice(e): # What helps where a file cannot be read
+    name = str(getattr(e, 'filename', ''))
+    if isinstance(e, FileNotFoundError) and name.startswith(('http:/','https:/')):
+        return "That is an address: download the picture first, and give its file, or its bytes."
     if isinstance(e, FileNotFoundError): return f"The working folder is {str(Path.cwd())!r}."
-    if isinstance(e, IsADirectoryError): return "`get_image_files` lists the pictures in a folder."
-    if isinstance(e, TypeError): return "Expected a file name, bytes, an array, a tensor or a PIL image."
+    if isinstance(e, IsADirectoryError): return (
+        "`get_image_files` lists the pictures in a folder. Predictions for all of them: "
+        "`learn.get_preds(dl=learn.dls.test_dl(get_image_files(folder)))`.")
+
+def _check_kind(fn): # Of what somebody wants opened
+    if hasattr(fn, 'read') or isinstance(fn, (str,os.PathLike,bytes,bytearray,memoryview)): return
+    several = is_listy(fn)*" For several: `learn.get_preds(dl=learn.dls.test_dl(pictures))`."
+    raise TypeError("A picture is a file name, bytes, an array, a tensor or a PIL image, "
+                    f"not {brief(fn)}.{several}")
 
 def _file_bytes(fn): # Of a file of sane size, and nothing that could wait for ever
     path = Path(fn)
@@ -212,6 +222,7 @@ class _PictureFile:
 
     def read(self, fn):
         "The bytes, and what to call them in messages"
+        _check_kind(fn)
         if isinstance(fn, (bytes, bytearray, memoryview)): return bytes(fn),f'of {len(fn)} bytes'
         if not hasattr(fn, 'read'):
             with explained(_reading_advice): return _file_bytes(fn),fn
