@@ -131,8 +131,9 @@ def encodes(self, x:TensorPoint):
 
 @FlipItem # and `DihedralItem`
 def encodes(self, x:TensorPoint):
-    m = torch.diag(tensor([1.-2*(self.k&1), 1.-(self.k&2), 1.]))
-    return moved(x, m[:,[1,0,2]], self.src[::-1]) if self.k&4 else moved(x, m, self.src)
+    bits = dihedral_bits[self.k]
+    m = torch.diag(tensor([1.-2*(bits&1), 1.-(bits&2), 1.]))
+    return moved(x, m[:,[1,0,2]], self.src[::-1]) if bits&4 else moved(x, m, self.src)
 
 # %% ../../nbs/library/vision_points.ipynb #26478c6d
 def _to_middles(size): # From edges at ±1 to middles of the outermost pixels at ±1
