@@ -109,6 +109,16 @@ differs = """
     every global batch | an epoch has the same batches on any number of processes
 the training loss in several processes | of the first process | the mean over all | it is that of all
     items, as with one process
+`PILImage.create`, of a grey picture in floats | keeps the numbers (PIL's mode 'F') | makes RGB of them, as of
+    all pictures; `PILImageBW` makes it grey | a network for colour takes every `PILImage`
+`FlipItem`, `DihedralItem`, on boxes | the left edge may end up right of the right one | boxes stay (left,
+    top, right, bottom) | they can be drawn, and compared
+`AffineCoordTfm(aff_fs=, coord_fs=)`, `LightingTfm(fs=)` | take functions | take transforms, which have a
+    method `matrix`, or `step` | a perspective is a matrix too, so a picture is resampled only once
+`RandomResizedCropGPU(None)`, `aug_transforms(min_scale=)` without `size` | the batch shrinks to the box | it
+    keeps its size | all batches have one size
+the `size` of a transform | fails when a picture comes | raises unless it is pixels | the mistake shows where
+    it was made
 `download_images`, names of the files | random | the numbers of the addresses in the list | a file leads
     back to its address, and a second run to the same names
 `download_images`, what is no picture | stays in the folder | is dropped | many servers send a page of
