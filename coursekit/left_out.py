@@ -80,10 +80,6 @@ vision.core | vision.data | AddMaskCodes OpenMask
 vision.augment | vision.tensors | OldRandomCrop affine_grid affine_mat mask_tensor flip_mat dihedral_mat
     rotate_mat zoom_mat find_coeffs apply_perspective DeterministicDraw DeterministicFlip
     DeterministicDihedral SpaceTfm HSVTfm grayscale rgb2hsv hsv2rgb cutout_gaussian norm_apply_denorm
-vision.learner | vision.create | has_pool_type create_timm_model create_cnn_model
-vision.learner | vision.models.unet | create_unet_model unet_learner
-vision.learner | data.core | show_results
-vision.learner | interpret | plot_top_losses
 """
 
 # %% ../nbs/library/left_out.ipynb #62f1ce81

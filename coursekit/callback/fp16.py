@@ -156,7 +156,10 @@ def _with_precision(learn, cb): # The learner with this `MixedPrecision` and no 
 @patch # of `Learner`, which knows nothing of precision; fastai has these here
 @delegates(GradScaler, but=list(_same_here))
 def to_fp16(self:Learner, **kwargs):
-    "Compute with fp16 and 32 bits, mixed, from now on; on a processor that has bf16, with that"
+    """Compute with fp16 and 32 bits, mixed, from now on; on a processor that has bf16, with that. The
+    arguments are those of `torch.amp.GradScaler`: by what the loss is multiplied at first (`init_scale`), and
+    how this number grows (`growth_factor`, after `growth_interval` good steps) and shrinks
+    (`backoff_factor`, after a step with inf or nan)"""
     return _with_precision(self, MixedPrecision(**kwargs))
 
 @patch # as above
