@@ -6,9 +6,10 @@
 __all__ = ['preparation', 'onnx_notes']
 
 # %% ../nbs/library/export_onnx.ipynb #d174da75
-import io, json, tempfile, warnings
+import io, json, os, tempfile, warnings
 from copy import deepcopy
 from fastcore.basics import patch
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 import coursekit
 from .core import *
 from .files import atomic_write
@@ -31,6 +32,13 @@ def _blank(learn): # What the network's batch transforms get of one blank pictur
     with keep_rng(): x = dl.after_item((cls.create(np.zeros((331,417,3), np.uint8)),))[0]
     return x.shape
 
+def _leaves_pictures(f): # Does transform `f` only change targets, such as masks and points?
+    px = np.arange(48, dtype=np.uint8).reshape(4,4,3)
+    pictures = PILImage.create(px),TensorImage(px.transpose(2,0,1).copy()),TensorImage(torch.ones(1,3,4,4))
+    try:
+        return all(f(o, split_idx=1) is o for o in pictures)
+    except Exception: return False
+
 def preparation(learn): # A `Learner` of pictures
     "How another program prepares a picture, as JSON has it. Raises `ExportError` if that cannot be said"
     res = {'channels':None, 'size':None, 'range':[0,1], 'layout':'NCHW', 'resize':None, 'box':None,
@@ -41,7 +49,7 @@ def preparation(learn): # A `Learner` of pictures
             l,t,r,b = f.draw_box(10**6, 10**6, 1)
             res |= {'resize':'squish', 'box':[(r-l)/10**6, (b-t)/10**6]} # the middle: shares of the sides
         elif isinstance(f, CropPad): res |= {'resize':'cut', 'pad_mode':f.pad_mode} # the middle, as it is
-        elif f.split_idx!=0 and not isinstance(f, (ToTensor,FlipItem)): raise ExportError(
+        elif f.split_idx!=0 and not isinstance(f, ToTensor) and not _leaves_pictures(f): raise ExportError(
             f'What the transform {f.name!r} does to a picture cannot be said in an ONNX file')
     c,h,w = _blank(learn)
     return res | {'channels':{1:'L',3:'RGB',4:'RGBA'}.get(c, str(c)), 'size':[h,w]}
@@ -82,18 +90,33 @@ def _batch_layers(learn, size): # Of the batch transforms that act in validation
             same = a.shape==(h,h) and b.shape==(w,w) and a.equal(torch.eye(h)) and b.equal(torch.eye(w))
             if not same: res.append(_Resampled(a, b))
             h,w = len(a),b.shape[1]
-        elif f.split_idx!=0 and not (isinstance(f, IntToFloatTensor) and f.div==255): raise ExportError(
+        elif f.split_idx!=0 and not (isinstance(f, IntToFloatTensor) and f.div==255 or _leaves_pictures(f)):
+            raise ExportError(
             f'The transform {f.name!r} of batches cannot be written as a layer of an ONNX file')
     return res
 
 _activations = {'softmax':nn.Softmax(1), 'sigmoid':nn.Sigmoid(), 'none':nn.Identity()}
 
-def _activation_of(loss_func): # Its name
-    act,x = loss_activation(loss_func),torch.randn(5, 4)
+def _activation_of(loss_func, of_pixels=False): # Its name; does it get outputs for each pixel?
+    act,x = loss_activation(loss_func),torch.randn(5, 4, 3, 2) if of_pixels else torch.randn(5, 4)
     for k,f in _activations.items():
         if torch.allclose(act(x), f(x), atol=1e-6): return k
     name = getattr(loss_func, '__name__', loss_func)
     raise ExportError(f'The activation of the loss {name} is neither softmax nor sigmoid')
+
+def _target_types(learn): # Of the data: types on the way of targets
+    ds = getattr(learn.dls, 'valid_ds', None)
+    return [t for tl in getattr(ds, 'tls', ())[getattr(ds, 'n_inp', 1):] for t in tl.types]
+
+def _has_masks(learn): return any(issubclass(t, (PILMask,TensorMask)) for t in _target_types(learn))
+
+def _decoding(learn, activation): # In words
+    types,text = _target_types(learn),_decodings[activation]
+    if _has_masks(learn): return f'{text}, for each pixel: the grid covers the prepared picture'
+    if any(issubclass(t, TensorPoint) and not issubclass(t, TensorBBox) for t in types): return (
+        'pairs of numbers, (x, y) of one point after the other: -1 is the left or top edge of the prepared '
+        'picture, 1 the right or bottom edge')
+    return text
 
 _decodings = {'softmax':'the class with the largest probability',
               'sigmoid':'each class whose probability is over the threshold', 'none':'the numbers themselves'}
@@ -107,9 +130,9 @@ class _Onnx(nn.Module): # From pictures in 0…1 to probabilities
 # %% ../nbs/library/export_onnx.ipynb #a0dbf927
 def onnx_notes(learn): # A `Learner` of pictures
     "Texts for the metadata of its ONNX file: `vocab`, `decoding`, `threshold` and `preparation`, as JSON"
-    kind,vocab = _activation_of(learn.loss_func),getattr(learn.dls, 'vocab', None)
+    kind,vocab = _activation_of(learn.loss_func, _has_masks(learn)),getattr(learn.dls, 'vocab', None)
     res = {'vocab':None if vocab is None else [plain_label(o) for o in vocab],
-           'activation':kind, 'decoding':_decodings[kind], 'preparation':preparation(learn),
+           'activation':kind, 'decoding':_decoding(learn, kind), 'preparation':preparation(learn),
            'threshold':getattr(learn.loss_func, 'thresh', 0.5) if kind=='sigmoid' else None,
            'made_by':f'coursekit {coursekit.__version__}'}
     return {k:json.dumps(v, ensure_ascii=False) for k,v in res.items()}
@@ -121,25 +144,49 @@ def _need_onnx():
     except ImportError: raise ImportError(
         "ONNX files are written with the package onnx: `pip install 'coursekit[ship]'`") from None
 
+def _with_plain_weights(model): # A copy, in `eval` mode; weights that are computed become numbers
+    for m in list(model.modules()):
+        if not is_parametrized(m): continue
+        cls,weights = type_before_parametrizations(m),{k:getattr(m, k).detach() for k in m.parametrizations}
+        del m.parametrizations
+        m.__class__ = cls # not `remove_parametrizations`, which changes a class that original and copy share
+        for k,v in weights.items(): setattr(m, k, nn.Parameter(v))
+    return model
+
+def _onnx_file(learn, fname):
+    if not isinstance(fname, (str,os.PathLike)) or not Path(fname).name: raise ValueError(
+        f"to_onnx takes the name of a file, for example 'pets.onnx', and not {fname!r}")
+    file = Path(learn.path)/fname
+    return file if file.suffix=='.onnx' else file.with_name(f'{file.name}.onnx')
+
+_opsets = 9,23 # what PyTorch's exporter writes: the first, and the last one
+
+def _check_opset(n):
+    lo,hi = _opsets
+    if not isinstance(n, int) or not lo<=n<=hi: raise ValueError(
+        f"opset={n!r}: the version of ONNX's operators is a whole number from {lo} to {hi}. The default, 18, "
+        'is of December 2022, and nearly every runtime knows it')
+
 @patch # of `Learner`, which knows nothing of pictures
 def to_onnx(self:Learner, fname='model.onnx', # In `learn.path`; `.onnx` is added where it is missing
             opset:int=18, # Version of ONNX's operators: higher ones need newer runtimes
             dynamo:bool=False): # With torch's newer exporter, which needs onnxscript, and much longer?
     """Write the model as an ONNX file, and return its path. Its input `pictures` is float32, (any number,
-    channels, height, width), RGB in 0…1; its output `probabilities` is (number, classes). Normalization and
-    softmax (sigmoid) are inside; the metadata say the rest, see `onnx_notes`. Raises `ExportError` for
-    transforms that it cannot hold, `ImportError` without onnx"""
-    onnx,file = _need_onnx(),Path(self.path)/fname
-    if file.suffix!='.onnx': file = file.with_name(f'{file.name}.onnx')
+    channels, height, width), RGB in 0…1; its output `probabilities` is (number, classes); of a U-net
+    (number, classes, height, width); of points, numbers in −1…1. Normalization and softmax (sigmoid)
+    are inside; the metadata say the rest, see `onnx_notes`. Raises `ExportError` for what it cannot hold,
+    `ValueError` for an `opset` that there is not, `ImportError` without onnx"""
+    onnx,file = _need_onnx(),_onnx_file(self, fname)
+    _check_opset(opset)
     with self.turns.taken(self, 'to_onnx'):
         notes = onnx_notes(self)
         c,h,w = _blank(self)
-        model = deepcopy(plain_model(self.model)).cpu().float()
+        model = _with_plain_weights(deepcopy(plain_model(self.model)).cpu().float().eval())
         act = _activations[json.loads(notes['activation'])]
         net = _Onnx(_batch_layers(self, (h,w)), model, act).eval()
-    proto = onnx.load_model_from_string(_onnx_bytes(net, torch.rand(2, c, h, w), opset, dynamo))
+    proto = onnx.load_model_from_string(_exported(net, torch.rand(2, c, h, w), opset, dynamo))
     for k,v in notes.items(): proto.metadata_props.add(key=k, value=v)
-    proto.doc_string = f'{_decodings[json.loads(notes["activation"])]}; see the metadata'
+    proto.doc_string = f'{json.loads(notes["decoding"])}; see the metadata'
     onnx.checker.check_model(proto)
     with atomic_write(file) as f: f.write(proto.SerializeToString())
     return file
@@ -158,3 +205,11 @@ def _onnx_bytes(net, x, opset, dynamo):
         axes = {'pictures':{0:'number'}, 'probabilities':{0:'number'}}
         torch.onnx.export(net, (x,), buf, dynamo=False, dynamic_axes=axes, **names)
         return buf.getvalue()
+
+def _exported(net, x, opset, dynamo): # The same, or an `ExportError`
+    try:
+        return _onnx_bytes(net, x, opset, dynamo)
+    except (torch.onnx.OnnxExporterError,RuntimeError) as e: raise ExportError(
+        f'PyTorch cannot write this network with opset={opset}, dynamo={dynamo} '
+        f'({str(e).splitlines()[0][:200]}). Another opset may help (18 is the default), or '
+        f'`dynamo={not dynamo}`') from e

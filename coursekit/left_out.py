@@ -47,7 +47,7 @@ WandbCallback CometCallback AzureMLCallback | sends what is trained to a service
     `Callback` of ten lines: lesson 08 shows one
 show_install get_env try_import nvidia_smi nvidia_mem | print the versions of a set-up, as PyTorch does |
     `python -m torch.utils.collect_env`
-decodes transform model_meta TensorTypes | a function, a module and two tables, which slip out of their
+decodes transform TensorTypes | a function, a module and a table, which slip out of their
     modules | nothing
 """
 

@@ -342,6 +342,7 @@ def in_onnxruntime(file, learn, pictures):
 
 ONNX = dict(classes=dict(), labels=dict(y=MultiCategoryBlock, get_y=colours),
             numbers=dict(y=RegressionBlock, get_y=brightness),
+            points=dict(y=PointBlock, get_y=lambda f: [[3.,4],[9,9]], batch_tfms=aug_transforms(size=16)),
             presized=dict(item_tfms=Resize((40,32), 'squish'), batch_tfms=aug_transforms(size=24)),
             cropped=dict(item_tfms=RandomResizedCrop(32), batch_tfms=[*aug_transforms(size=20, min_scale=0.5),
                                                                       Normalize.from_stats(*imagenet_stats)]))
@@ -359,11 +360,15 @@ def test_onnx(name, pictures, tmp_path):
     size = list(learn.dls.valid.after_item((PILImage.create(files[0]),))[0].shape[1:])
     assert (notes['preparation']['channels'],notes['preparation']['size'])==('RGB',size)
     assert (notes['threshold'] is not None)==(name=='labels')
+    assert ('left or top edge' in notes['decoding'])==(name=='points')
 
 def test_onnx_refuses_what_it_cannot_hold(pictures, tmp_path):
     pytest.importorskip('onnx', reason='onnx is not installed')
     learn = learner(loaders(pictures, batch_tfms=[Darker(0.5)]), path=tmp_path)
     with pytest.raises(ExportError, match="'Darker' of batches"): learn.to_onnx('x')
+    learn = learner(loaders(pictures), path=tmp_path)
+    for kw,why in ((dict(opset=3),'from 9 to 23'), (dict(opset='18'),"opset='18'"), (dict(fname=3),'not 3')):
+        with pytest.raises(ValueError, match=why): learn.to_onnx(**kw)
     assert not list(tmp_path.glob('x*'))
 
 # The command
@@ -425,3 +430,8 @@ def test_a_unet_comes_back_with_its_masks(tmp_path):
     assert list(back.dls.vocab)==['off','line'] and back.model.places==learn.model.places
     odd = create_unet_model(resnet_tiny, 2, (32,32), pretrained=False)(torch.rand(2,3,33,47))
     assert odd.shape==(2,2,33,47)
+    pytest.importorskip('onnx', reason='onnx is not installed')
+    seen,notes = in_onnxruntime(learn.to_onnx(tmp_path/'unet'), learn, files[:3])
+    want,_ = learn.get_preds(dl=learn.dls.test_dl(files[:3]))
+    assert (seen-want).abs().max()<1e-4 and 'for each pixel' in notes['decoding']
+    assert notes['vocab']==['off','line']

@@ -562,7 +562,7 @@ class DataLoaders:
         names = 'train','valid',*(f'set {i}' for i in range(2, len(self)))
         parts = [f'{nm}: {_in_words(dl)}' for nm,dl in zip(names, self.loaders)]
         vocab = getattr(self, 'vocab', None)
-        if vocab and isinstance(vocab, (list,L)): parts.append(classes_in_words(vocab, 5))
+        if isinstance(vocab, (list,L,np.ndarray)) and len(vocab): parts.append(classes_in_words(vocab, 5))
         return f"{type(self).__name__}({', '.join(parts)}, device={getattr(self, 'device', None)})"
 
 def _loader_like(dl, items, **kwargs): # A loader like `dl`, for other items
