@@ -27,6 +27,8 @@ progress_bar master_bar | of the package fastprogress, which coursekit does not 
     import tqdm`; in trainings, `ProgressCallback`
 fastai_cfg fastai_path | the settings file and the folders of fastai | `coursekit_home()`, the environment
     variable `COURSEKIT_HOME`
+show_install get_env try_import nvidia_smi nvidia_mem | tell what is installed, which others do as well |
+    `python -m torch.utils.collect_env`, `nvidia-smi`
 get_show_batch_func | tells which `show_batch` would be called | `show_batch` itself, which chooses by type
 collate_error | rewords the error of items that make no batch | `DataLoader`, which itself names the two
     that differ
@@ -66,7 +68,7 @@ fp16_utils | half precision by hand, from before PyTorch had it | `learn.to_fp16
 data.download_checks | sizes of fastai's archives | `CHECKS` of coursekit.data.external
 """
 
-# %% ../nbs/library/left_out.ipynb #d2894745
+# %% ../nbs/library/left_out.ipynb #1dd50137
 # fastai's module; ours; the names
 elsewhere = """
 basics | export | load_learner
@@ -147,6 +149,25 @@ the `size` of a transform | fails when a picture comes | raises unless it is pix
     `torch.save` stores what `get_preds` returns
 `learn.fit`, on batches without targets | trains, with a loss of nan or 0 | `ValueError` that says so |
     such a training is lost
+`learn.save('x')`, `SaveModelCallback` | write `x.pth`, a pickle | write `x.safetensors`, unless the name
+    ends in `.pth` | the file runs no code when it is opened
+an error in a callback | its text is written anew | stays as it is, with a note in which callback and event
+    | the error keeps its type and its text
+`pct_train` | adds up 1/n for each batch | is computed from the counts | nothing is rounded along the way
+`learn.loss`, `learn.pred` before they are computed | those of the batch before | `None` | a callback that
+    comes too early notices
+`AvgLoss` and other means over batches | weigh a batch by its items | by what its loss counted, such as the
+    pixels that are not ignored | it is the mean over all of that
+`RocAucMulti`, `APScoreMulti` with `sigmoid=False` | take the class of the highest output first | compare
+    label by label | items may have several labels, and a ranking needs outputs
+`train_bn=False` | the weights stay, the running statistics don't | neither changes in frozen layers | what
+    is frozen computes what it computed
+`NormType.Spectral`, `NormType.Weight` | PyTorch's old hooks | its parametrizations | the old ones will be
+    removed
+`Tensor.as_subclass` | PyTorch's own is replaced, so that attributes go along | PyTorch's own; `cast` takes
+    attributes along | an import leaves PyTorch as it is
+`to_concat(dim=1)`, where shapes differ | counts along the first axis, and loses columns | counts along `dim`
+    | nothing is lost
 `TensorBase.register_func` | a table of functions and types | one rule says what two types give | a
     subclass overrides `__torch_function__`
 """

@@ -435,3 +435,18 @@ def test_a_unet_comes_back_with_its_masks(tmp_path):
     want,_ = learn.get_preds(dl=learn.dls.test_dl(files[:3]))
     assert (seen-want).abs().max()<1e-4 and 'for each pixel' in notes['decoding']
     assert notes['vocab']==['off','line']
+
+def test_the_command_predict_on_masks(tmp_path, capsys):
+    "It says which share of the picture each class takes"
+    from coursekit.course.maintain import main
+    files = [tmp_path/f'{i}.png' for i in range(3)]
+    for f in files: Image.new('RGB', (40,32)).save(f)
+    def line(f): return PILMask.create(np.eye(32, 40))
+    dls = SegmentationDataLoaders.from_label_func(tmp_path, files, line, valid_pct=0.4, codes=['off','line'],
+                                                  item_tfms=Resize(32), bs=2)
+    model = str(unet_learner(dls, small, pretrained=False).export(tmp_path/'unet'))
+    assert main(['predict', model, str(files[0]), '--json'])==0
+    shares = json.loads(capsys.readouterr().out)['predictions']
+    assert sum(o['share'] for o in shares)==pytest.approx(1) and {o['label'] for o in shares}<={'off','line'}
+    assert main(['serve', model, '--port', '0'])==2
+    assert 'for each pixel' in capsys.readouterr().err

@@ -139,10 +139,10 @@ class MixedPrecision(Callback):
         if self.dtype!=torch.float16: return ''
         return ' fp16 ends at 65504; `learn.to_bf16()` has a larger range, `learn.to_fp32()` more digits.'
     def state_dict(self):
-        scaler = getattr(self.learn, 'scaler', None)
+        scaler = vars(self.learn).get('scaler')
         return {'scaler': scaler.state_dict()} if scaler is not None and scaler.is_enabled() else {}
     def load_state_dict(self, sd): # From `state_dict`
-        scaler = getattr(self.learn, 'scaler', None)
+        scaler = vars(self.learn).get('scaler')
         if scaler is None: self._scaler_state = sd['scaler'] # the fit has not begun
         elif scaler.is_enabled(): scaler.load_state_dict(sd['scaler'])
 

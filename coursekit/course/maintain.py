@@ -348,6 +348,8 @@ def serve(model:str, # file that `learn.export` has written
     serving,full_message = need('coursekit.serve'),need('coursekit.errors').full_message
     try:
         learn = need('coursekit.export').load_learner(model, trust=trust)
+        if need('coursekit.export_onnx').gives_masks(learn): raise TypeError(
+            f'{model} gives a class for each pixel, and the page shows one for all: `coursekit predict`')
         server = serving.Server(serving.web_app(learn, title), port, host)
     except (OSError,OverflowError,ValueError,TypeError,ImportError) as e:
         is_taken = isinstance(e, OSError) and e.errno==errno.EADDRINUSE
