@@ -17,7 +17,7 @@ __all__ = ['bn_types', 'norm_types', 'TensorBase', 'TensorImageBase', 'TensorIma
            'to_device', 'to_cpu', 'to_np']
 
 # %% ../nbs/library/torch_core.ipynb #a4c8f86e
-import copy, functools, importlib, inspect, itertools, os, random
+import copy, functools, inspect, itertools, os, random
 import torch
 from contextlib import contextmanager
 from torch import Tensor
