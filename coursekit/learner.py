@@ -633,10 +633,11 @@ class Learner:
 
     @in_turn
     def predict(self, item, # As the data was made from, such as a file; or, for plain loaders, inputs
+                rm_type_tfms=None, # As for `dls.test_dl`
                 with_input=False): # Return the input too, first?
         "Label, decoded prediction and outputs for one item (for a plain loader, a tuple is several inputs)"
         plain = not hasattr(self.dls, 'decode_batch')
-        dl = _OneItem(item) if plain else self.dls.test_dl([item], num_workers=0)
+        dl = _OneItem(item) if plain else self.dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0)
         inp,preds,_,dec = self.get_preds(dl=dl, with_input=True, with_decoded=True)
         one_input = not isinstance(inp, tuple) or getattr(dl,'n_inp',None)==1 # which may be a tuple itself
         inps = (inp,) if one_input else inp

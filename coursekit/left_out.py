@@ -196,7 +196,7 @@ def why_left_out(name): # Of something that fastai has
     return _in_words(name, *_names[name]) if name in _names else ''
 
 def _nearly(name, module): # The question whether a name much like it was meant; '' if there is none
-    names = getattr(sys.modules.get(module), '__all__', ())
+    names = getattr(sys.modules.get(module), '__dict__', {}).get('__all__', ())
     near = difflib.get_close_matches(name, names, 1, 0.8) if name[:1]!='_' else ()
     return f"coursekit has no `{name}`: did you mean `{near[0]}`?" if near else ''
 

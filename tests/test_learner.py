@@ -923,7 +923,7 @@ def test_predict_one_item():
     label,decoded,out = learn.predict(x[192])
     preds = learn.get_preds()[0]
     assert label==decoded==preds[0].argmax() and torch.allclose(out, preds[0], atol=1e-5)
-    assert torch.equal(learn.predict(x[192], with_input=True)[0], x[192])
+    assert torch.equal(learn.predict(x[192], None, True)[0], x[192])
     # a model with two inputs
     two,(a,b) = Learner([], nn.Bilinear(3,3,2), F.cross_entropy),torch.randn(2,4,3)
     assert torch.allclose(two.predict((a[0],b[0]))[2], two.model(a,b)[0].softmax(0), atol=1e-5)

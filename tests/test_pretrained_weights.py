@@ -250,7 +250,7 @@ def test_a_body_gets_the_statistics_that_its_network_makes_of_pictures(cache, mo
 
 def test_wrong_channels_are_named_and_leave_the_loaders(tmp_path, offline):
     dls = loaders(tmp_path, PILImageBW)
-    with pytest.raises(ValueError, match='pass `n_in=1`'): vision_learner(dls, squeezenet1_1)
+    with pytest.raises(ValueError, match='pass `n_in=1`'): vision_learner(dls, squeezenet1_1, n_in=3)
     assert not normalizers(dls)
     vision_learner(dls, squeezenet1_1, n_in=1)
     grey_to_colour = loaders(tmp_path, PILImageBW, batch_tfms=lambda x: x.repeat(1,3,1,1) if x.ndim==4 else x)

@@ -189,7 +189,7 @@ def unet_learner(dls, # `DataLoaders` of pictures and masks (or pictures, or num
                  wd=None, wd_bn_bias=False, # As in `Learner`
                  train_bn=None, # As in `Learner`; `None`: `False` where `pretrained`. fastai: `True`
                  moms=(0.95,0.85,0.95), # As in `Learner`
-                 cut=None, n_in=3, # Where to cut; channels of the pictures
+                 cut=None, n_in=None, # Where to cut; channels of the pictures, as in `vision_learner`
                  channels_last=None, # Order of memory; default: as `suits_channels_last` says
                  **kwargs):
     """A `Learner` with a U-net on a pretrained body. The loss comes with the data: cross-entropy over the
@@ -200,6 +200,7 @@ def unet_learner(dls, # `DataLoaders` of pictures and masks (or pictures, or num
     base = vision_learner(dls, arch, normalize, n_out, pretrained, weights, loss_func, path=path, cut=cut,
                           init=None, custom_head=nn.Identity(), n_in=n_in, channels_last=False)
     with keep_rng(): size = base.dls.one_batch()[0].shape[-2:]
+    if n_in is None: n_in = in_channels(base.model[0])
     body = base.model[0] if cut is not None or isinstance(arch, nn.Module) else encoder_of(base.model[0])
     model = DynamicUnet(body, n_out, tuple(size), **kwargs)
     kept = {k:v for k,v in kwargs.items() if k!='init'}                          # weights come from the file
