@@ -165,6 +165,26 @@ for _o in (metrics.accuracy, metrics.error_rate, metrics.top_k_accuracy, metrics
            optimizer.QHAdam, optimizer.Larc,
            optimizer.ranger, trainable_params, default_split): add_known(_o)
 add_known(AvgMetric, ('func',))
+_of_sklearn = '''f1_score precision_score recall_score jaccard_score fbeta_score balanced_accuracy_score
+cohen_kappa_score matthews_corrcoef hamming_loss brier_score_loss r2_score explained_variance_score
+roc_auc_score average_precision_score'''.split()
+
+def _score_name(o): # A function; of scikit-learn's, those that metrics are made of
+    module,name = (getattr(o, k, None) or '' for k in ('__module__','__name__'))
+    if module.startswith('sklearn.metrics') and name in _of_sklearn: return f'sklearn.metrics.{name}'
+def _score_by_name(name):
+    module,_,f = name.rpartition('.')
+    if module!='sklearn.metrics' or f not in _of_sklearn: return None
+    with keep_rng(): return getattr(importlib.import_module(module), f) # to import it draws a random number
+finders.append((_score_name, _score_by_name))
+
+def _of_accum(o): # An `AccumMetric`
+    names = 'func','dim_argmax','activation','thresh','to_np','invert_arg','flatten'
+    return {**{k:getattr(o, k) for k in names}, 'name':o._name, **o.kwargs}
+add_known(metrics.AccumMetric, _of_accum)
+for _o in (metrics.rmse,metrics.exp_rmspe): add_known(_o.func, name=f'metrics.{_o.name}')
+add_known(metrics.Perplexity, ())
+add_known(metrics.LossMetric, ('attr','nm'))
 for _o in (metrics.Dice, metrics.DiceMulti, metrics.JaccardCoeff, metrics.JaccardCoeffMulti):
     add_known(_o, 'attrs')
 

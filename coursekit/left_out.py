@@ -25,8 +25,6 @@ setup_cuda | chooses a card and a mode of cuDNN during the import, which here ch
     `CUDA_VISIBLE_DEVICES`, `torch.cuda.set_device`, `torch.backends.cudnn.benchmark`
 progress_bar master_bar | of the package fastprogress, which coursekit does not need | `from tqdm.auto
     import tqdm`; in trainings, `ProgressCallback`
-fastai_cfg fastai_path | the settings file and the folders of fastai | `coursekit_home()`, the environment
-    variable `COURSEKIT_HOME`
 show_install get_env try_import nvidia_smi nvidia_mem | tell what is installed, which others do as well |
     `python -m torch.utils.collect_env`, `nvidia-smi`
 get_show_batch_func | tells which `show_batch` would be called | `show_batch` itself, which chooses by type
@@ -34,7 +32,6 @@ collate_error | rewords the error of items that make no batch | `DataLoader`, wh
     that differ
 Sig Func get_func gather_attrs gather_attr_names default_set_meta TensorPointCreate | workings of the
     package fasttransform | `Transform`, `Pipeline`, `retain_type`, `cast`
-step_stat | optimizers count steps themselves | an argument `step` of your stepper
 larc_layer_lr | `larc_step` computes the rate of the layer and takes the step | `larc_step`, `Larc`
 TabularDataLoaders TabularPandas TabularLearner tabular_learner tabular_config TabularModel TabDataLoader
     Categorify FillMissing cont_cat_split add_datepart | for tables, which the course does not teach yet |
@@ -68,7 +65,7 @@ fp16_utils | half precision by hand, from before PyTorch had it | `learn.to_fp16
 data.download_checks | sizes of fastai's archives | `CHECKS` of coursekit.data.external
 """
 
-# %% ../nbs/library/left_out.ipynb #1dd50137
+# %% ../nbs/library/left_out.ipynb #7d0073a3
 # fastai's module; ours; the names
 elsewhere = """
 basics | export | load_learner
@@ -87,8 +84,8 @@ vision.augment | vision.tensors | OldRandomCrop affine_grid affine_mat mask_tens
 # %% ../nbs/library/left_out.ipynb #62f1ce81
 # Name; what fastai does; what coursekit does; why
 differs = """
-`Transform(split_idx=0)`, called without `split_idx` | leaves the item as it is | transforms it | who
-    calls a transform by hand wants to see what it does
+`Transform(split_idx=0)`, called by hand without `split_idx` | leaves the item as it is | transforms it |
+    who calls a transform by hand wants to see what it does. In a `Pipeline` it is as in fastai
 `Datasets`, an unknown label in validation | fails when the item is asked for | raises when it is made |
     the mistake shows at once, not after the first epoch
 `Normalize` of three channels, on pictures of one | broadcasts: the picture has three channels | raises
@@ -129,10 +126,10 @@ the `size` of a transform | fails when a picture comes | raises unless it is pix
     coursekit.distributed, do that
 `test_eq`, on tensors | refuses lists | compares lists and numbers too; shapes must be equal | tests are
     shorter, and a shape that was broadcast doesn't slip through
-`DataLoader(bs=)` | default `None`: no batches | default 64, as `TfmdDL` has it; `None` as in fastai | a
-    loader without a size is almost always meant to batch
 `DataLoader` over an iterable, `num_workers` of 2 or more | gives every item several times | raises,
     unless it can be divided | items that come twice count twice
+`DataLoader`, on an argument that it doesn't know | drops it | `TypeError` that names it | a misspelt one
+    would do nothing
 `SkipItemException` | fills the batch up with the next items | the batch of an indexed data set is
     smaller; streams fill up | the batches are the same with any number of workers
 `fa_collate`, on unequal items | `RuntimeError` | `ValueError` that names both items | it says which
@@ -144,7 +141,10 @@ the `size` of a transform | fails when a picture comes | raises unless it is pix
     works as an own stepper
 `Lookahead` | a class with `count` | an `Optimizer` with two more pieces | it is saved, frozen and
     restored as the others are
-`Larc` | keeps `local_lr` in the state | computes it within the step | there is nothing to go stale
+`Optimizer.zero_grad` | sets gradients to 0 | sets them to `None`, as PyTorch does; `zero_grad(False)`: to 0
+    | it takes less memory and time
+`Optimizer`, on a misspelt hyper-parameter | takes it, and the piece has its default | `ValueError` | the
+    training would go on with another value than you wrote
 `get_preds(save_preds=, save_targs=)` | writes files batch by batch | has no such arguments |
     `torch.save` stores what `get_preds` returns
 `learn.fit`, on batches without targets | trains, with a loss of nan or 0 | `ValueError` that says so |

@@ -260,11 +260,13 @@ def test_a_loss_that_predictions_need_is_not_left_out(pictures, tmp_path):
     with pytest.raises(ExportError, match='loss_func.*OwnMeaning'): learn.export(tmp_path/'x')
 
 def test_settings_of_training(pictures, tmp_path):
-    learn = learner(loaders(pictures), metrics=[error_rate, partial(accuracy, axis=1), Dice()], lr=3e-3,
+    learn = learner(loaders(pictures), metrics=[error_rate, partial(accuracy, axis=1), Dice(),
+                    F1Score(average='macro'), rmse, Perplexity()], lr=3e-3,
                     wd=0.1, moms=(0.9,0.8,0.9), opt_func=partial(RMSProp, mom=0.7),
                     loss_func=LabelSmoothingCrossEntropyFlat(eps=0.2))
     twin = there_and_back(learn, tmp_path)
     assert (twin.lr,twin.wd,twin.moms)==(3e-3,0.1,(0.9,0.8,0.9)) and twin.opt_func.keywords=={'mom':0.7}
+    assert twin.metrics[3].kwargs==learn.metrics[3].kwargs and twin.metrics[3].dim_argmax==-1
     assert twin.loss_func.func.eps==0.2 and [m.name for m in twin.metrics]==[m.name for m in learn.metrics]
     twin.create_opt()
     assert len(twin.opt.param_lists)==3
@@ -414,7 +416,8 @@ def test_a_file_of_format_1_is_loaded():
     assert (label,int(i))==('red',1) and list(learn.dls.vocab)==['blue','red']
     assert torch.allclose(probs, tensor(V1_PROBS), atol=1e-5)
 
-def test_a_unet_comes_back_with_its_masks(tmp_path):
+def test_a_unet_comes_back_with_its_masks(tmp_path, capsys):
+    from coursekit.course.maintain import main
     files = []
     for i in range(6):
         files.append(tmp_path/f'{i}.png')
@@ -428,6 +431,10 @@ def test_a_unet_comes_back_with_its_masks(tmp_path):
     (mask,_,probs),(same,_,same_probs) = (o.predict(files[1]) for o in (learn,back))
     assert type(same) is TensorMask and torch.equal(same, mask) and torch.equal(same_probs, probs)
     assert list(back.dls.vocab)==['off','line'] and back.model.places==learn.model.places
+    assert main(['predict', str(file), str(files[0]), '--json'])==0 # the share of the picture that each takes
+    shares = json.loads(capsys.readouterr().out)['predictions']
+    assert sum(o['share'] for o in shares)==pytest.approx(1) and {o['label'] for o in shares}<={'off','line'}
+    assert main(['serve', str(file), '--port', '0'])==2 and 'for each pixel' in capsys.readouterr().err
     odd = create_unet_model(resnet_tiny, 2, (32,32), pretrained=False)(torch.rand(2,3,33,47))
     assert odd.shape==(2,2,33,47)
     pytest.importorskip('onnx', reason='onnx is not installed')
@@ -435,18 +442,3 @@ def test_a_unet_comes_back_with_its_masks(tmp_path):
     want,_ = learn.get_preds(dl=learn.dls.test_dl(files[:3]))
     assert (seen-want).abs().max()<1e-4 and 'for each pixel' in notes['decoding']
     assert notes['vocab']==['off','line']
-
-def test_the_command_predict_on_masks(tmp_path, capsys):
-    "It says which share of the picture each class takes"
-    from coursekit.course.maintain import main
-    files = [tmp_path/f'{i}.png' for i in range(3)]
-    for f in files: Image.new('RGB', (40,32)).save(f)
-    def line(f): return PILMask.create(np.eye(32, 40))
-    dls = SegmentationDataLoaders.from_label_func(tmp_path, files, line, valid_pct=0.4, codes=['off','line'],
-                                                  item_tfms=Resize(32), bs=2)
-    model = str(unet_learner(dls, small, pretrained=False).export(tmp_path/'unet'))
-    assert main(['predict', model, str(files[0]), '--json'])==0
-    shares = json.loads(capsys.readouterr().out)['predictions']
-    assert sum(o['share'] for o in shares)==pytest.approx(1) and {o['label'] for o in shares}<={'off','line'}
-    assert main(['serve', model, '--port', '0'])==2
-    assert 'for each pixel' in capsys.readouterr().err

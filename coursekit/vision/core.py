@@ -200,7 +200,9 @@ def _reading_advice(e): # What helps where a file cannot be read
 
 def _check_kind(fn): # Of what somebody wants opened
     if hasattr(fn, 'read') or isinstance(fn, (str,os.PathLike,bytes,bytearray,memoryview)): return
-    several = is_listy(fn)*" For several: `learn.get_preds(dl=learn.dls.test_dl(pictures))`."
+    if hasattr(fn, 'iloc'): raise TypeError(
+        f"A row of a table is no picture: {brief(fn)}. Pass the column of names: `test_dl(df['name'])`.")
+    several = is_listy(fn)*" For several pictures: `learn.get_preds(dl=learn.dls.test_dl(pictures))`."
     raise TypeError("A picture is a file name, bytes, an array, a tensor or a PIL image, "
                     f"not {brief(fn)}.{several}")
 
