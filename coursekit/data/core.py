@@ -261,6 +261,10 @@ class Datasets(FilteredBase):
                 tl.subset(s).check_items('validation ' if s else 'training ')
 
     @property
+    def tfms(self):
+        "The pipeline of each element"
+        return self.tls.attrgot('tfms')
+    @property
     def loss_func(self):
         "The loss that suits the target; `None` where several targets each have their own"
         losses = [tl.tfms.loss_func for tl in self.tls[self.n_inp:] if hasattr(tl.tfms, 'loss_func')]
@@ -547,7 +551,7 @@ class DataLoaders:
         loaders = [_loader_like(dl, empty(dl.dataset)) for dl in self.loaders]
         for dl in loaders: dl.why_empty = TfmdDL.without_data
         return type(self)(*loaders, path=self.path, device=self.device)
-    def _n_inp_of_items(self): # `n_inp`; where nobody said it, a training item shows it, which a new one cannot
+    def _n_inp_of_items(self): # `n_inp`; where nobody said it, a training item shows it (a new one cannot)
         if self.n_inp is not None or not len(self.train_ds): return self.n_inp
         with keep_rng(): item = self.train_ds[0]
         return max(1, len(item)-1) if isinstance(item, (tuple,list)) else 1
