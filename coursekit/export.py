@@ -35,10 +35,12 @@ from .vision.augment import *
 from .vision.points import *
 from .vision.data import *
 from .vision.learner import *
-from .vision.unet import *
+from .vision.models.unet import *
 
 # %% ../nbs/library/export.ipynb #57cc6e5a
-_our_archs = 'coursekit.vision.models','coursekit.vision.xresnet','coursekit.vision.efficientnet'
+_our_archs = ('coursekit.vision.models.resnet', 'coursekit.vision.models.xresnet',
+              'coursekit.vision.efficientnet')
+_where_they_were = {'coursekit.vision.models':_our_archs[0], 'coursekit.vision.xresnet':_our_archs[1]}
 
 def _is_constructor(f): return inspect.isfunction(f) and 'pretrained' in inspect.signature(f).parameters
 
@@ -56,6 +58,7 @@ def arch_by_name(name): # As `arch_name` gives it
     module,_,f = name.rpartition('.')
     if module=='torchvision.models' and f in torchvision_names():
         return getattr(importlib.import_module(module), f)
+    module = _where_they_were.get(module, module) # files of earlier versions name these
     if module not in _our_archs: return None
     o = getattr(importlib.import_module(module), f, None)
     return o if _is_constructor(o) else None
