@@ -5,7 +5,7 @@ The topic stops if a value differs by more than 1e-6 (of itself, if above 1: fas
 """
 from types import SimpleNamespace
 import numpy as np, torch
-from .harness import Topic
+from .harness import agreement
 
 def data(): # Outputs and targets: three classes, two classes, several labels, numbers, masks
     g = torch.Generator().manual_seed(0)
@@ -28,7 +28,7 @@ def values(m, mk, loss, smooth): # A module of metrics, what makes a metric of a
                       m.HammingLossMulti()],
                 numbers=[m.mse, m.mae, m.rmse, m.exp_rmspe, m.R2Score(), m.ExplainedVariance(),
                          m.PearsonCorrCoef(), m.SpearmanCorrCoef()],
-                masks=[m.Dice(), m.JaccardCoeff(), m.DiceMulti(), m.JaccardCoeffMulti(), m.foreground_acc])
+                masks=[m.Dice(), m.JaccardCoeff(), m.DiceMulti(), m.JaccardCoeffMulti()])
     for kind,ms in made.items():
         for o in ms:
             o = mk(o)
@@ -38,31 +38,22 @@ def values(m, mk, loss, smooth): # A module of metrics, what makes a metric of a
             res[f'{kind} {o.name.lstrip("_")}'] = np.array(float(o.value))
     p,t = sets['three']
     res['top_k_accuracy'] = np.array(float(m.top_k_accuracy(p, t, k=2)))
+    # of one batch: over several, fastai weighs by items, and coursekit by the pixels that count
+    res['foreground_acc'] = np.array(float(m.foreground_acc(*sets['masks'])))
     res['msle'] = np.array(float(m.msle(p.abs(), p.square())))
     for name,o in (('loss',loss()),('smooth loss',smooth()),('perplexity',m.Perplexity())):
         o.reset()
         for b in p.repeat(4,1).split(16):
-            o.accumulate(SimpleNamespace(loss=b.pow(2).mean(), yb=(b,), to_detach=lambda o: o.detach()))
+            o.accumulate(SimpleNamespace(loss=b.pow(2).mean(), pred=b, yb=(b,),
+                                         to_detach=lambda o: o.detach()))
         res[name] = np.array(float(o.value))
     return res
 
 def agree():
-    t = Topic('agree-metrics', 'metrics, equal to 1e-6', seconds=1)
     import fastai.metrics as fm, fastai.learner as fl
     import coursekit.metrics as cm
-    @t.run('coursekit')
-    def _(): return values(cm, cm.mk_metric, cm.AvgLoss, cm.AvgSmoothLoss)
-    @t.run('fastai', role='fastai')
-    def _(): return values(fm, fl.mk_metric, fl.AvgLoss, fl.AvgSmoothLoss)
-    @t.same
-    def _(results):
-        a,b = results['coursekit'],results['fastai']
-        assert a.keys()==b.keys(), a.keys()^b.keys()
-        gaps = {k:abs(float(a[k]-b[k]))/max(1,abs(float(b[k]))) for k in b}
-        worst = max(gaps, key=gaps.get)
-        assert gaps[worst]<=1e-6, f'{worst}: {a[worst]}, fastai {b[worst]}'
-        print(f'agree-metrics: {len(b)} metrics; the largest difference from fastai is {gaps[worst]:.1e} '
-              f'({worst})')
-    return t
+    return agreement('agree-metrics', 'metrics, equal to 1e-6', 1e-6,
+                     lambda: values(cm, cm.mk_metric, cm.AvgLoss, cm.AvgSmoothLoss),
+                     lambda: values(fm, fl.mk_metric, fl.AvgLoss, fl.AvgSmoothLoss), seconds=1)
 
 TOPICS = {'agree-metrics': agree}

@@ -1,9 +1,9 @@
 """Do MixUp, CutMix, test-time augmentation and label smoothing equal fastai's? Both get the same inputs and
 draw the same random numbers. The topic stops if a number differs by more than 1e-5 (of itself, if above 1).
 """
-import numpy as np, torch
+import torch
 from torch import nn, Tensor
-from .harness import Topic
+from .harness import agreement
 
 def pictures(): # 40 pictures and the number of the class of each
     g = torch.Generator().manual_seed(0)
@@ -59,22 +59,8 @@ def numbers(m): # A namespace with the names of a library
     return {k:o.detach().as_subclass(Tensor).double().numpy() for k,o in res.items()}
 
 def agree():
-    t = Topic('agree-mixup', 'MixUp, CutMix, TTA, label smoothing, equal to 1e-5', seconds=3)
     import fastai.vision.all as fa, coursekit.vision.all as ck
-    @t.run('coursekit')
-    def _(): return numbers(ck)
-    @t.run('fastai', role='fastai')
-    def _(): return numbers(fa)
-    @t.same
-    def _(results):
-        a,b = results['coursekit'],results['fastai']
-        assert a.keys()==b.keys(), a.keys()^b.keys()
-        for k in b: assert a[k].shape==b[k].shape, f'{k}: {a[k].shape}, fastai {b[k].shape}'
-        gaps = {k:float((np.abs(a[k]-b[k])/np.maximum(1, np.abs(b[k]))).max()) for k in b}
-        worst = max(gaps, key=gaps.get)
-        assert gaps[worst]<=1e-5, f'{worst} differs from fastai by {gaps[worst]:.1e}'
-        print(f'agree-mixup: {sum(o.size for o in b.values()):,} numbers of {len(b)} kinds; the largest '
-              f'difference from fastai is {gaps[worst]:.1e} ({worst})')
-    return t
+    return agreement('agree-mixup', 'MixUp, CutMix, TTA, label smoothing, equal to 1e-5', 1e-5,
+                     lambda: numbers(ck), lambda: numbers(fa))
 
 TOPICS = {'agree-mixup': agree}

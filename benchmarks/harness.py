@@ -40,6 +40,27 @@ class Topic:
         return fn
     def role(self, role): return next((c for c in self.cs if c.role==role), None)
 
+def agreement(name, title, # As for `Topic`
+              eps, # Largest difference allowed: of a number itself, if it is above 1
+              ours, theirs, # Functions without arguments that give {what: array}, of coursekit and of fastai
+              seconds=3):
+    "A topic that stops if two results differ, and says by how much they do"
+    import numpy as np
+    t = Topic(name, title, seconds=seconds)
+    t.run('coursekit')(ours)
+    t.run('fastai', role='fastai')(theirs)
+    @t.same
+    def _(results):
+        a,b = results['coursekit'],results['fastai']
+        assert a.keys()==b.keys(), a.keys()^b.keys()
+        for k in b: assert a[k].shape==b[k].shape, f'{k}: {a[k].shape}, fastai {b[k].shape}'
+        gaps = {k:float((np.abs(a[k]-b[k])/np.maximum(1, np.abs(b[k]))).max()) for k in b}
+        worst = max(gaps, key=gaps.get)
+        assert gaps[worst]<=eps, f'{worst} differs from fastai by {gaps[worst]:.1e}'
+        print(f'{name}: {sum(o.size for o in b.values()):,} numbers of {len(b)} kinds; the largest '
+              f'difference from fastai is {gaps[worst]:.1e} ({worst})')
+    return t
+
 def clock(f):
     gc.collect()
     t = time.perf_counter()

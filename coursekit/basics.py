@@ -7,7 +7,7 @@ __all__ = ['doc']
 
 # %% ../nbs/library/basics.ipynb #740dedb0
 from .torch_basics import *
-from .left_out import not_here as _not_here
+from .left_out import names_elsewhere as _names_elsewhere, not_here as _not_here
 from .data.external import *
 from .data.load import *
 from .optimizer import *
@@ -26,17 +26,42 @@ def _brief(o): # How a default value is written: functions by their names, no me
     text = re.sub(r"<(?:function|class) '?([\w.<>]+)'?(?: at 0x\w+)?>", r'\1', repr(o))
     return re.sub(r' at 0x\w+', '', text).replace('|', '\\|')
 
-def _argument_row(name, v): # `v`: what fastcore knows of the argument
-    stars = {inspect.Parameter.VAR_POSITIONAL:'*', inspect.Parameter.VAR_KEYWORD:'**'}.get(v.get('kind'), '')
-    default = v.get('default', inspect.Parameter.empty)
-    shown = '' if default is inspect.Parameter.empty else f'`{_brief(default)}`'
-    comment = ' '.join((v['docment'] or '').split())
-    return f'| `{stars}{name}` | {shown} | {comment} |'
+def _places(f): # Of each argument the function that takes it, and the line on which it stands in its source
+    import ast, textwrap # within, because the star import hands on what is outside
+    res = {}
+    while f is not None:
+        try:
+            a = ast.parse(textwrap.dedent(inspect.getsource(f))).body[0].args
+        except (OSError,TypeError,SyntaxError,AttributeError): break
+        every = *a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg
+        for o in filter(None, every): res.setdefault(o.arg, (id(f), o.lineno))
+        f = getattr(inspect.unwrap(f), '__delwrap__', None)   # where `delegates` found further ones
+        if inspect.isclass(f): f = f.__init__
+    return res
+
+def _row(group): # Arguments that share a comment, the last one's: names, and what fastcore knows of each
+    stars = {inspect.Parameter.VAR_POSITIONAL:'*', inspect.Parameter.VAR_KEYWORD:'**'}
+    names = [f"`{stars.get(v.get('kind'), '')}{name}`" for name,v in group]
+    defaults = [v.get('default', inspect.Parameter.empty) for _,v in group]
+    shown = ['–' if o is inspect.Parameter.empty else f'`{_brief(o)}`' for o in defaults]
+    shown = [] if {*shown}=={'–'} else shown
+    comment = ' '.join((group[-1][1]['docment'] or '').split())
+    return f"| {', '.join(names)} | {', '.join(shown)} | {comment} |"
+
+def _rows(arguments, places): # Those that stand on one line of the source share the comment at its end
+    rows,group = [],[]
+    for name,v in arguments:
+        if group and (name not in places or places[name]!=places.get(group[-1][0])):
+            rows,group = rows+[[o] for o in group],[]         # their line has no comment
+        group.append((name,v))
+        if v['docment'] is not None: rows,group = [*rows, group],[]
+    return [_row(o) for o in rows+[[o] for o in group]]
 
 def _doc_text(f): # Markdown
-    arguments = docments(f.__init__ if inspect.isclass(f) else f, full=True, returns=True)
+    taker = f.__init__ if inspect.isclass(f) else f
+    arguments = docments(taker, full=True, returns=True, args_kwargs=True)
     returned = (arguments.pop('return', None) or {}).get('docment')
-    rows = [_argument_row(k, v) for k,v in arguments.items() if k not in ('self','cls')]
+    rows = _rows([(k,v) for k,v in arguments.items() if k not in ('self','cls')], _places(taker))
     name = getattr(f, '__qualname__', None) or _brief(f)
     parts = [f'**`{name}`** (module `{f.__module__}`)', '', inspect.getdoc(f) or '', '',
              '| argument | default | |', '|---|---|---|', *rows]
@@ -56,7 +81,5 @@ def doc(f): # A function or class
     else: display(Markdown(text))
 
 # %% ../nbs/library/basics.ipynb #bd515c98
-__all__ = [*(n for n in globals() if not n.startswith('_')), 'load_learner']
-def __getattr__(nm): # `load_learner` builds on modules that stand after this one: fetched when asked for
-    if nm=='load_learner': return importlib.import_module('coursekit.export').load_learner
-    return _not_here(nm, __name__)
+__all__ = [*(n for n in globals() if not n.startswith('_')), *_names_elsewhere(__name__)]
+def __getattr__(nm): return _not_here(nm, __name__) # also fetches `load_learner` and `Interpretation`

@@ -103,14 +103,14 @@ class DistributedDL:
         n = getattr(self.dl, '_max_n', None)                       # of `TfmdDL`, which may read only so many
         return self.dl.n if n is None else min(n, self.dl.n)
 
-    def _broadcast(self, idxs): # Those of process 0
+    def _broadcast(self, idxs, rank): # Those of process `rank`
         if isinstance(idxs, range) or not num_distrib()>1: return list(idxs)
         from accelerate.utils import broadcast
-        return broadcast(torch.as_tensor(list(idxs), device=_meet().device)).tolist()
+        return broadcast(torch.as_tensor(list(idxs), device=_meet().device), from_process=rank).tolist()
     def get_idxs(self):
         "The items of this process in this epoch"
         own = vars(self.dl).get('get_idxs')                        # an argument of the loader
-        idxs = self._broadcast(own() if own else type(self.dl).get_idxs(self.mine))
+        idxs = self._broadcast(own() if own else type(self.dl).get_idxs(self.mine), 0)
         bs,res,self.counts = self._bs_all,[],[]
         for i in range(0, len(idxs), bs):
             part = idxs[i:i+bs]

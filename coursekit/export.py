@@ -35,10 +35,12 @@ from .vision.augment import *
 from .vision.points import *
 from .vision.data import *
 from .vision.learner import *
-from .vision.unet import *
+from .vision.models.unet import *
 
 # %% ../nbs/library/export.ipynb #57cc6e5a
-_our_archs = 'coursekit.vision.models','coursekit.vision.xresnet','coursekit.vision.efficientnet'
+_our_archs = ('coursekit.vision.models.resnet', 'coursekit.vision.models.xresnet',
+              'coursekit.vision.efficientnet')
+_where_they_were = {'coursekit.vision.models':_our_archs[0], 'coursekit.vision.xresnet':_our_archs[1]}
 
 def _is_constructor(f): return inspect.isfunction(f) and 'pretrained' in inspect.signature(f).parameters
 
@@ -56,6 +58,7 @@ def arch_by_name(name): # As `arch_name` gives it
     module,_,f = name.rpartition('.')
     if module=='torchvision.models' and f in torchvision_names():
         return getattr(importlib.import_module(module), f)
+    module = _where_they_were.get(module, module) # files of earlier versions name these
     if module not in _our_archs: return None
     o = getattr(importlib.import_module(module), f, None)
     return o if _is_constructor(o) else None
@@ -162,6 +165,26 @@ for _o in (metrics.accuracy, metrics.error_rate, metrics.top_k_accuracy, metrics
            optimizer.QHAdam, optimizer.Larc,
            optimizer.ranger, trainable_params, default_split): add_known(_o)
 add_known(AvgMetric, ('func',))
+_of_sklearn = '''f1_score precision_score recall_score jaccard_score fbeta_score balanced_accuracy_score
+cohen_kappa_score matthews_corrcoef hamming_loss brier_score_loss r2_score explained_variance_score
+roc_auc_score average_precision_score'''.split()
+
+def _score_name(o): # A function; of scikit-learn's, those that metrics are made of
+    module,name = (getattr(o, k, None) or '' for k in ('__module__','__name__'))
+    if module.startswith('sklearn.metrics') and name in _of_sklearn: return f'sklearn.metrics.{name}'
+def _score_by_name(name):
+    module,_,f = name.rpartition('.')
+    if module!='sklearn.metrics' or f not in _of_sklearn: return None
+    with keep_rng(): return getattr(importlib.import_module(module), f) # to import it draws a random number
+finders.append((_score_name, _score_by_name))
+
+def _of_accum(o): # An `AccumMetric`
+    names = 'func','dim_argmax','activation','thresh','to_np','invert_arg','flatten'
+    return {**{k:getattr(o, k) for k in names}, 'name':o._name, **o.kwargs}
+add_known(metrics.AccumMetric, _of_accum)
+for _o in (metrics.rmse,metrics.exp_rmspe): add_known(_o.func, name=f'metrics.{_o.name}')
+add_known(metrics.Perplexity, ())
+add_known(metrics.LossMetric, ('attr','nm'))
 for _o in (metrics.Dice, metrics.DiceMulti, metrics.JaccardCoeff, metrics.JaccardCoeffMulti):
     add_known(_o, 'attrs')
 

@@ -4,8 +4,10 @@
 
 # %% auto #0
 __all__ = ['n_batches', 'as_plain_tensor', 'Learner', 'Recorder', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss',
-           'ValueMetric', 'mk_metric', 'check_lr', 'check_dls', 'check_dl', 'join_path_file', 'save_atomic',
-           'save_model', 'load_model']
+           'ValueMetric', 'mk_metric', 'check_lr', 'check_dls', 'check_dl', 'CancelFitException',
+           'CancelEpochException', 'CancelTrainException', 'CancelValidException', 'CancelBatchException',
+           'CancelBackwardException', 'CancelStepException', 'replacing_yield', 'SkipToEpoch', 'CastToTensor',
+           'before_batch_cb', 'join_path_file', 'save_atomic', 'save_model', 'load_model']
 
 # %% ../nbs/08_learner.ipynb #e5d806a5
 #| code-fold: true
@@ -28,7 +30,9 @@ from .saving import *
 from .hints import *
 
 _all_ = ['Recorder','Metric','AvgMetric','AvgLoss','AvgSmoothLoss','ValueMetric','mk_metric',
-         'check_lr','check_dls','check_dl',
+         'check_lr','check_dls','check_dl','CancelFitException','CancelEpochException','CancelTrainException',
+         'CancelValidException','CancelBatchException','CancelBackwardException','CancelStepException',
+         'replacing_yield','SkipToEpoch','CastToTensor','before_batch_cb',
          'join_path_file','save_atomic','save_model','load_model'] # fastai has them here
 
 def __getattr__(name): # `load_learner`, too, but it builds on all that follows: fetched when asked for
@@ -137,7 +141,9 @@ class Learner:
     def _calls(self): # For each event (callback, method, event), found anew when callbacks have changed
         if self._listeners is None:
             ordered = sorted(self.cbs, key=lambda cb: cb.order)
-            def listeners(ev): return [(cb,f,ev) for cb in ordered if (f := cb.handler(ev))]
+            def told(cb, ev): # One with a `__call__` of its own wants to hear of every event
+                return cb.handler(ev) if type(cb).__call__ is Callback.__call__ else partial(cb, ev)
+            def listeners(ev): return [(cb,f,ev) for cb in ordered if (f := told(cb, ev))]
             self._listeners = {ev: listeners(ev) for ev in vars(event)}
         return self._listeners
 
@@ -147,7 +153,7 @@ class Learner:
         if isinstance(cb, type): cb = cb()
         if not isinstance(cb, Callback): raise TypeError(f'A callback was expected, not {cb!r}')
         nm = cb.name
-        if not isinstance(getattr(self, nm, cb), Callback):
+        if not isinstance(vars(self).get(nm, getattr(type(self), nm, cb)), Callback):
             raise ValueError(f'A callback `{type(cb).__name__}` would be known as `learn.{nm}`, '
                              'and that is something else already: give the class another name')
         if cb in self.cbs: return self
@@ -482,7 +488,16 @@ class Learner:
     @property
     def smooth_loss(self):
         "The running mean of the training loss"
-        return self.recorder.smooth_loss.value
+        loss = self.recorder.smooth_loss.value
+        return None if loss is None else torch.tensor(loss)
+
+    def __getattr__(self, k): # As in fastai: `learn.parameters()` are the model's
+        if not k.startswith('__') and 'model' in vars(self):
+            try:
+                return getattr(self.model, k)
+            except AttributeError: pass
+        raise AttributeError(f'Neither `{type(self).__name__}` nor its model has an attribute `{k}`',
+                             name=k, obj=self)
 
     @in_turn
     def create_opt(self):
@@ -618,10 +633,11 @@ class Learner:
 
     @in_turn
     def predict(self, item, # As the data was made from, such as a file; or, for plain loaders, inputs
+                rm_type_tfms=None, # As for `dls.test_dl`
                 with_input=False): # Return the input too, first?
         "Label, decoded prediction and outputs for one item (for a plain loader, a tuple is several inputs)"
         plain = not hasattr(self.dls, 'decode_batch')
-        dl = _OneItem(item) if plain else self.dls.test_dl([item], num_workers=0)
+        dl = _OneItem(item) if plain else self.dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0)
         inp,preds,_,dec = self.get_preds(dl=dl, with_input=True, with_decoded=True)
         one_input = not isinstance(inp, tuple) or getattr(dl,'n_inp',None)==1 # which may be a tuple itself
         inps = (inp,) if one_input else inp
@@ -651,9 +667,10 @@ class Learner:
         with explained(decodes_hint(self.loss_func)): return dl.show_results(b, preds, max_n=max_n, **kwargs)
 
     def to_detach(self, b, # Tensors, nested at will
-                  cpu=True, gather=True): # Bring them to the CPU? From all processes? (there is one)
-        "`b` without what would be needed for gradients"
-        return to_detach(b, cpu=cpu)
+                  cpu=True, gather=True): # Bring them to the CPU? From all processes?
+        "`b` without what would be needed for gradients, as the loader in use does it if it knows how to"
+        own = getattr(self.dl, 'to_detach', None)
+        return own(b, cpu, gather) if own else to_detach(b, cpu=cpu)
 
     # Files, devices, and what it says about itself
     def file_for(self, name, ext='.safetensors'): # As given to `save`; the ending if it has none

@@ -9,9 +9,9 @@ __all__ = ['F1Score', 'Precision', 'Recall', 'Jaccard', 'F1ScoreMulti', 'Precisi
            'HammingLossMulti', 'BrierScoreMulti', 'MatthewsCorrCoefMulti', 'rmse', 'exp_rmspe', 'perplexity', 'find_bs',
            'mean_loss', 'loss_and_count', 'func_name', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss',
            'flatten_check', 'accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_multi', 'mse', 'mae', 'msle',
-           'foreground_acc', 'ValueMetric', 'AccumMetric', 'skm_to_fastai', 'PearsonCorrCoef', 'SpearmanCorrCoef',
-           'optim_metric', 'Dice', 'JaccardCoeff', 'DiceMulti', 'JaccardCoeffMulti', 'Perplexity', 'LossMetric',
-           'LossMetrics', 'mk_metric']
+           'foreground_acc', 'ValueMetric', 'ActivationType', 'AccumMetric', 'skm_to_fastai', 'PearsonCorrCoef',
+           'SpearmanCorrCoef', 'optim_metric', 'Dice', 'JaccardCoeff', 'DiceMulti', 'JaccardCoeffMulti', 'Perplexity',
+           'LossMetric', 'LossMetrics', 'mk_metric']
 
 # %% ../nbs/library/metrics.ipynb #576fa910
 import copy, importlib, inspect, math, warnings
@@ -26,13 +26,13 @@ from .losses import check_same_shape, loss_option, n_counted, same_items
 from .state import keep_rng
 
 # %% ../nbs/library/metrics.ipynb #53da1256
-def find_bs(b): # A batch: a tensor, or tensors nested at will; or a list of texts
+def find_bs(b): # A batch: a tensor, or tensors nested at will; or a list of texts or numbers
     "The number of items in a batch. Raises `TypeError` for what is no batch"
     t,o = first_tensor(b),b
     if t is not None: return t.shape[0] if t.dim() else 1
     while isinstance(o, (list,tuple,dict)) and o:
         inside = [*o.values()] if isinstance(o, dict) else o
-        if inside is o and isinstance(o[0], str): return len(o)
+        if inside is o and isinstance(o[0], (str,int,float)): return len(o)
         o = inside[0]
     raise TypeError(f'A batch holds tensors, and this is none: {brief(b)}')
 
@@ -52,6 +52,7 @@ def mean_loss(loss): # A loss of a batch: one number, or one for each item
 
 def loss_and_count(f, loss, pred, yb): # A loss function, what it gave for a batch, predictions, targets
     "The mean of `loss` over what counts in the batch, also with `reduction='sum'`; and how much counts"
+    if isinstance(yb, Tensor): yb = (yb,)
     n = n_counted(f, pred, *yb)
     known,n = n is not None,find_bs(yb) if n is None else n
     if loss.dim() and known:                     loss = loss.sum()/n
@@ -291,17 +292,23 @@ class ValueMetric(Metric):
     def name(self): return self.metric_name or func_name(self.func)
 
 # %% ../nbs/library/metrics.ipynb #1975b554
+class ActivationType:
+    "What `AccumMetric` may do to outputs first, as in fastai"
+    No,Sigmoid,Softmax,BinarySoftmax = 'no','sigmoid','softmax','binarysoftmax'
+
 class AccumMetric(Metric):
     "Collects all predictions and targets, then calls `func` on them"
     def __init__(self, func, # Of all predictions and all targets
                  dim_argmax=None, # Turn outputs into class numbers; the classes lie along this axis
-                 activation='no', # Apply 'softmax', 'binary_softmax' (of the second class) or 'sigmoid' first
+                 activation='no', # Apply 'softmax', 'binarysoftmax' (of the second class) or 'sigmoid' first
                  thresh=None, # Turn outputs into yes (at least this) and no
                  to_np=False, # Does `func` want NumPy arrays?
                  invert_arg=False, # Does `func` want the targets first?
                  flatten=True, # Put all in one row?
                  name=None, # Name of its column, default the function's
                  **kwargs): # Passed to `func`
+        if activation not in (known := [v for k,v in vars(ActivationType).items() if k[0]!='_']):
+            raise ValueError(f'activation={activation!r}: it is one of {", ".join(known)}')
         self.func,self.dim_argmax,self.activation,self.thresh = func,dim_argmax,activation,thresh
         self.to_np,self.invert_arg,self.flatten,self._name,self.kwargs = to_np,invert_arg,flatten,name,kwargs
         self.reset()
@@ -310,7 +317,7 @@ class AccumMetric(Metric):
         pred = learn.pred
         if self.dim_argmax is not None: _check_outputs(pred, learn.yb[0], self.dim_argmax)
         if self.activation=='softmax':          pred = F.softmax(pred, dim=self.dim_argmax or -1)
-        elif self.activation=='binary_softmax': pred = F.softmax(pred, dim=self.dim_argmax or -1)[:,-1]
+        elif self.activation=='binarysoftmax':  pred = F.softmax(pred, dim=self.dim_argmax or -1)[:,-1]
         elif self.activation=='sigmoid':        pred = torch.sigmoid(pred)
         elif self.dim_argmax is not None:       pred = pred.argmax(dim=self.dim_argmax)
         if self.thresh is not None: pred = pred>=self.thresh
@@ -415,7 +422,7 @@ BrierScore = _skm('BrierScore', 'brier_score_loss', _axis, 'of two classes; of a
 R2Score = _skm('R2Score', 'r2_score', {}, 'of numbers; 1 is perfect, 0 is as good as their mean')
 ExplainedVariance = _skm('ExplainedVariance', 'explained_variance_score', {}, 'of numbers; at most 1')
 
-_second = dict(activation='binary_softmax')
+_second = dict(activation='binarysoftmax')
 RocAucBinary = _skm('RocAucBinary', 'roc_auc_score', _axis, 'to find the second of two classes', **_second)
 APScoreBinary = _skm('APScoreBinary', 'average_precision_score', _axis, 'to find the second of two classes',
                      **_second)

@@ -6,8 +6,8 @@
 __all__ = ['pytorch_hp_map', 'sgd_step', 'average_grad', 'momentum_step', 'average_sqr_grad', 'rms_prop_step', 'debias',
            'adam_step', 'l2_reg', 'weight_decay', 'rms_prop_mom_step', 'TensorList', 'params_groups', 'Optimizer',
            'SGD', 'RMSProp', 'Adam', 'RAdam', 'Lamb', 'QHAdam', 'Larc', 'Lookahead', 'ranger', 'detuplify_pg',
-           'set_item_pg', 'OptimWrapper', 'Buffer', 'radam_step', 'lamb_step', 'qhadam_step', 'larc_step', 'keep_slow',
-           'lookahead_step']
+           'set_item_pg', 'OptimWrapper', 'Buffer', 'step_stat', 'radam_step', 'lamb_step', 'qhadam_step', 'larc_step',
+           'keep_slow', 'lookahead_step']
 
 # %% ../nbs/04_optimizers.ipynb #2766d639
 #| code-fold: true
@@ -19,7 +19,8 @@ from .core import *
 from .state import replaced, undo_if_fails
 from .steppers import *
 
-_all_ = ['Buffer', 'radam_step', 'lamb_step', 'qhadam_step', 'larc_step', 'keep_slow', 'lookahead_step']
+_all_ = ['Buffer', 'step_stat', 'radam_step', 'lamb_step', 'qhadam_step', 'larc_step', 'keep_slow',
+         'lookahead_step']
 
 # %% ../nbs/04_optimizers.ipynb #8632c789
 def sgd_step(p, g, lr):
@@ -86,10 +87,15 @@ class _Piece: # A stat or stepper, and the names of what it asks for
             f"value (`Optimizer(..., {missing[0]}=0.1)`), or mark what is to be remembered as `Buffer`.")
 
     def run(self, known, states, hyper):
-        if not self.takes_all: return self.f(**{n:known[n] for n in self.args})
-        for p,state in zip(known['p'], states):  # fastai's pieces take one tensor, return what they keep
-            res = self.f(p, **{**state, **hyper})
-            if isinstance(res, dict): state.update(res)
+        if self.takes_all:
+            for p,state in zip(known['p'], states):  # fastai's pieces take one tensor, return what they keep
+                res = self.f(p, **{**state, **hyper})
+                if isinstance(res, dict): state.update(res, step=hyper['step'])  # we count the steps
+            return
+        res = self.f(**{n:known[n] for n in self.args})
+        if isinstance(res, dict):                # for people to see: a list of one thing for each tensor
+            for name,values in res.items():
+                for state,v in zip(states, values): state[name] = v
 
 # %% ../nbs/04_optimizers.ipynb #e22c95bc
 #| code-fold: true
@@ -154,19 +160,24 @@ class _Bucket: # Tensors that step together
 
 for f in (sgd_step, average_grad, momentum_step, average_sqr_grad, rms_prop_step, rms_prop_mom_step,
           adam_step, l2_reg, weight_decay): f.by_element = True
+for f,values in ((average_grad,{'mom':.9}), (average_sqr_grad,{'sqr_mom':.99}), (l2_reg,{'wd':0.}),
+                 (weight_decay,{'wd':0.}), (rms_prop_step,{'eps':1e-8})): f.defaults = values
 
 # %% ../nbs/04_optimizers.ipynb #a6597ac2
 #| code-fold: true
+def _is_one(o): # Is it a parameter (as a rule a tensor), no collection of them?
+    return isinstance(o, Tensor) or not (isinstance(o, nn.Module) or hasattr(o, '__iter__'))
+
 def _tensors(o): # All tensors in a module, tensor, or nested list of them
     if isinstance(o, nn.Module): return list(o.parameters())
-    return [o] if isinstance(o, Tensor) else [p for x in o for p in _tensors(x)]
+    return [o] if _is_one(o) else [p for x in o for p in _tensors(x)]
 
 def params_groups(params # A tensor, a module, a list of tensors, or a list of such things: one for each group
                  ): # List of lists of tensors
     "Anything that holds parameters, as a list of groups"
     if isinstance(params, (Tensor,nn.Module)): return [_tensors(params)]
     params = list(params)
-    return [params] if all(isinstance(o, Tensor) for o in params) else [_tensors(o) for o in params]
+    return [params] if all(map(_is_one, params)) else [_tensors(o) for o in params]
 
 def _marks(state): # What a `Learner` notes in the state of a parameter: no decay; never frozen
     return {k:state[k] for k in ('do_wd','force_train') if k in state}
@@ -183,10 +194,16 @@ class Optimizer:
             'The optimizer got no parameters: has the model any, and has the splitter passed them on?')
         if len(ids)!=len({*ids}): raise ValueError(
             'Some parameter is there twice: let the splitter put each into one group')
-        for c in reversed(cbs): defaults = {**getattr(c,'defaults',{}), **defaults}
-        self.hypers = L(({**defaults} for _ in self.param_lists))
+        own,given = {},defaults
+        for c in reversed(cbs): own |= getattr(c, 'defaults', {})
+        self.hypers = L(({} for _ in self.param_lists))
+        self.set_hypers(**given | own | given)             # those that were given come first
         self.state,self.frozen_idx = defaultdict(dict),0
         self.set_pieces(cbs)
+        asked = {n for c in self.cbs for n in c.args}
+        unset,spare = (own.keys()&asked)-given.keys(),given.keys()-asked
+        if unset and spare and not any(c.takes_all for c in self.cbs): raise ValueError(
+            f'No piece asks for {sorted(spare)}, and {sorted(unset)} is not set: is there a misspelt name?')
 
     def set_pieces(self, cbs): # Stats and steppers, in order
         "Run these pieces from now on. Raises `ValueError` where one asks for something unknown"
@@ -419,19 +436,26 @@ class OptimWrapper(Optimizer):
                  hp_map:dict=None, # More names of hyper-parameters: torch's to ours
                  convert_groups=True, # Make torch's groups of `params`? False: they are what `opt` wants
                  **kwargs): # Passed to `opt`; our names work too
-        self.names = {'lr':'lr', 'eps':'eps', **pytorch_hp_map, **(hp_map or {})}
+        names = {**pytorch_hp_map, **(hp_map or {})}
         if callable(opt):
             known = inspect.signature(opt).parameters
-            theirs = {ours:k for k,ours in self.names.items() if k in known}
+            theirs = {ours:k for k,ours in names.items() if k in known}
             kwargs = {k if k in known else theirs.get(k,k):v for k,v in kwargs.items()}
             params = params if hasattr(params, '__len__') else list(params)
             ready = not convert_groups or isinstance(params, list) and params and isinstance(params[0], dict)
             opt = opt(params if ready else [{'params':o} for o in params_groups(params)], **kwargs)
         if not hasattr(opt, 'param_groups'): raise TypeError(
             f'`OptimWrapper` wants a torch optimizer, but got {type(opt).__name__}')
-        self.opt = opt
+        self.opt,self.names = opt,{k:names.get(k, k) for k in detuplify_pg(opt.param_groups[0])}
         super().__init__([g['params'] for g in opt.param_groups], [])
         self._read_hypers()
+
+    @property
+    def param_lists(self): # torch's
+        return L((g['params'] for g in self.opt.param_groups))
+    @param_lists.setter
+    def param_lists(self, lists):
+        for g,ps in zip(self.opt.param_groups, lists): g['params'] = ps
 
     def __repr__(self): return f'OptimWrapper: {self.opt!r}'
 

@@ -6,11 +6,12 @@
 __all__ = ['pictures_in', 'answers_for', 'named_answers', 'predict_files']
 
 # %% ../nbs/library/predictions.ipynb #6f6ecdff
-import csv as csv_format, glob, json as json_format, os, sys
+import csv as csv_format, glob, json as json_format, os, sys, torch
 from .core import *
 from .errors import check_number, full_message
 from .data.transforms import *
 from .export import load_learner
+from .export_onnx import gives_masks
 
 # %% ../nbs/library/predictions.ipynb #ba17907f
 def pictures_in(names): # Of files, of folders, or patterns such as 'photos/*.jpg'
@@ -28,6 +29,8 @@ def pictures_in(names): # Of files, of folders, or patterns such as 'photos/*.jp
 def _answers(learn, files): # Of one batch
     dl = learn.dls.test_dl(files, bs=len(files), num_workers=0)
     probs,_,decoded = learn.get_preds(dl=dl, with_decoded=True)
+    if not isinstance(probs, torch.Tensor): raise TypeError(
+        f'The model gives {len(probs)} outputs for a picture, and only one can be shown: `learn.predict`')
     return [(f,p,d,None) for f,p,d in zip(files, probs, decoded)]
 
 def answers_for(learn, # A `Learner`
@@ -47,34 +50,42 @@ def answers_for(learn, # A `Learner`
 def named_answers(vocab, # Names of the classes, or None
                   outputs, decoded, # Of one item
                   top=3): # How many classes, where one is right
-    "Pairs of names and probabilities, likeliest first; of several labels those that are there; else numbers"
-    if vocab is None: return [(None,v) for v in outputs.flatten().tolist()]
-    if decoded.ndim: idxs = decoded.nonzero().flatten()       # several labels
-    else: idxs = outputs.argsort(descending=True)[:top]
+    """Pairs of names and probabilities, likeliest first; of several labels those that are there; of a mask
+    the share of the picture that each class takes; else numbers"""
+    if vocab is not None and outputs.ndim==3 and decoded.ndim==2:              # a class for each pixel
+        outputs = torch.stack([(decoded==i).float().mean() for i in range(len(outputs))])
+        idxs = outputs.nonzero().flatten()
+    elif vocab is not None and decoded.dtype==torch.bool: idxs = decoded.nonzero().flatten() # many labels
+    elif vocab is not None and not decoded.ndim and outputs.ndim: idxs = outputs.argsort(descending=True)
+    else: return [(None,v) for v in outputs.flatten().tolist()]
     idxs = idxs[outputs[idxs].argsort(descending=True)]
+    if decoded.dtype!=torch.bool: idxs = idxs[:top]
     return [(vocab[int(i)],outputs[i].item()) for i in idxs]
 
 # %% ../nbs/library/predictions.ipynb #fbe11247
-def _as_text(out): # A writer of rows, for people
+def _as_text(out, measure): # A writer of rows, for people; what numbers are: 'probability' or 'share'
     def write(f, pairs, error):
         if error: return
         parts = [f'{v:.4g}' if name is None else f'{name} {v:.1%}' for name,v in pairs]
+        if measure=='share': parts[-1] += ' of the picture'
         print(f'{f}: {", ".join(parts) or "none of the labels"}', file=out, flush=True)
     return write
 
-def _as_csv(out): # For tables: a line for each file, with the labels in order
+def _as_csv(out, measure): # For tables: a line for each file, with the labels in order
     writer = csv_format.writer(out)
-    writer.writerow(['file','label','probability','further labels and probabilities'])
+    rest = {'probability':'probabilities', 'share':'shares of the picture'}.get(measure)
+    writer.writerow(['file','label',measure,f'further labels and {rest}'] if rest else
+                    ['file','number','further numbers'])
     def write(f, pairs, error):
         cells = [(v,) if name is None else (name,f'{v:.6f}') for name,v in pairs]
         if not error: writer.writerow([f, *(o for cell in cells for o in cell)])
     return write
 
-def _as_json(out): # For programs: an object a line, errors too
+def _as_json(out, measure): # For programs: an object a line, errors too
     def write(f, pairs, error):
         res = {'file':str(f)}
         if error: res['error'] = error
-        else: res['predictions'] = [{'label':k, 'probability':v} if k is not None else v for k,v in pairs]
+        else: res['predictions'] = [{'label':k, measure:v} if k is not None else v for k,v in pairs]
         print(json_format.dumps(res, ensure_ascii=False), file=out, flush=True)
     return write
 
@@ -90,6 +101,7 @@ def predict_files(model:str, # File that `learn.export` has written
     out,err = out or sys.stdout,err or sys.stderr
     try:
         check_number('top', top, 1)
+        check_number('bs', bs, 1)
         if csv and json: raise ValueError('`csv` and `json` are two forms of an answer: choose one')
         learn = load_learner(model, trust=trust)
     except (OSError,ValueError) as e: # an `ExportError` is a `ValueError`
@@ -97,10 +109,11 @@ def predict_files(model:str, # File that `learn.export` has written
         return 2
     files,nothing = pictures_in(names)
     for o in nothing: print(f'{o}: there are no pictures', file=err)
-    write = (_as_json if json else _as_csv if csv else _as_text)(out)
     vocab,failed = getattr(learn.dls, 'vocab', None),len(nothing)
+    measure = 'number' if vocab is None else 'share' if gives_masks(learn) else 'probability'
+    write = (_as_json if json else _as_csv if csv else _as_text)(out, measure)
     try:
-        for f,outputs,decoded,e in answers_for(learn, files, max(1, bs)):
+        for f,outputs,decoded,e in answers_for(learn, files, bs):
             said = None if e is None else full_message(e).splitlines()[0]
             write(f, () if e else named_answers(vocab, outputs, decoded, top), said)
             if e: print(f'{f}: {said}', file=err)

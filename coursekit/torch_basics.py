@@ -12,6 +12,7 @@ from .core import *
 from .layers import *
 from .losses import *
 from .torch_core import *
+from .metrics import find_bs, flatten_check # fastai has them in `torch_core`
 from .transform import *
 
 # %% ../nbs/library/torch_basics.ipynb #26689f87

@@ -12,7 +12,9 @@ __all__ = ['bn_types', 'norm_types', 'TensorBase', 'TensorImageBase', 'TensorIma
            'no_random', 'item_find', 'find_device', 'get_first', 'to_half', 'to_float', 'unsqueeze', 'unsqueeze_',
            'concat', 'to_concat', 'nested_reorder', 'batch_to_samples', 'Chunks', 'one_hot', 'one_hot_decode', 'logit',
            'np_func', 'get_empty_df', 'display_df', 'num_distrib', 'rank_distrib', 'distrib_barrier', 'maybe_gather',
-           'make_cross_image', 'show_image_batch', 'ismin_torch', 'notmax_torch', 'base_doc']
+           'make_cross_image', 'show_image_batch', 'ismin_torch', 'notmax_torch', 'base_doc', 'subplots', 'show_image',
+           'show_titled_image', 'show_images', 'tensor', 'set_seed', 'apply', 'to_detach', 'default_device',
+           'to_device', 'to_cpu', 'to_np']
 
 # %% ../nbs/library/torch_core.ipynb #a4c8f86e
 import copy, functools, inspect, itertools, os, random
@@ -22,7 +24,13 @@ from torch import Tensor
 from torch.overrides import get_default_nowrap_functions
 from fastcore.all import L, all_equal, is_listy, listify, patch
 from .core import *
+from .left_out import not_here
 from .state import always_undo
+
+_all_ = ['subplots','show_image','show_titled_image','show_images','tensor','set_seed','apply','to_detach',
+         'default_device','to_device','to_cpu','to_np'] # fastai's module of this name has them
+
+def __getattr__(nm): return not_here(nm, __name__)
 
 # %% ../nbs/library/torch_core.ipynb #11b1a8fd
 _nowrap = get_default_nowrap_functions()          # such as `x.grad`: their results are left as they are

@@ -279,7 +279,7 @@ class Pipeline:
         self._insert(self._transforms(funcs))
 
     def __call__(self, x):
-        for f in self.fs:
+        for f in self._serving():
             try:
                 x = f(x, split_idx=self.split_idx)
             except Exception as e:
@@ -287,10 +287,13 @@ class Pipeline:
         return x
 
     def decode(self, x, full=True): # `full=False`: only until `x`, or each of its elements, can show itself
-        for f in reversed(self.fs):
+        for f in reversed(self._serving()):
             if not full and self._can_show(x): return x
             x = f.decode(x, split_idx=self.split_idx)
         return x
+
+    def _serving(self): # Without a set of its own, the pipeline leaves out what is for one set only
+        return self.fs if self.split_idx is not None else [f for f in self.fs if f.split_idx is None]
 
     def setup(self, items=None, train_setup=False,
               note=''): # For an error: text, or a function of it, which sees a pipeline of the steps before

@@ -10,6 +10,7 @@ import copy, numbers, warnings
 from fastcore.basics import patch
 from .core import *
 from .data.core import Datasets, TfmdLists
+from .data.transforms import IntToFloatTensor, Normalize, ToTensor
 from .errors import brief
 from .learner import *
 from .state import in_turn
@@ -29,18 +30,25 @@ def _serving(dl, split_idx, # A loader in order; 0: all its transforms act as in
     for k in _pipes: setattr(res, k, Pipeline(tfms.get(k, getattr(dl, k)), split_idx=split_idx))
     return res
 
+_always = ToTensor,IntToFloatTensor,Normalize # without them a network would get what it has never seen
+
+def _instead(given, own): # Transforms that were passed, and what must stay of the loader's pipeline
+    new = Pipeline(given).fs
+    return [*new, *(f for f in own.fs if isinstance(f, _always) and not any(type(o) is type(f) for o in new))]
+
 @patch # of `Learner`, which knows nothing of transforms; fastai has it there
 @in_turn
 def tta(self:Learner, ds_idx=1, # Which loader of `dls`
         dl=None, # Or a loader, such as `dls.test_dl(files)`
         n=4, # So many random versions of each item, at least 1
-        item_tfms=None, batch_tfms=None, # Transforms instead of those of the loader's items, and batches
+        item_tfms=None, batch_tfms=None, # Instead of the loader's, such as `Resize(256)`, `aug_transforms()`
         beta=0.25, # The share of the plain predictions. `None`: return both, not their mean
         use_max=False, # The largest number instead of the mean, both over the versions and with the plain?
        ): # As `get_preds`: predictions and targets; with `beta=None` `(random, plain)` and targets
     """Predictions from `n` random versions of each item, as training would see it, and from the plain one:
-    `beta*plain + (1-beta)*mean(random)`. Loaders, learner and weights stay as they are. (fastai replaces both
-    pipelines if you pass one of `item_tfms` and `batch_tfms`; here the other one stays.)"""
+    `beta*plain + (1-beta)*mean(random)`. Loaders, learner and weights stay as they are. Of the loader's own
+    transforms `ToTensor`, `IntToFloatTensor` and `Normalize` always stay. (fastai replaces all of both
+    pipelines if you pass one of `item_tfms` and `batch_tfms`; here the other one stays whole.)"""
     if not isinstance(n, numbers.Integral) or n<1:
         raise ValueError(f'n, the number of random versions, is a whole number from 1 on, not {brief(n)}')
     if dl is None: dl = self.get_dl(ds_idx)
@@ -49,7 +57,7 @@ def tta(self:Learner, ds_idx=1, # Which loader of `dls`
         f'`tta` needs a loader with transforms, such as `DataBlock.dataloaders` makes, not {brief(dl)}')
     if not dl.in_order: dl = dl.new(shuffle=False, drop_last=False)
     given = dict(after_item=item_tfms, after_batch=batch_tfms)
-    given = {k:fs for k,fs in given.items() if fs is not None}
+    given = {k:_instead(fs, getattr(dl, k)) for k,fs in given.items() if fs is not None}
     def preds_for(split_idx): return self.get_preds(dl=_serving(dl, split_idx, **given))
     versions = torch.stack([preds_for(0)[0] for _ in range(n)])
     preds,targs = preds_for(1)

@@ -183,6 +183,6 @@ def test_tensorboard_for_real(tmp_path):
     learn.fit(2)
     ea = EventAccumulator(str(tmp_path))
     ea.Reload()
-    assert [o.value for o in ea.Scalars('train_loss')]==pytest.approx(learn.recorder.losses)
+    assert [o.value for o in ea.Scalars('train_loss')]==pytest.approx(learn.recorder.smoothed)
     assert [o.step for o in ea.Scalars('accuracy')]==[6,12]
     assert ea.Graph() and list(tmp_path.rglob('tensors.tsv'))

@@ -240,7 +240,7 @@ def test_models_dice_are_left_alone(n):
     set_seed(9)
     expected = torch.rand(3),np.random.rand(3)
     set_seed(9)
-    list(DataLoader(Plain(), shuffle=True, num_workers=n))
+    list(DataLoader(Plain(), bs=8, shuffle=True, num_workers=n))
     got = torch.rand(3),np.random.rand(3)
     assert torch.equal(expected[0], got[0]) and (expected[1]==got[1]).all()
 
@@ -296,7 +296,7 @@ def test_worker_init_hook():
     def wif(): os.environ['CK_TEST_WIF'] = 'yes'
     class DS(Items):
         def __getitem__(self, i): return os.environ.get('CK_TEST_WIF','no')
-    assert list(DataLoader(DS(2), num_workers=1, wif=wif)) == [['yes','yes']]
+    assert list(DataLoader(DS(2), bs=2, num_workers=1, wif=wif)) == [['yes','yes']]
     assert 'CK_TEST_WIF' not in os.environ
 
 @pytest.mark.skipif(sys.platform=='win32', reason='spawn is what Windows does anyway')
@@ -309,7 +309,7 @@ def test_spawned_workers(monkeypatch):
     assert len(spawned)==2 and (forked is None or same(forked, spawned))
     unpicklable = AttributeError,pickle.PicklingError
     with pytest.raises(unpicklable, match='cannot start worker.*num_workers=0.*lambda'):
-        list(DataLoader(Items(8), num_workers=1, after_item=lambda o: o))
+        list(DataLoader(Items(8), bs=4, num_workers=1, after_item=lambda o: o))
 
 def test_interrupt_leaves_the_loader_usable():
     dl = DataLoader(Items(), bs=2, num_workers=2)
@@ -377,9 +377,9 @@ def test_windows_are_guarded_in_every_way():
     assert (xs==0).all()
 
 def test_device_moves_every_part():
-    b = next(iter(DataLoader([{'x': torch.ones(2), 'name': 'a'}]*3, device='meta')))
+    b = next(iter(DataLoader([{'x': torch.ones(2), 'name': 'a'}]*3, bs=3, device='meta')))
     assert b['x'].device.type=='meta' and b['name']==['a']*3
-    x,y = next(iter(DataLoader(list(zip(torch.ones(3,2), range(3))), device='meta')))
+    x,y = next(iter(DataLoader(list(zip(torch.ones(3,2), range(3))), bs=3, device='meta')))
     assert x.device.type==y.device.type=='meta'
     assert DataLoader([1]).to('cpu').device==torch.device('cpu')
 
@@ -442,7 +442,7 @@ def test_without_shuffling_all_items_come_in_their_order():
         dl = DataLoader(range(10), bs=4, **changes)
         assert not dl.in_order and joined(dl.new(shuffle=False))==[*range(10)]
         assert dl.new(bs=2).sampler is dl.sampler and dl.new(range(3), shuffle=False).in_order
-    assert DataLoader(range(10)).in_order and not DataLoader(range(10), drop_last=True).in_order
+    assert DataLoader(range(10)).in_order and not DataLoader(range(10), bs=4, drop_last=True).in_order
     assert joined(TfmdDL(list(range(10)), sampler=[1,2], num_workers=0).new([7,8], bs=2))==[7,8]
 
 @pytest.mark.parametrize('items,said', [
@@ -452,11 +452,11 @@ def test_without_shuffling_all_items_come_in_their_order():
     ([{'a':1},{'a':1,'b':2}], "item 0 has keys {'a'}, item 1 has keys"),
     ([{'a':1},{'a':'x'}], "part 'a' of item 1 has kind text"), ([2**70,1], 'no tensor holds the numbers')])
 def test_items_that_do_not_fit_together(items, said):
-    assert said in error_text(lambda: list(DataLoader(items)))
+    assert said in error_text(lambda: list(DataLoader(items, bs=2)))
 def test_items_that_do():
-    assert next(iter(DataLoader([{'x':1,'y':'a'},{'y':'b','x':2}])))['y']==['a','b']
-    assert next(iter(DataLoader([(1,None),(2,None)])))[1]==[None,None]
-    assert next(iter(DataLoader([1,2.5,np.int64(3)]))).tolist()==[1,2.5,3]
+    assert next(iter(DataLoader([{'x':1,'y':'a'},{'y':'b','x':2}], bs=2)))['y']==['a','b']
+    assert next(iter(DataLoader([(1,None),(2,None)], bs=2)))[1]==[None,None]
+    assert next(iter(DataLoader([1,2.5,np.int64(3)], bs=3))).tolist()==[1,2.5,3]
 
 class Shrinking(Items):
     def __getitem__(self, i):
@@ -468,7 +468,7 @@ class Shrinking(Items):
 def test_what_is_no_data_set(data, said):
     assert said in error_text(lambda: list(DataLoader(data, bs=3)))
 def test_a_column_is_a_data_set():
-    assert joined(DataLoader(pd.Series([5,6], index=[3,4])))==[5,6]
+    assert joined(DataLoader(pd.Series([5,6], index=[3,4]), bs=2))==[5,6]
 
 # ---- loaders of torch
 
@@ -498,7 +498,7 @@ def test_batches_that_are_dicts(capsys):
     items = [dict(x=x, y=y) for x,y in zip(X, Y)]
     TfmdDL(items, bs=2, num_workers=0).show_batch()
     assert len(capsys.readouterr().out.splitlines())==2
-    dls = DataLoaders(DataLoader(items))
+    dls = DataLoaders(DataLoader(items, bs=2))
     learn = Learner(dls, torch.nn.Linear(1,2), loss_func=torch.nn.CrossEntropyLoss())
     assert "A batch is a dict, of ['x', 'y']" in error_text(learn.fit, 1)
 

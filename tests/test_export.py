@@ -260,11 +260,13 @@ def test_a_loss_that_predictions_need_is_not_left_out(pictures, tmp_path):
     with pytest.raises(ExportError, match='loss_func.*OwnMeaning'): learn.export(tmp_path/'x')
 
 def test_settings_of_training(pictures, tmp_path):
-    learn = learner(loaders(pictures), metrics=[error_rate, partial(accuracy, axis=1), Dice()], lr=3e-3,
+    learn = learner(loaders(pictures), metrics=[error_rate, partial(accuracy, axis=1), Dice(),
+                    F1Score(average='macro'), rmse, Perplexity()], lr=3e-3,
                     wd=0.1, moms=(0.9,0.8,0.9), opt_func=partial(RMSProp, mom=0.7),
                     loss_func=LabelSmoothingCrossEntropyFlat(eps=0.2))
     twin = there_and_back(learn, tmp_path)
     assert (twin.lr,twin.wd,twin.moms)==(3e-3,0.1,(0.9,0.8,0.9)) and twin.opt_func.keywords=={'mom':0.7}
+    assert twin.metrics[3].kwargs==learn.metrics[3].kwargs and twin.metrics[3].dim_argmax==-1
     assert twin.loss_func.func.eps==0.2 and [m.name for m in twin.metrics]==[m.name for m in learn.metrics]
     twin.create_opt()
     assert len(twin.opt.param_lists)==3
@@ -342,6 +344,7 @@ def in_onnxruntime(file, learn, pictures):
 
 ONNX = dict(classes=dict(), labels=dict(y=MultiCategoryBlock, get_y=colours),
             numbers=dict(y=RegressionBlock, get_y=brightness),
+            points=dict(y=PointBlock, get_y=lambda f: [[3.,4],[9,9]], batch_tfms=aug_transforms(size=16)),
             presized=dict(item_tfms=Resize((40,32), 'squish'), batch_tfms=aug_transforms(size=24)),
             cropped=dict(item_tfms=RandomResizedCrop(32), batch_tfms=[*aug_transforms(size=20, min_scale=0.5),
                                                                       Normalize.from_stats(*imagenet_stats)]))
@@ -359,11 +362,22 @@ def test_onnx(name, pictures, tmp_path):
     size = list(learn.dls.valid.after_item((PILImage.create(files[0]),))[0].shape[1:])
     assert (notes['preparation']['channels'],notes['preparation']['size'])==('RGB',size)
     assert (notes['threshold'] is not None)==(name=='labels')
+    assert ('left or top edge' in notes['decoding'])==(name=='points')
+
+class Twins(nn.Module):
+    def forward(self, x): return x.mean((2,3)),x.amax((2,3))
 
 def test_onnx_refuses_what_it_cannot_hold(pictures, tmp_path):
     pytest.importorskip('onnx', reason='onnx is not installed')
     learn = learner(loaders(pictures, batch_tfms=[Darker(0.5)]), path=tmp_path)
     with pytest.raises(ExportError, match="'Darker' of batches"): learn.to_onnx('x')
+    plain = DataLoader([(torch.randn(3, 8, 8),0)]*4, bs=2)
+    for dls,why in ((loaders(pictures),'gives 2 outputs'), (DataLoaders(plain, plain),'no pictures')):
+        with pytest.raises(ExportError, match=why):
+            Learner(dls, Twins(), loss_func=nn.CrossEntropyLoss(), path=tmp_path).to_onnx('x')
+    learn = learner(loaders(pictures), path=tmp_path)
+    for kw,why in ((dict(opset=3),'from 9 to 23'), (dict(opset='18'),"opset='18'"), (dict(fname=3),'not 3')):
+        with pytest.raises(ValueError, match=why): learn.to_onnx(**kw)
     assert not list(tmp_path.glob('x*'))
 
 # The command
@@ -409,7 +423,8 @@ def test_a_file_of_format_1_is_loaded():
     assert (label,int(i))==('red',1) and list(learn.dls.vocab)==['blue','red']
     assert torch.allclose(probs, tensor(V1_PROBS), atol=1e-5)
 
-def test_a_unet_comes_back_with_its_masks(tmp_path):
+def test_a_unet_comes_back_with_its_masks(tmp_path, capsys):
+    from coursekit.course.maintain import main
     files = []
     for i in range(6):
         files.append(tmp_path/f'{i}.png')
@@ -423,5 +438,14 @@ def test_a_unet_comes_back_with_its_masks(tmp_path):
     (mask,_,probs),(same,_,same_probs) = (o.predict(files[1]) for o in (learn,back))
     assert type(same) is TensorMask and torch.equal(same, mask) and torch.equal(same_probs, probs)
     assert list(back.dls.vocab)==['off','line'] and back.model.places==learn.model.places
+    assert main(['predict', str(file), str(files[0]), '--json'])==0 # the share of the picture that each takes
+    shares = json.loads(capsys.readouterr().out)['predictions']
+    assert sum(o['share'] for o in shares)==pytest.approx(1) and {o['label'] for o in shares}<={'off','line'}
+    assert main(['serve', str(file), '--port', '0'])==2 and 'for each pixel' in capsys.readouterr().err
     odd = create_unet_model(resnet_tiny, 2, (32,32), pretrained=False)(torch.rand(2,3,33,47))
     assert odd.shape==(2,2,33,47)
+    pytest.importorskip('onnx', reason='onnx is not installed')
+    seen,notes = in_onnxruntime(learn.to_onnx(tmp_path/'unet'), learn, files[:3])
+    want,_ = learn.get_preds(dl=learn.dls.test_dl(files[:3]))
+    assert (seen-want).abs().max()<1e-4 and 'for each pixel' in notes['decoding']
+    assert notes['vocab']==['off','line']

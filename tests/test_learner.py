@@ -923,7 +923,7 @@ def test_predict_one_item():
     label,decoded,out = learn.predict(x[192])
     preds = learn.get_preds()[0]
     assert label==decoded==preds[0].argmax() and torch.allclose(out, preds[0], atol=1e-5)
-    assert torch.equal(learn.predict(x[192], with_input=True)[0], x[192])
+    assert torch.equal(learn.predict(x[192], None, True)[0], x[192])
     # a model with two inputs
     two,(a,b) = Learner([], nn.Bilinear(3,3,2), F.cross_entropy),torch.randn(2,4,3)
     assert torch.allclose(two.predict((a[0],b[0]))[2], two.model(a,b)[0].softmax(0), atol=1e-5)
@@ -1087,6 +1087,22 @@ def test_a_batch_cancelled_before_its_loss_is_not_recorded():
     learn = learner()
     learn.fit(2, cbs=Callback(after_pred=cancel))
     assert len(learn.recorder.losses)==6
+
+def test_cells_of_fastai():
+    "What its own notebooks do with a learner"
+    class Told(Callback): # Of every event
+        def __init__(self): self.seen = set()
+        def __call__(self, name): self.seen.add(name)
+    class TrainingStep(Callback): pass
+    learn = learner(cbs=[Told(), TrainingStep()])
+    learn.model.training_step,learn.model.scaler = 1,2
+    learn.fit(1)
+    assert {'before_fit','after_step','after_fit'}<=learn.told.seen
+    assert [*learn.parameters()]==[*learn.model.parameters()] and learn.scaler==2
+    with pytest.raises(AttributeError, match='Neither.*`smoth_loss`'): learn.smoth_loss
+    assert learn.smooth_loss.item()==learn.recorder.losses[-1].item()
+    learn.dl = SimpleNamespace(to_detach=lambda b, *args: 'kept')
+    assert learn.to_detach(x)=='kept'
 
 def test_summary_of_a_model_that_takes_a_dict():
     import coursekit.callback.hook # noqa: F401 (it adds `summary`)

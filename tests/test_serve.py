@@ -1,7 +1,7 @@
 """The web app and the widgets that let others use a model: many at once, and whatever they upload.
 
 `COURSEKIT_UPLOADS=1000 pytest -s tests/test_serve.py -k many` measures in full; the default is 150"""
-import io, os, socket, threading, time, zipfile
+import _thread, io, os, pickle, socket, threading, time, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 import numpy as np, pytest
@@ -269,3 +269,30 @@ def test_a_classifier_refuses_as_the_app_does(learn):
     for make,status,reason in BAD.values():
         with pytest.raises(Refused, match=reason) as e: classify(make())
         assert e.value.status==status
+
+# The command
+
+def test_the_command_serve(learn, pictures, tmp_path, capsys):
+    from coursekit.course.maintain import main
+    file,answers = str(learn.export(tmp_path/'x')),[]
+    def visitor(): # waits for the address, sends a picture, and presses Ctrl-C
+        end = time.monotonic()+30
+        while not (said := capsys.readouterr().out) and time.monotonic()<end: time.sleep(0.05)
+        try:
+            with httpx.Client(base_url=said.split()[0], timeout=60) as c:
+                answers.append(upload(c, (pictures/'cat_0.jpg').read_bytes()).json())
+        finally: _thread.interrupt_main()
+    guest = threading.Thread(target=visitor)
+    guest.start()
+    assert main(['serve', file, '--port', '0', '--title', 'Pets?'])==0
+    guest.join()
+    want = probabilities(learn, (pictures/'cat_0.jpg').read_bytes())
+    assert answers[0]['probabilities']==pytest.approx(want)
+    (tmp_path/'y.pkl').write_bytes(pickle.dumps([1]))
+    taken = socket.create_server(('127.0.0.1', 0))
+    with taken:
+        port = str(taken.getsockname()[1])
+        for argv,why in (([str(tmp_path/'y.pkl')],'trust=True'), ([file,'--port',port],'--port 0'),
+                         ([str(tmp_path/'none')],'no such file'), ([file,'--port','99999'],'0-65535')):
+            assert main(['serve', *argv])==2
+            assert why in capsys.readouterr().err

@@ -61,7 +61,8 @@ def test_other_numbers_of_channels(loaders, cls, n_in):
     dls = loaders(cls)
     learn = vision_learner(dls, 'resnet10t', pretrained=False, n_in=n_in)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
-    with pytest.raises(ValueError, match=f'pass `n_in={n_in}`'): vision_learner(dls, 'resnet10t')
+    with pytest.raises(ValueError, match=f'pass `n_in={n_in}`'): vision_learner(dls, 'resnet10t', n_in=3)
+    assert vision_learner(dls, 'resnet10t', pretrained=False).model[0].model.conv1[0].in_channels==n_in
 
 def test_size_of_the_pictures():
     "A network for one size is built for that of the pictures, or the size it takes is named"

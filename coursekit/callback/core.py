@@ -66,7 +66,7 @@ class Callback:
 
     def __setattr__(self, k, v): # Warn if `k` will hide an attribute of the learner
         new = k not in self.__dict__ and not hasattr(type(self), k)
-        if new and self.learn is not None and hasattr(self.learn, k):
+        if new and self.learn is not None and (k in vars(self.learn) or hasattr(type(self.learn), k)):
             warnings.warn(f'`{type(self).__name__}` sets its own `{k}`, which hides the learner\'s. '
                           f'To change the learner\'s, write `self.learn.{k} = …`', stacklevel=2)
         object.__setattr__(self, k, v)
@@ -280,13 +280,17 @@ class Recorder(Callback):
 
     @property
     def losses(self):
-        "The smoothed loss of each batch"
+        "The smoothed loss of each batch, each a tensor"
+        return list(torch.tensor(self.smoothed).unbind())
+    @property
+    def smoothed(self):
+        "The same, as numbers"
         self.smooth_loss.flush()
         return self.smooth_loss.smooth
     @property
-    def _train_metrics(self): return [self.smooth_loss, *(self.metrics if self.train_metrics else ())]
+    def _train_mets(self): return [self.smooth_loss, *(self.metrics if self.train_metrics else ())]
     @property
-    def _valid_metrics(self): return [self.loss, *self.metrics] if self.valid_metrics else []
+    def _valid_mets(self): return [self.loss, *self.metrics] if self.valid_metrics else []
 
     def before_fit(self):
         self._warned_of_nan,self._n_read = False,0
@@ -294,8 +298,8 @@ class Recorder(Callback):
         self.lrs,self.iters,self.values,self.hps = [],[],[],{}
         self.smooth_loss.reset()
         self.has_valid = self.learn.get_dl(1) is not None
-        names = ['epoch', *(f'train_{m.name}' for m in self._train_metrics)]
-        for m in self._valid_metrics if self.has_valid else ():
+        names = ['epoch', *(f'train_{m.name}' for m in self._train_mets)]
+        for m in self._valid_mets if self.has_valid else ():
             names.append(f'valid_{m.name}' if self.train_metrics or m is self.loss else m.name)
         last = ['time']*self.add_time
         self.metric_names = L(_distinct(last + names)[self.add_time:] + last)
@@ -303,10 +307,10 @@ class Recorder(Callback):
     def before_epoch(self):
         self.cancel_valid,self.start_time,self.log = False,time.time(),L([self.epoch])
     def before_train(self):
-        self.active_metrics = self._train_metrics
+        self.active_metrics = self._train_mets
         for m in self.active_metrics[1:]: m.reset()
     def before_validate(self):
-        self.active_metrics = [] if hasattr(self.learn, 'gather_preds') else self._valid_metrics
+        self.active_metrics = [] if hasattr(self.learn, 'gather_preds') else self._valid_mets
         for m in self.active_metrics: m.reset()
     def after_cancel_validate(self): self.cancel_valid = True
 
@@ -344,14 +348,15 @@ class Recorder(Callback):
     def after_train(self):
         self.check_losses()
         self.iters.append(self.smooth_loss.count)
-        self.log += L(_metric_value(m) for m in self._train_metrics)
+        self.log += L(_metric_value(m) for m in self._train_mets)
     def after_validate(self):
-        vals = L(_metric_value(m) for m in self._valid_metrics)
+        if self.cancel_valid and not self.loss.count: return   # nothing was measured
+        vals = L(_metric_value(m) for m in self._valid_mets)
         self.log += vals
         if self.active_metrics and not (self._warned_of_nan or self.cancel_valid): self._warn_of_nan(vals)
     def _warn_of_nan(self, vals): # Of a validation, once in a training
         def is_nan(v): return isinstance(v, float) and not math.isfinite(v)
-        bad = [m.name for m,v in zip(self._valid_metrics, vals) if is_nan(v)]
+        bad = [m.name for m,v in zip(self._valid_mets, vals) if is_nan(v)]
         where,msg = '' if self.only_validate else f' in epoch {self.epoch}',None
         if is_nan(vals[0]):
             per_batch = list(zip(self.loss.vals, self.loss.ns))
@@ -396,10 +401,11 @@ class Recorder(Callback):
                   show_epochs=False, # Mark where epochs end?
                   ax=None): # A matplotlib axis
         "Draw the smoothed training loss of each batch, from batch `skip_start` on; return the axis"
-        if not self.losses: raise ValueError('Nothing is recorded yet: call a `fit` method first')
+        losses = self.smoothed
+        if not losses: raise ValueError('Nothing is recorded yet: call a `fit` method first')
         if ax is None: _,ax = plt.subplots(figsize=(6,3.5), dpi=72)
-        skip = min(max(skip_start, 0), len(self.losses)-1)
-        ax.plot(range(skip, len(self.losses)), self.losses[skip:], color='#0072B2', label='training')
+        skip = min(max(skip_start, 0), len(losses)-1)
+        ax.plot(range(skip, len(losses)), losses[skip:], color='#0072B2', label='training')
         if with_valid and getattr(self, 'has_valid', False): self._plot_valid(ax)
         if show_epochs:
             for i in self.iters: ax.axvline(i, color='0.8', lw=0.8, zorder=0)
@@ -408,7 +414,7 @@ class Recorder(Callback):
         ax.legend()
         return ax
     def _plot_valid(self, ax): # One dot for each epoch, at its last batch; none for a cancelled epoch
-        i = len(self._train_metrics)
+        i = len(self._train_mets)
         pts = [(n-1,o[i]) for n,o in zip(self.iters, self.values) if len(o)>i and o[i] is not None]
         if pts: ax.plot(*zip(*pts), 'o-', color='#D55E00', label='validation')
 

@@ -9,6 +9,7 @@ __all__ = ['CollectDataCallback', 'WeightedDL', 'PartialDL']
 import numpy as np
 from fastcore.all import L, patch
 from ..core import as_items
+from ..errors import brief
 from .core import Callback
 from ..data.block import DataBlock
 from ..data.core import FilteredBase, TfmdDL
@@ -24,6 +25,21 @@ class CollectDataCallback(Callback):
         self.data.append(learn.to_detach((learn.xb, learn.yb, learn.pred, learn.loss)))
 
 # %% ../../nbs/library/callback_data.ipynb #cb983d23
+def _as_weights(wgts, n, what): # One number for each of `n` items, of any sum, as an array
+    items = as_items(wgts, what)
+    try:
+        res = np.asarray(items, dtype=float)
+    except (TypeError,ValueError): raise TypeError(
+        f'{what} are numbers, one for each item, not {brief(wgts)}') from None
+    if res.shape!=(n,): raise ValueError(
+        f'{what}: {n} items need one weight each, got {len(res)} weights' +
+        f' of shape {res.shape}'*(res.ndim!=1))
+    bad = np.flatnonzero(~(np.isfinite(res)&(res>=0)))
+    if len(bad): raise ValueError(
+        f'{what}: a weight is a number from 0 on, and weight {bad[0]} is {res[bad[0]]}')
+    if not res.any(): raise ValueError(f'{what}: all weights are 0, so no item would ever be drawn')
+    return res
+
 def _epoch_rng(dl): # Random numbers of this epoch
     if 'epoch_seed' not in vars(dl): dl.randomize()
     return np.random.default_rng(dl.epoch_seed)
@@ -35,11 +51,7 @@ class WeightedDL(TfmdDL):
                  wgts=None, # One weight for each item, of any sum; default: all alike
                  **kwargs): # As for `TfmdDL`
         n = len(dataset)
-        wgts = np.ones(n) if wgts is None else np.asarray(as_items(wgts, 'WeightedDL: wgts'), dtype=float)
-        if wgts.shape!=(n,): raise ValueError(
-            f'WeightedDL: {n} items need one weight each, got weights of shape {wgts.shape}')
-        if not (np.isfinite(wgts).all() and (wgts>=0).all() and wgts.any()): raise ValueError(
-            'WeightedDL: weights are numbers of at least 0, and some are above 0')
+        wgts = np.ones(n) if wgts is None else _as_weights(wgts, n, 'WeightedDL: wgts')
         self.wgts = wgts/wgts.sum()
         super().__init__(dataset, bs=bs, **kwargs)
 
@@ -69,10 +81,8 @@ def weighted_dataloaders(self:DataBlock, source, # As for `DataBlock.dataloaders
                          **kwargs): # As for `dataloaders`
     "`DataLoaders` of this recipe whose training loader is a `WeightedDL`"
     dsets = self.datasets(source, verbose=verbose)
-    wgts,train = np.asarray(as_items(wgts, 'weighted_dataloaders: wgts'), dtype=float),[*dsets.splits[0]]
-    if len(wgts)<=max(train, default=-1): raise ValueError(
-        f'weighted_dataloaders: {len(wgts)} weights for {len(dsets.items)} items; each item needs one')
-    own = [{'wgts':wgts[train]}] + [{}]*(dsets.n_subsets-1)
+    wgts = _as_weights(wgts, len(dsets.items), 'weighted_dataloaders: wgts')
+    own = [{'wgts':wgts[[*dsets.splits[0]]]}] + [{}]*(dsets.n_subsets-1)
     return self.dataloaders_of(dsets, bs=bs, dl_type=WeightedDL, dl_kwargs=own, **kwargs)
 
 # %% ../../nbs/library/callback_data.ipynb #23c1b8a5

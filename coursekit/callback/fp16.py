@@ -139,10 +139,10 @@ class MixedPrecision(Callback):
         if self.dtype!=torch.float16: return ''
         return ' fp16 ends at 65504; `learn.to_bf16()` has a larger range, `learn.to_fp32()` more digits.'
     def state_dict(self):
-        scaler = getattr(self.learn, 'scaler', None)
+        scaler = vars(self.learn).get('scaler')
         return {'scaler': scaler.state_dict()} if scaler is not None and scaler.is_enabled() else {}
     def load_state_dict(self, sd): # From `state_dict`
-        scaler = getattr(self.learn, 'scaler', None)
+        scaler = vars(self.learn).get('scaler')
         if scaler is None: self._scaler_state = sd['scaler'] # the fit has not begun
         elif scaler.is_enabled(): scaler.load_state_dict(sd['scaler'])
 
@@ -156,7 +156,10 @@ def _with_precision(learn, cb): # The learner with this `MixedPrecision` and no 
 @patch # of `Learner`, which knows nothing of precision; fastai has these here
 @delegates(GradScaler, but=list(_same_here))
 def to_fp16(self:Learner, **kwargs):
-    "Compute with fp16 and 32 bits, mixed, from now on; on a processor that has bf16, with that"
+    """Compute with fp16 and 32 bits, mixed, from now on; on a processor that has bf16, with that. The
+    arguments are those of `torch.amp.GradScaler`: by what the loss is multiplied at first (`init_scale`), and
+    how this number grows (`growth_factor`, after `growth_interval` good steps) and shrinks
+    (`backoff_factor`, after a step with inf or nan)"""
     return _with_precision(self, MixedPrecision(**kwargs))
 
 @patch # as above

@@ -118,14 +118,18 @@ def _model_of(o): return o if isinstance(o, nn.Module) else o.model
 
 def layer_info(model, # A model or `Learner`
                *xb): # Its inputs, a batch
-    "For each layer: class, parameters, do they train? and the output's shape for one item (None: not called)"
+    """For each layer: class, parameters, do they train? ('' for both where it has no weight), the output's
+    shape for one item (None: not called), and is that the input's shape?"""
     model = _model_of(model)
     layers,p = _called_layers(model),one_param(model)
     def first_item(t): return t[:1].as_subclass(Tensor).to(None if p is None else p.device)
-    def shape(m, i, o): return apply(lambda t: tuple(t.shape), o)
-    with keep_modes(model), torch.no_grad(), Hooks(layers, shape) as hooks:
+    def shapes(m, i, o):
+        ins,outs = (first_tensor(t) for t in (i,o))
+        return apply(lambda t: tuple(t.shape), o),None not in (ins,outs) and ins.shape==outs.shape
+    with keep_modes(model), torch.no_grad(), Hooks(layers, shapes) as hooks:
         model.eval()(*apply(first_item, xb))
-    return L((type(m).__name__, *total_params(m), s) for m,s in zip(layers, hooks.stored))
+    def weights(m): return total_params(m) if has_params(m) else ('','')
+    return L((type(m).__name__, *weights(m), *(s or (None,False))) for m,s in zip(layers, hooks.stored))
 
 # %% ../../nbs/library/callback_hook.ipynb #76aef1a8
 def _shape_text(shape, bs): # Of the first tensor, with the size of the batch instead of 1
@@ -144,7 +148,7 @@ def module_summary(model, # A model or `Learner`
     "The layers with shapes and numbers of parameters, and totals, each parameter counted once"
     net,bs = _model_of(model),find_bs(xb)
     double,rows,previous = '='*76,[],()
-    for name,n,trains,shape in layer_info(net, *xb):
+    for name,n,trains,shape,_ in layer_info(net, *xb):
         if shape!=previous: rows += ['_'*76, f'{"":20} {_shape_text(shape, bs)}']
         rows.append(f'{name:20} {"":20} {n:<10,} {trains}' if n else name)
         previous = shape
@@ -170,7 +174,7 @@ class HookCallback(Callback):
                 ):
         if every is not None and every<1:
             raise ValueError(f'every={every}: listen in every 1st, 2nd, … batch, or None')
-        self.modules,self.every,self.remove_end = modules,every,remove_end
+        self.modules,self.chosen,self.every,self.remove_end = modules,modules,every,remove_end
         self.include_paramless,self.hook_args,self.hooks = include_paramless,(is_forward,detach,cpu),None
         if hook is not None: self.hook = hook
 
@@ -179,9 +183,9 @@ class HookCallback(Callback):
     def before_fit(self):
         "Choose the modules and, unless `every` is set, listen"
         self.remove()
-        self.hooked = self.modules
-        if self.modules is None:
-            self.hooked = [m for m in _called_layers(self.model) if self.include_paramless or has_params(m)]
+        self.modules = self.chosen
+        if self.chosen is None:
+            self.modules = [m for m in _called_layers(self.model) if self.include_paramless or has_params(m)]
         if self.every is None: self.register()
     def before_batch(self):
         if self.listens_to_batch() and self.every: self.register()
@@ -195,7 +199,7 @@ class HookCallback(Callback):
         return self.training and self.train_iter%(self.every or 1)==0
     def register(self):
         "Put the hooks on"
-        self.hooks = Hooks(self.hooked, self.hook, *self.hook_args)
+        self.hooks = Hooks(self.modules, self.hook, *self.hook_args)
     def remove(self):
         "Take the hooks off"
         if self.hooks is not None: self.hooks.remove()

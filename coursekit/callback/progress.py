@@ -151,7 +151,7 @@ class ShowGraphCallback(Callback):
         self.run = in_notebook() and self.in_real_fit and self.logger is not noop
         self.handle = None
     def after_epoch(self):
-        if len(self.recorder.losses)<2: return
+        if len(self.recorder.smoothed)<2: return
         fig,ax = plt.subplots(figsize=(6,3.2), dpi=72)
         self.draw(ax)
         self._show(fig)
@@ -159,7 +159,7 @@ class ShowGraphCallback(Callback):
     def draw(self, ax): # A matplotlib axis
         "Draw what is known so far"
         rec,n_done = self.recorder,self.epoch+1-self.start_epoch
-        n = len(rec.losses)
+        n = len(rec.smoothed)
         if rec.iters: n = rec.iters[-1]/n_done*(self.n_epoch-self.start_epoch)
         rec.plot_loss(skip_start=0, ax=ax)
         ax.set(xlim=(0,n), title=f'Losses after {self.epoch+1} of {self.n_epoch} epochs')

@@ -268,7 +268,7 @@ class LRFinder(ParamScheduler):
         if self.restore_weights: self.kept.enter_context(keep_weights(self.learn))
     def before_batch(self): self.set_hypers(self.train_iter/self.num_it)
     def after_batch(self):
-        if len(self.recorder.losses)==len(self.hps['lr']): return      # a skipped batch: there is no loss
+        if len(self.recorder.smoothed)==len(self.hps['lr']): return     # a skipped batch: there is no loss
         super().after_batch()
         loss = self.learn.smooth_loss
         self.best_loss = min(self.best_loss, loss)
@@ -277,8 +277,9 @@ class LRFinder(ParamScheduler):
     def before_validate(self): raise CancelValidException
     def after_fit(self):
         r,lrs = self.recorder,self.hps['lr']
-        n = min(len(lrs), len(r.losses))
-        self.curve = dict(lr_find_lrs=lrs[:n], lr_find_losses=r.losses[:n], lr_find_raw=r.smooth_loss.raw[:n])
+        n = min(len(lrs), len(r.smoothed))
+        self.curve = dict(lr_find_lrs=lrs[:n], lr_find_losses=r.smoothed[:n],
+                          lr_find_raw=r.smooth_loss.raw[:n])
         vars(r).update(self.curve)
         self.kept.close()
 

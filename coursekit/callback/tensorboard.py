@@ -131,7 +131,7 @@ class TensorBoardCallback(TensorBoardBaseCallback):
         if self.log_preds and hasattr(self.learn.get_dl(1), 'show_results'): self._write_samples()
 
     def _write_batches(self):
-        losses,pending,self.pending = self.recorder.losses,self.pending,[]
+        losses,pending,self.pending = self.recorder.smoothed,self.pending,[]
         if self.writer is None: return
         with self.writing(f'the losses from batch {pending[0][0]} on'):
             for step,n,hypers in pending:

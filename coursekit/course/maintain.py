@@ -6,10 +6,10 @@
 __all__ = ['FROM_INDEX', 'Names', 'STEPS', 'FUNCTIONS', 'COMMANDS', 'nbdev', 'nbdev_script', 'plain_env', 'modules', 'library',
            'differences', 'out_of_step', 'readme_text', 'stale_notebooks', 'problems', 'chosen', 'check', 'stale',
            'export', 'clean', 'execute', 'glossary', 'signposts', 'readme', 'progress', 'lab', 'stream', 'Progress',
-           'one_thread', 'test', 'predict', 'main']
+           'one_thread', 'test', 'predict', 'serve', 'main']
 
 # %% ../../nbs/library/course_maintain.ipynb #2e12f4ee
-import argparse, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
+import argparse, errno, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from configparser import ConfigParser
 from pathlib import Path
 from fastcore.script import Param, anno_parser
@@ -115,13 +115,19 @@ def problems(nbs): # Sentences, each naming a file and the remedy
 # %% ../../nbs/library/course_maintain.ipynb #403eeb57
 Names = Param('notebooks, by their names or the start of them (default: all)', nargs='*')
 
+def _is_named(p, name, nbs): # Notebook; 'vision_core', 'library/vision_core', also with '.ipynb', or a path
+    key = str(name).removesuffix('.ipynb')
+    short = p.relative_to(nbs).with_suffix('').as_posix()
+    return key in (p.stem,short) or Path(f'{key}.ipynb').resolve()==p.resolve()
+
 def chosen(nbs, names): # Paths
-    "The notebooks named so, or whose names start so; all for none. Raises `SystemExit` where none matches"
+    """The notebooks named so (a stem, a name in `nbs`, or a path), or whose names start so; all for none.
+    Raises `SystemExit` where none matches"""
     every,res = notebooks(nbs),[]
     for name in names or ['']:
-        exact = [p for p in every if p.stem==name]
-        found = exact or [p for p in every if p.stem.startswith(name)]
-        if not found: raise SystemExit(f'No notebook in {nbs} starts with {name}')
+        exact = [p for p in every if _is_named(p, name, nbs)]
+        found = exact or [p for p in every if p.stem.startswith(str(name))]
+        if not found: raise SystemExit(f'No notebook in {nbs} is called {name}, or starts with {name}')
         res += [p for p in found if p not in res]
     return res
 
@@ -332,8 +338,37 @@ def predict(model:str, # file that `learn.export` has written
     predict_files = need('coursekit.predictions').predict_files # now, because it takes PyTorch a while
     return predict_files(model, files, top, csv, json, bs, trust)
 
+def serve(model:str, # file that `learn.export` has written
+          host:str='127.0.0.1', # where to listen; 0.0.0.0: to other computers as well
+          port:int=8000, # at which port; 0: any that is free
+          title:str='Which class is this?', # of the page
+          trust:bool=False, # also open a pickle, which runs what is in it
+          nbs:Nbs=None): # 0; 2 if it could not start
+    "Open a web page that says what an exported model sees in a picture"
+    serving,full_message = need('coursekit.serve'),need('coursekit.errors').full_message
+    try:
+        learn = need('coursekit.export').load_learner(model, trust=trust)
+        if need('coursekit.export_onnx').gives_masks(learn): raise TypeError(
+            f'{model} gives a class for each pixel, and the page shows one for all: `coursekit predict`')
+        server = serving.Server(serving.web_app(learn, title), port, host)
+    except (OSError,OverflowError,ValueError,TypeError,ImportError) as e:
+        is_taken = isinstance(e, OSError) and e.errno==errno.EADDRINUSE
+        print(full_message(e) + '\n`--port 0` finds a free port'*is_taken, file=sys.stderr)
+        return 2
+    with server: _until_stopped(lambda: print(f'{server.url} (Ctrl-C ends it)', flush=True))
+    return 0
+
+def _until_stopped(begun): # Calls `begun()`, then waits for Ctrl-C, or the signal that ends programs
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        begun()
+        while not stop.wait(0.2): pass                        # in pieces: Windows notices Ctrl-C between them
+    except KeyboardInterrupt: pass
+    finally: signal.signal(signal.SIGTERM, before)
+
 FUNCTIONS = (course, site, lab, progress, test, check, stale, execute, clean, export,
-             glossary, signposts, readme, predict)
+             glossary, signposts, readme, predict, serve)
 COMMANDS  = {f.__name__: f for f in FUNCTIONS}
 
 def _parsers(): # Of `--nbs`, and of everything else

@@ -14,6 +14,7 @@ from .core import *
 from .transforms import *
 from .block import *
 from .external import *
+from ..tta import *
 
 # %% ../../nbs/library/data_all.ipynb #f62e5c96
 __all__ = [nm for nm in globals() if not nm.startswith('_')]

@@ -14,6 +14,7 @@ from functools import partial
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from torch.utils.data import Subset
+from numbers import Number
 from operator import attrgetter, itemgetter
 from pathlib import Path
 import torch
@@ -21,7 +22,7 @@ from fastcore.basics import GetAttr
 from fastcore.foundation import L
 from ..core import *
 from ..errors import *
-from ..state import replaced
+from ..state import keep_rng, replaced
 from ..transform import *
 from ..torch_core import *
 from .load import *
@@ -130,6 +131,11 @@ _list_methods -= {*'append clear extend insert pop remove reverse sort setattrs 
 def _is_path(t): return issubclass(t, (str,Path))
 def _is_row(t):  return issubclass(t, (tuple,list,dict,L)) or hasattr(t, 'iloc')
 
+def _declares(f, x): # Does step `f` say, in `input_types` or by annotations, that it takes `x`?
+    if hasattr(f, 'input_types'): return isinstance(x, tuple(listify(f.input_types)))
+    own = getattr(vars(f).get('encodes'), 'table', None)
+    return own is not None and object not in own.rows() and own[type(x)] is not None
+
 class TfmdLists(FilteredBase, GetAttr):
     "Items seen through a `Pipeline` of transforms"
     _default = 'tfms'
@@ -144,7 +150,7 @@ class TfmdLists(FilteredBase, GetAttr):
         items = with_positions(items)
         if isinstance(tfms, TfmdLists): tfms = tfms.tfms
         self.items  = L(items, use_list=True) if use_list else items
-        self.splits = [slice(None)] if splits is None else check_splits(splits, len(items))
+        self.splits = L([slice(None)] if splits is None else check_splits(splits, len(items)))
         self.tfms   = tfms if isinstance(tfms, Pipeline) else Pipeline(tfms)
         self.split_idx,self._types = split_idx,types
         if dl_type: self._dl_type = dl_type
@@ -212,11 +218,15 @@ class TfmdLists(FilteredBase, GetAttr):
                     self._types.append(type(x))
         return self._types or []
     def infer_idx(self, x): # A new item
-        "The number of steps that `x` is past already"
-        new,seen = type(x),self.types
+        "The number of steps that `x` is past already. Raises `TypeError` for a number that no step saw"
+        new,seen,fs = type(x),self.types,self.tfms.fs
         for i,t in enumerate(seen):
             if issubclass(new, t) or _is_path(new) and _is_path(t): return i
+            if i<len(fs) and _declares(fs[i], x): return i
         if _is_row(new): return 0
+        if seen and isinstance(x, Number) and not issubclass(seen[0], Number): raise TypeError(
+            f"A number such as {x!r} fits no step of {self.tfms}: items are of type {seen[0].__name__}, "
+            f"and on their way {', '.join(t.__name__ for t in seen[1:])}.")
         opened = next((i for i,t in enumerate(seen) if not (_is_path(t) or _is_row(t))), len(seen))
         return opened-1 if 0<opened<=len(self.tfms.fs) else 0
     def infer(self, x): # A new item
@@ -250,6 +260,10 @@ class Datasets(FilteredBase):
             for s in range(first, tl.n_subsets if vocab is not None else 0):
                 tl.subset(s).check_items('validation ' if s else 'training ')
 
+    @property
+    def tfms(self):
+        "The pipeline of each element"
+        return self.tls.attrgot('tfms')
     @property
     def loss_func(self):
         "The loss that suits the target; `None` where several targets each have their own"
@@ -336,6 +350,8 @@ def _item_of(b, i): return rebuild(b, [_item_of(o, i) for o in b]) if is_tuple(b
 def _items_of(b, max_n): return L(_item_of(b, i) for i in range(min(max_n, _size_of(b))))
 
 # %% ../../nbs/library/data_core.ipynb #b2e6c85d
+_batch_tfms = 'after_item','before_batch','after_batch'
+
 class TfmdDL(DataLoader):
     "A `DataLoader` whose items and batches pass through transforms, and which decodes and shows them"
     why_empty = None # What an epoch without items says, where more is known than that there are none
@@ -352,12 +368,16 @@ class TfmdDL(DataLoader):
         self.n_inp,self._max_n = getattr(dataset, 'n_inp', None) if n_inp is None else n_inp, n
         if n is not None: check_count(n, 'n')
         split_idx = getattr(dataset, 'split_idx', None)
-        pipes = dict(after_item=after_item, before_batch=before_batch, after_batch=after_batch)
-        for nm,fs in pipes.items(): # where the data set says nothing, as the pipeline had it
+        for nm,fs in zip(_batch_tfms, (after_item, before_batch, after_batch)):
+            # where the data set says nothing, as the pipeline had it
             known = fs.split_idx if split_idx is None and isinstance(fs, Pipeline) else split_idx
             setattr(self, nm, Pipeline(fs, split_idx=known))
-        for nm in pipes if do_setup else (): getattr(self, nm).setup(self)
+        for nm in _batch_tfms if do_setup else (): getattr(self, nm).setup(self)
 
+    def before_iter(self):
+        "The transforms serve the set that the data set counts as now"
+        split_idx = getattr(self.dataset, 'split_idx', None)
+        for nm in () if split_idx is None else _batch_tfms: getattr(self, nm).split_idx = split_idx
     def get_idxs(self):
         idxs = super().get_idxs()
         return idxs if self._max_n is None else list(idxs)[:self._max_n]
@@ -390,8 +410,7 @@ class TfmdDL(DataLoader):
         if isinstance(b, dict): b = tuple(b.values())
         if isinstance(b, (tuple,list)):
             els = list(b)
-            for i,(o,tl) in enumerate(zip(b, [*getattr(self.dataset, 'tls', ()), *self._unlabelled])):
-                t = tl.types[-1] if tl.types else None
+            for i,(o,t) in enumerate(zip(b, self._kinds)):
                 if type(o) is Tensor: els[i] = as_meaning(o, getattr(t, '_tensor_cls', t))
             b = _rebuild_batch(b, els)
         return self.after_batch.decode(b)
@@ -401,6 +420,17 @@ class TfmdDL(DataLoader):
         return self._decode_items(to_cpu(self.decode(b)), max_n, full)
     @property
     def _unlabelled(self): return getattr(self.dataset, 'unlabelled', ())
+    @property
+    def _kinds(self): # Types of a batch's parts: as the data set says, or as a batch of one item has them
+        lists = [*getattr(self.dataset, 'tls', ()), *self._unlabelled]
+        if lists or not self.indexed: return [tl.types[-1] if tl.types else None for tl in lists]
+        if '_seen_kinds' not in vars(self):
+            self._seen_kinds = []
+            with suppress(Exception), keep_rng():         # where item 0 cannot be made, nothing is known
+                b = self.after_batch(self.make_batch([0]))
+                if isinstance(b, (tuple,list)): self._seen_kinds = [*map(type, b)]
+        return self._seen_kinds
+    _n_inp = property(attrgetter('n_inp'))                # where fastai keeps it
     def _decode_items(self, b, max_n, full=True): # Of a batch that is decoded as such
         decode = partial(self.dataset.decode, full=full) if hasattr(self.dataset, 'decode') else noop
         return _items_of(b, max_n).map(self.after_item.decode).map(decode)
@@ -521,6 +551,10 @@ class DataLoaders:
         loaders = [_loader_like(dl, empty(dl.dataset)) for dl in self.loaders]
         for dl in loaders: dl.why_empty = TfmdDL.without_data
         return type(self)(*loaders, path=self.path, device=self.device)
+    def _n_inp_of_items(self): # `n_inp`; where nobody said it, a training item shows it (a new one cannot)
+        if self.n_inp is not None or not len(self.train_ds): return self.n_inp
+        with keep_rng(): item = self.train_ds[0]
+        return max(1, len(item)-1) if isinstance(item, (tuple,list)) else 1
     def test_dl(self, test_items, # New items, of the kind the data was made from, or further along
                 rm_type_tfms=None, # How many steps at the front they are past; `None`: by their type
                 with_labels:bool=False, # Do they carry labels?
@@ -528,9 +562,10 @@ class DataLoaders:
                 **kwargs): # As for the loader
         "A loader of new items, treated as the validation set is"
         dl = self[min(1, len(self)-1)]
+        own = dict(shuffle=False, drop_last=False) | ({} if bs is None else {'bs':bs})
         if isinstance(dl.dataset, FilteredBase):
             test_items = test_set(dl.dataset, test_items, rm_type_tfms, with_labels)
-        own = dict(shuffle=False, drop_last=False) | ({} if bs is None else {'bs':bs})
+            own['n_inp'] = self._n_inp_of_items()
         return _loader_like(dl, test_items, **own | kwargs).to(self.device)
     def twin(self):
         "Loaders of the same data, with pipelines of their own: `add_tfms` leaves the other ones as they are"
@@ -558,7 +593,7 @@ class DataLoaders:
         names = 'train','valid',*(f'set {i}' for i in range(2, len(self)))
         parts = [f'{nm}: {_in_words(dl)}' for nm,dl in zip(names, self.loaders)]
         vocab = getattr(self, 'vocab', None)
-        if vocab and isinstance(vocab, (list,L)): parts.append(classes_in_words(vocab, 5))
+        if isinstance(vocab, (list,L,np.ndarray)) and len(vocab): parts.append(classes_in_words(vocab, 5))
         return f"{type(self).__name__}({', '.join(parts)}, device={getattr(self, 'device', None)})"
 
 def _loader_like(dl, items, **kwargs): # A loader like `dl`, for other items

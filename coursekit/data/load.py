@@ -103,7 +103,7 @@ class DataLoader:
     share,n_shares,n_read = 0,1,None                               # while a stream is read
 
     def __init__(self, dataset=None, # Anything with `len` and `[i]` (list, tensor, `Datasets`), an iterable
-                 bs=64, # Items per batch; None: what the data set gives are batches
+                 bs=None, # Items per batch; None: what the data set gives are batches
                  shuffle=False, # A new random order in each epoch?
                  num_workers=None, # Processes that prepare batches; 0: this one; None: decide by device
                  drop_last=False, # Leave out a last batch that is smaller than `bs`?

@@ -248,7 +248,7 @@ def vision_learner(dls, # `DataLoaders` of pictures
                    moms=(0.95,0.85,0.95), # As in `Learner`
                    cut=None, # Where to cut, if `find_cut` is wrong
                    init=nn.init.kaiming_normal_, custom_head=None, # Initializes the head; a head of your own
-                   n_in:int=3, # Channels of the pictures
+                   n_in:int=None, # Channels of the pictures; default: as many as those in `dls` have
                    channels_last:bool=None, # Order of memory; default: as `suits_channels_last` says
                    linear:bool=None, # A head of one linear layer? `None`: where `pretrained`, unless an
                                      # argument of `create_head` or `init` asks for another
@@ -264,6 +264,7 @@ def vision_learner(dls, # `DataLoaders` of pictures
     _check_loaders(dls)
     if n_out is None: n_out = get_c(dls)
     have,*size = _picture_shape(dls) or (None,)
+    if n_in is None: n_in = have or 3
     if not isinstance(arch, nn.Module) and have not in (None, n_in): raise ValueError(
         f"The pictures have {have} channel(s), and the network is to take n_in={n_in}: pass `n_in={have}`.")
     model,stats = create_vision_model(arch, n_out, pretrained, weights, cut, n_in, init, custom_head, size,
