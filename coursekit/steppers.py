@@ -23,8 +23,8 @@ def step_stat(p, # A parameter, which doesn't matter
 
 # %% ../nbs/library/steppers.ipynb #76c33ad3
 def radam_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer, beta=0.):
-    """Momentum's step until the mean square can be trusted, then Adam's (Liu et al. 2020, algorithm 2). `beta`
-    smooths the root, as in SAdam (Tong et al. 2019): softplus keeps a small one from making long steps"""
+    """Momentum's step until the mean square can be trusted, then Adam's (Liu et al. 2020, algorithm 2).
+    `beta` smooths the root, as in SAdam (Tong et al. 2019): softplus keeps a small one from a long step"""
     lr,d = lr/(1-mom**step),1-sqr_mom**step
     r_inf = 2/(1-sqr_mom) - 1                          # how many gradients a full mean stands for
     r = r_inf - 2*step*(1-d)/d                         # how many it has seen so far
