@@ -292,6 +292,11 @@ def test_names(pictures, tmp_path, monkeypatch):
     learn.export(buf)
     buf.seek(0)
     load_learner(buf)
+    for f in (learn.export,load_learner):
+        with pytest.raises(TypeError, match='open as text'): f(io.StringIO())
+    again = learner(loaders(pictures), path=tmp_path)
+    again.load(tmp_path/'pets.safetensors')                    # the weights alone
+    assert torch.equal(again.model[1][-1].weight, learn.model[1][-1].weight)
     assert Path('export.pkl').read_bytes()==Path('pets.safetensors').read_bytes()==buf.getvalue()
     assert safetensors.torch.load_file('pets.safetensors').keys()==learn.model.state_dict().keys()
 
