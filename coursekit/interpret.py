@@ -121,11 +121,25 @@ class Interpretation:
             "gives their losses and positions.")
         return item_at(items, i)
 
-    def _samples(self, idxs): # A batch of the items `idxs`, and these and their predictions, decoded
+    def __getitem__(self, idxs): # Positions of items: one, several, or a slice
+        "`(inputs, predictions, targets, decoded predictions, losses)` of these items, as a batch"
+        everyone = range(len(self.preds))
+        if isinstance(idxs, slice): idxs = everyone[idxs]
+        idxs = tensor([everyone[int(i)] for i in L(idxs)]).long()
+        dl,b = self._batch_of(idxs)
+        of_all = self.preds,self.targs,self.decoded,self.losses
+        of_items = (None if o is None else o[idxs] for o in of_all)
+        inputs = to_cpu(b[:dl.n_inp])
+        return inputs if len(inputs)>1 else inputs[0],*of_items
+
+    def _batch_of(self, idxs): # A loader, and a batch of the items `idxs` as the network gets it
         dl = self.dl.new(num_workers=0)
         dl.idxs = [int(i) for i in idxs]
         b = dl.create_batch([dl.after_item(dl.create_item(i)) for i in dl.idxs])
-        b = dl.after_batch(to_device(b, getattr(self.learn.dls,'device','cpu')))
+        return dl,dl.after_batch(to_device(b, getattr(self.learn.dls,'device','cpu')))
+
+    def _samples(self, idxs): # A batch of the items `idxs`, and these and their predictions, decoded
+        dl,b = self._batch_of(idxs)
         preds = self.decoded[idxs]
         if isinstance(b[-1], TensorBase): preds = preds.as_subclass(type(b[-1]))
         with_preds = *b[:dl.n_inp], to_device(preds, b[0].device)
