@@ -491,6 +491,8 @@ def learner_description(learn): # A `Learner`
 
 def export_path(learn, fname): # As in `Learner.export`
     "Where `learn.export(fname)` writes: `learn.path/fname`, with `.safetensors` where `fname` has no ending"
+    if isinstance(fname, io.TextIOBase): raise TypeError(
+        f"{getattr(fname, 'name', 'The file')} is open as text: use open(name, 'wb')")
     if hasattr(fname, 'write'): return fname
     if not isinstance(fname, (str,os.PathLike)) or not Path(fname).name: raise ValueError(
         f"export takes the name of a file, for example 'pets', and not {fname!r}")
@@ -576,6 +578,8 @@ def _check_name(fname): # Of a file to be loaded
 def _opened_export(fname): # The open file, its size, and its name
     if hasattr(fname, 'read'):
         content = fname.read()
+        if isinstance(content, str): raise TypeError(
+            f"{getattr(fname, 'name', 'The file')} is open as text: use open(name, 'rb')")
         yield io.BytesIO(content),len(content),getattr(fname, 'name', 'The open file')
         return
     _check_name(fname)

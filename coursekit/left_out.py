@@ -160,6 +160,12 @@ an error in a callback | its text is written anew | stays as it is, with a note 
     pixels that are not ignored | it is the mean over all of that
 `RocAucMulti`, `APScoreMulti` with `sigmoid=False` | take the class of the highest output first | compare
     label by label | items may have several labels, and a ranking needs outputs
+`GrandparentSplitter`, where a folder is missing | an empty set | `ValueError` that names it | a training
+    would go on without validation
+`vision_learner`, `unet_learner` on grey pictures | the network takes 3 channels, and fails unless `Normalize`
+    makes 3 of one | it takes as many as the pictures have | nobody need say so
+`vision_learner`, `train_bn` | `True` | `False` where the body is pretrained | with few pictures the frozen
+    body is better left alone: lesson 14 measures it
 `train_bn=False` | the weights stay, the running statistics don't | neither changes in frozen layers | what
     is frozen computes what it computed
 `NormType.Spectral`, `NormType.Weight` | PyTorch's old hooks | its parametrizations | the old ones will be

@@ -551,6 +551,10 @@ class DataLoaders:
         loaders = [_loader_like(dl, empty(dl.dataset)) for dl in self.loaders]
         for dl in loaders: dl.why_empty = TfmdDL.without_data
         return type(self)(*loaders, path=self.path, device=self.device)
+    def _n_inp_of_items(self): # `n_inp`; where nobody said it, a training item shows it (a new one cannot)
+        if self.n_inp is not None or not len(self.train_ds): return self.n_inp
+        with keep_rng(): item = self.train_ds[0]
+        return max(1, len(item)-1) if isinstance(item, (tuple,list)) else 1
     def test_dl(self, test_items, # New items, of the kind the data was made from, or further along
                 rm_type_tfms=None, # How many steps at the front they are past; `None`: by their type
                 with_labels:bool=False, # Do they carry labels?
@@ -558,9 +562,10 @@ class DataLoaders:
                 **kwargs): # As for the loader
         "A loader of new items, treated as the validation set is"
         dl = self[min(1, len(self)-1)]
+        own = dict(shuffle=False, drop_last=False) | ({} if bs is None else {'bs':bs})
         if isinstance(dl.dataset, FilteredBase):
             test_items = test_set(dl.dataset, test_items, rm_type_tfms, with_labels)
-        own = dict(shuffle=False, drop_last=False) | ({} if bs is None else {'bs':bs})
+            own['n_inp'] = self._n_inp_of_items()
         return _loader_like(dl, test_items, **own | kwargs).to(self.device)
     def twin(self):
         "Loaders of the same data, with pipelines of their own: `add_tfms` leaves the other ones as they are"
