@@ -148,7 +148,7 @@ the `size` of a transform | fails when a picture comes | raises unless it is pix
 `MixUp` and `CutMix`, whole numbers for a loss without `y_int` | fail | blend the losses of both answers |
     so `DiceLoss`, yes-or-no labels and losses of your own train on blends, too
 `tta(item_tfms=, batch_tfms=)` | both pipelines are replaced by what is passed | the other one stays, and
-    `ToTensor`, `IntToFloatTensor`, `Normalize` of this one | else the network would get what it has never seen
+    `ToTensor`, `IntToFloatTensor`, `Normalize` of this one | else the network would get what it never saw
 `learn.load`, of an exported file | fails | takes the weights | they are all that is asked for
 `get_preds(save_preds=, save_targs=)` | writes files batch by batch | has no such arguments |
     `torch.save` stores what `get_preds` returns
@@ -165,6 +165,12 @@ an error in a callback | its text is written anew | stays as it is, with a note 
     pixels that are not ignored | it is the mean over all of that
 `RocAucMulti`, `APScoreMulti` with `sigmoid=False` | take the class of the highest output first | compare
     label by label | items may have several labels, and a ranking needs outputs
+`GrandparentSplitter`, where a folder is missing | an empty set | `ValueError` that names it | a training
+    would go on without validation
+`vision_learner`, `unet_learner` on grey pictures | the network takes 3 channels, and fails unless `Normalize`
+    makes 3 of one | it takes as many as the pictures have | nobody need say so
+`vision_learner`, `train_bn` | `True` | `False` where the body is pretrained | with few pictures the frozen
+    body is better left alone: lesson 14 measures it
 `train_bn=False` | the weights stay, the running statistics don't | neither changes in frozen layers | what
     is frozen computes what it computed
 `NormType.Spectral`, `NormType.Weight` | PyTorch's old hooks | its parametrizations | the old ones will be
@@ -200,19 +206,24 @@ def why_left_out(name): # Of something that fastai has
     "Why coursekit has no `name`, and what to use; '' if it is not left out on purpose"
     return _in_words(name, *_names[name]) if name in _names else ''
 
-def _nearly(name, module): # The question whether a name much like it was meant; '' if there is none
-    names = getattr(sys.modules.get(module), '__dict__', {}).get('__all__', ())
+def _nearly(name, names): # The question whether a name much like it was meant; '' if there is none
     near = difflib.get_close_matches(name, names, 1, 0.8) if name[:1]!='_' else ()
     return f"coursekit has no `{name}`: did you mean `{near[0]}`?" if near else ''
 
+def _star(module, own, importer): # What `from module import *` brings: within the package its own names
+    return own if importer.startswith('coursekit.') else [*own, *names_elsewhere(module)]
+
 def not_here(name, # What somebody asked a module for
-             module): # The module's name
+             module, # The module's name
+             own=()): # What was its `__all__`, if star imports shall bring the names elsewhere, too
     """For a module's `__getattr__`: the thing, if it stands elsewhere. Raises `AttributeError`, or, where an
     import asks for a name that is left out or misspelled, `ImportError`, whose text the reader sees"""
+    frame = sys._getframe(2)
+    if name=='__all__' and own: return _star(module, own, frame.f_globals.get('__name__', ''))
     home = _homes.get((module.removeprefix('coursekit.'), name))
     if home: return getattr(importlib.import_module(f'coursekit.{home}'), name)
-    frame = sys._getframe(2)
-    said = why_left_out(name) or _nearly(name, module)
+    names = own or getattr(sys.modules.get(module), '__dict__', {}).get('__all__', ())
+    said = why_left_out(name) or _nearly(name, names)
     imports = frame.f_code.co_code[frame.f_lasti]==dis.opmap['IMPORT_FROM']
     if said and imports: raise ImportError(said, name=name)
     raise AttributeError(said or f"module '{module}' has no attribute '{name}'")

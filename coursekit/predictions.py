@@ -60,7 +60,7 @@ def named_answers(vocab, # Names of the classes, or None
     else: return [(None,v) for v in outputs.flatten().tolist()]
     idxs = idxs[outputs[idxs].argsort(descending=True)]
     if decoded.dtype!=torch.bool: idxs = idxs[:top]
-    names = [*vocab, *(f'output {i}' for i in range(len(vocab), len(outputs)))] # it may have more than classes
+    names = [*vocab, *(f'output {i}' for i in range(len(vocab), len(outputs)))] # there may be more of them
     return [(names[int(i)],outputs[i].item()) for i in idxs]
 
 # %% ../nbs/library/predictions.ipynb #fbe11247
