@@ -145,6 +145,11 @@ the `size` of a transform | fails when a picture comes | raises unless it is pix
     | it takes less memory and time
 `Optimizer`, on a misspelt hyper-parameter | takes it, and the piece has its default | `ValueError` | the
     training would go on with another value than you wrote
+`MixUp` and `CutMix`, whole numbers for a loss without `y_int` | fail | blend the losses of both answers |
+    so `DiceLoss`, yes-or-no labels and losses of your own train on blends, too
+`tta(item_tfms=, batch_tfms=)` | both pipelines are replaced by what is passed | the other one stays, and
+    `ToTensor`, `IntToFloatTensor`, `Normalize` of this one | else the network would get what it never saw
+`learn.load`, of an exported file | fails | takes the weights | they are all that is asked for
 `get_preds(save_preds=, save_targs=)` | writes files batch by batch | has no such arguments |
     `torch.save` stores what `get_preds` returns
 `learn.fit`, on batches without targets | trains, with a loss of nan or 0 | `ValueError` that says so |
