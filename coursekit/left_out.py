@@ -145,6 +145,11 @@ the `size` of a transform | fails when a picture comes | raises unless it is pix
     | it takes less memory and time
 `Optimizer`, on a misspelt hyper-parameter | takes it, and the piece has its default | `ValueError` | the
     training would go on with another value than you wrote
+`MixUp` and `CutMix`, whole numbers for a loss without `y_int` | fail | blend the losses of both answers |
+    so `DiceLoss`, yes-or-no labels and losses of your own train on blends, too
+`tta(item_tfms=, batch_tfms=)` | both pipelines are replaced by what is passed | the other one stays, and
+    `ToTensor`, `IntToFloatTensor`, `Normalize` of this one | else the network would get what it never saw
+`learn.load`, of an exported file | fails | takes the weights | they are all that is asked for
 `get_preds(save_preds=, save_targs=)` | writes files batch by batch | has no such arguments |
     `torch.save` stores what `get_preds` returns
 `learn.fit`, on batches without targets | trains, with a loss of nan or 0 | `ValueError` that says so |
@@ -201,19 +206,24 @@ def why_left_out(name): # Of something that fastai has
     "Why coursekit has no `name`, and what to use; '' if it is not left out on purpose"
     return _in_words(name, *_names[name]) if name in _names else ''
 
-def _nearly(name, module): # The question whether a name much like it was meant; '' if there is none
-    names = getattr(sys.modules.get(module), '__dict__', {}).get('__all__', ())
+def _nearly(name, names): # The question whether a name much like it was meant; '' if there is none
     near = difflib.get_close_matches(name, names, 1, 0.8) if name[:1]!='_' else ()
     return f"coursekit has no `{name}`: did you mean `{near[0]}`?" if near else ''
 
+def _star(module, own, importer): # What `from module import *` brings: within the package its own names
+    return own if importer.startswith('coursekit.') else [*own, *names_elsewhere(module)]
+
 def not_here(name, # What somebody asked a module for
-             module): # The module's name
+             module, # The module's name
+             own=()): # What was its `__all__`, if star imports shall bring the names elsewhere, too
     """For a module's `__getattr__`: the thing, if it stands elsewhere. Raises `AttributeError`, or, where an
     import asks for a name that is left out or misspelled, `ImportError`, whose text the reader sees"""
+    frame = sys._getframe(2)
+    if name=='__all__' and own: return _star(module, own, frame.f_globals.get('__name__', ''))
     home = _homes.get((module.removeprefix('coursekit.'), name))
     if home: return getattr(importlib.import_module(f'coursekit.{home}'), name)
-    frame = sys._getframe(2)
-    said = why_left_out(name) or _nearly(name, module)
+    names = own or getattr(sys.modules.get(module), '__dict__', {}).get('__all__', ())
+    said = why_left_out(name) or _nearly(name, names)
     imports = frame.f_code.co_code[frame.f_lasti]==dis.opmap['IMPORT_FROM']
     if said and imports: raise ImportError(said, name=name)
     raise AttributeError(said or f"module '{module}' has no attribute '{name}'")

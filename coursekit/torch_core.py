@@ -30,7 +30,8 @@ from .state import always_undo
 _all_ = ['subplots','show_image','show_titled_image','show_images','tensor','set_seed','apply','to_detach',
          'default_device','to_device','to_cpu','to_np'] # fastai's module of this name has them
 
-def __getattr__(nm): return not_here(nm, __name__)
+_own = globals().pop('__all__', [])                            # others' star import brings more, as fastai's
+def __getattr__(nm): return not_here(nm, __name__, _own)
 
 # %% ../nbs/library/torch_core.ipynb #11b1a8fd
 _nowrap = get_default_nowrap_functions()          # such as `x.grad`: their results are left as they are

@@ -437,7 +437,7 @@ def test_a_unet_comes_back_with_its_masks(tmp_path, capsys):
     mask = PILMask.create(np.eye(32, 40, dtype=np.uint8))
     dls = SegmentationDataLoaders.from_label_func(tmp_path, files, lambda f: mask, codes=['off','line'],
                                                   seed=42, item_tfms=Resize(32), bs=2)
-    learn = unet_learner(dls, resnet_tiny, pretrained=False, self_attention=True, blur=True)
+    learn = unet_learner(dls, small, pretrained=False, self_attention=True, blur=True)
     file = learn.export(tmp_path/'unet')
     back = load_learner(file)
     (mask,_,probs),(same,_,same_probs) = (o.predict(files[1]) for o in (learn,back))
@@ -447,7 +447,7 @@ def test_a_unet_comes_back_with_its_masks(tmp_path, capsys):
     shares = json.loads(capsys.readouterr().out)['predictions']
     assert sum(o['share'] for o in shares)==pytest.approx(1) and {o['label'] for o in shares}<={'off','line'}
     assert main(['serve', str(file), '--port', '0'])==2 and 'for each pixel' in capsys.readouterr().err
-    odd = create_unet_model(resnet_tiny, 2, (32,32), pretrained=False)(torch.rand(2,3,33,47))
+    odd = create_unet_model(small, 2, (32,32), pretrained=False)(torch.rand(2,3,33,47))
     assert odd.shape==(2,2,33,47)
     pytest.importorskip('onnx', reason='onnx is not installed')
     seen,notes = in_onnxruntime(learn.to_onnx(tmp_path/'unet'), learn, files[:3])

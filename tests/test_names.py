@@ -51,3 +51,5 @@ def test_names_that_stand_elsewhere_are_found():
         m,there = (importlib.import_module(f'coursekit.{o}') for o in (place, home))
         for nm in names.split(): assert getattr(m, nm) is getattr(there, nm), (place, nm)
         assert not hasattr(m, 'no_such_name')
+        exec(f'from coursekit.{place} import *', brought := {})
+        assert {*names.split()} <= {*brought}, f'{place}: what others get by the star'

@@ -453,7 +453,8 @@ class TfmdDL(DataLoader):
             with replaced(self, get_idxs=lambda: [0]*self.bs): b = self.one_batch()
         if b is None: b = self.one_batch()
         x,y,items = self._to_show(b, max_n)
-        return show_batch(x, y, items, ctxs=ctxs, max_n=max_n, **kwargs) if show else (x,y,items)
+        if not show: return x,y,items
+        show_batch(x, y, items, ctxs=ctxs, max_n=max_n, **kwargs)
 
     def show_results(self, b, out, max_n=9, ctxs=None, **kwargs):
         "Show inputs of batch `b`, targets (`None` where there are none) and decoded predictions `out`"
@@ -639,6 +640,20 @@ def get_grid(n, # How many pictures
 # %% ../../nbs/library/data_core.ipynb #964b4f01
 _grid_args = names_of(get_grid)                       # of no use for text, but none of them is a mistake
 def _in_a_line(parts): return ' | '.join(one_line(o) for o in parts if o is not None)
+def _drawable(parts): # Does one of them know how to draw itself? Numbers and texts are printed
+    return any(hasattr(o, 'show') and not isinstance(o, (int,float,str)) for o in parts)
+
+def _show_rows(rows, ctxs, max_n, kwargs, where): # Each on an axis, if its parts can draw; else as a line
+    check_names(kwargs, _grid_args, where)
+    rows = list(rows)[:max_n]
+    if not any(map(_drawable, rows)):
+        for r in rows: print(_in_a_line(r))
+        return ctxs
+    if ctxs is None: ctxs = get_grid(len(rows), **kwargs)
+    for r,ctx in zip(rows, ctxs):
+        for o in r:
+            if hasattr(o, 'show'): o.show(ctx=ctx)
+    return ctxs
 
 @typedispatch
 def show_batch(x, # Inputs of a batch, decoded (several: a tuple); their type decides who shows it
@@ -647,9 +662,8 @@ def show_batch(x, # Inputs of a batch, decoded (several: a tuple); their type de
                ctxs=None, # matplotlib axes to draw on, where something is drawn
                max_n=9, # At most so many
                **kwargs): # For a grid of axes, see `get_grid`
-    "Print the samples. Raises `TypeError` for an argument that nobody knows"
-    check_names(kwargs, _grid_args, 'show_batch')
-    for s in samples[:max_n]: print(_in_a_line(s))
+    "Let the samples draw themselves, or print them. Raises `TypeError` for an argument that nobody knows"
+    return _show_rows(samples, ctxs, max_n, kwargs, 'show_batch')
 
 @typedispatch
 def show_batch(x:tuple, y, samples, **kwargs):
@@ -660,9 +674,8 @@ def show_batch(x:tuple, y, samples, **kwargs):
 def show_results(x, y, samples, # As for `show_batch`
                  outs, # For each item a tuple of its predictions, decoded
                  ctxs=None, max_n=9, **kwargs): # As for `show_batch`
-    "Print the samples with their predictions. Raises `TypeError` for an argument that nobody knows"
-    check_names(kwargs, _grid_args, 'show_results')
-    for s,o in zip(samples[:max_n], outs): print(_in_a_line((*s, *o)))
+    "The samples with their predictions, as in `show_batch`"
+    return _show_rows([(*s, *o) for s,o in zip(samples, outs)], ctxs, max_n, kwargs, 'show_results')
 
 @typedispatch
 def show_results(x:tuple, y, samples, outs, **kwargs):

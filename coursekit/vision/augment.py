@@ -28,7 +28,8 @@ from .core import *
 _all_ = ['RandTransform', 'ResizeMethod', 'PadMode', 'Resize', 'RatioResize', 'CropPad', 'RandomCrop',
          'RandomResizedCrop', 'FlipItem', 'DihedralItem', 'dihedral']
 
-def __getattr__(nm): return not_here(nm, __name__)             # what fastai has here and we elsewhere
+_own = globals().pop('__all__', [])                            # others' star import brings more, as fastai's
+def __getattr__(nm): return not_here(nm, __name__, _own)
 
 # %% ../../nbs/13_augmentation.ipynb #bd5c7001
 #| code-fold: true

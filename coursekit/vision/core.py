@@ -34,7 +34,8 @@ _all_ = ['Image','PIL','check_number','BILINEAR','NEAREST',
          'TensorPoint','TensorBBox','LabeledBBox','ToTensor','image2tensor'] # fastai's has them too
 BILINEAR,NEAREST = Image.Resampling.BILINEAR,Image.Resampling.NEAREST
 
-def __getattr__(nm): return not_here(nm, __name__)
+_own = globals().pop('__all__', [])                            # others' star import brings more, as fastai's
+def __getattr__(nm): return not_here(nm, __name__, _own)
 
 # %% ../../nbs/library/vision_core.ipynb #18b18bc8
 imagenet_stats = ([0.485,0.456,0.406], [0.229,0.224,0.225]) # mean and deviation of red, green, blue …

@@ -88,7 +88,7 @@ _classes = """
     RegNet_Y_400MF_Weights RegNet_Y_800MF_Weights RegNet_Y_1_6GF_Weights RegNet_Y_3_2GF_Weights
     RegNet_Y_8GF_Weights RegNet_Y_16GF_Weights RegNet_Y_32GF_Weights RegNet_Y_128GF_Weights
     RegNet_X_400MF_Weights RegNet_X_800MF_Weights RegNet_X_1_6GF_Weights RegNet_X_3_2GF_Weights
-    RegNet_X_8GF_Weights RegNet_X_16GF_Weights RegNet_X_32GF_Weights ResNet18_Weights ResNet34_Weights
+    RegNet_X_8GF_Weights RegNet_X_16GF_Weights RegNet_X_32GF_Weights ResNet ResNet18_Weights ResNet34_Weights
     ResNet50_Weights ResNet101_Weights ResNet152_Weights ResNeXt50_32X4D_Weights ResNeXt101_32X8D_Weights
     ResNeXt101_64X4D_Weights Wide_ResNet50_2_Weights Wide_ResNet101_2_Weights ShuffleNetV2
     ShuffleNet_V2_X0_5_Weights ShuffleNet_V2_X1_0_Weights ShuffleNet_V2_X1_5_Weights
