@@ -79,6 +79,9 @@ vision.core | vision.data | AddMaskCodes OpenMask
 vision.augment | vision.tensors | OldRandomCrop affine_grid affine_mat mask_tensor flip_mat dihedral_mat
     rotate_mat zoom_mat find_coeffs apply_perspective DeterministicDraw DeterministicFlip
     DeterministicDihedral SpaceTfm HSVTfm grayscale rgb2hsv hsv2rgb cutout_gaussian norm_apply_denorm
+vision.learner | vision.zoo | TimmBody
+vision.learner | vision.create | model_meta has_pool_type create_cnn_model create_timm_model
+vision.learner | vision.models.unet | create_unet_model unet_learner
 """
 
 # %% ../nbs/library/left_out.ipynb #62f1ce81

@@ -21,11 +21,15 @@ from ..data.transforms import Normalize, get_c
 from ..errors import brief, no_typos
 from ..layers import *
 from ..learner import *
+from ..left_out import not_here
 from ..optimizer import *
 from ..recipes import note_recipe
 from ..state import keep_modes, keep_rng
 from ..torch_core import one_param
 from .zoo import *
+
+_own = globals().pop('__all__', [])                            # others' star import brings more, as fastai's
+def __getattr__(nm): return not_here(nm, __name__, _own)
 
 # %% ../../nbs/14_transfer.ipynb #3064c11e
 #| code-fold: true
