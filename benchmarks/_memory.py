@@ -21,7 +21,7 @@ def train(lib, work): # One epoch, in the way of that library
         x,y = torch.rand(832,3,28,28),torch.randint(2,(832,))
         items = list(zip(x,y))
         sets,bs,loss,lr = [items[:768],items[768:]],64,F.cross_entropy,1e-3
-        model = importlib.import_module('coursekit.vision.models' if lib=='coursekit'
+        model = importlib.import_module('coursekit.vision.models.resnet' if lib=='coursekit'
                                         else 'torchvision.models').resnet18(num_classes=2)
     if lib=='bare':
         make = torch.optim.SGD if work=='linear' else torch.optim.AdamW

@@ -41,7 +41,7 @@ def bare_epoch(model, opt, bs, half):
 
 def speed():
     import coursekit.callback.channelslast, coursekit.callback.progress  # noqa: F401
-    import coursekit.learner as ck, coursekit.optimizer as cko, coursekit.vision.models as ckv
+    import coursekit.learner as ck, coursekit.optimizer as cko, coursekit.vision.models.resnet as ckv
     import fastai.callback.progress, fastai.learner as fa, fastai.optimizer as fao  # noqa: F401
     import torchvision.models as tvm
     from coursekit.callback.fp16 import has_fast_bf16
@@ -67,7 +67,7 @@ def speed():
 def accuracy(side=64, n_seeds=5):
     import coursekit.callback.channelslast, coursekit.callback.progress  # noqa: F401
     import coursekit.callback.schedule  # noqa: F401
-    import coursekit.learner as ck, coursekit.optimizer as cko, coursekit.vision.models as ckv
+    import coursekit.learner as ck, coursekit.optimizer as cko, coursekit.vision.models.resnet as ckv
     from coursekit.metrics import accuracy
     t = Topic('half-accuracy', f'resnet18, 3 epochs of 768 digits of {side} × {side}, {n_seeds} seeds: how '
                                'many of 256 others are read right, and their scatter', once=True)

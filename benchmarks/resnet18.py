@@ -85,7 +85,7 @@ def from_files(): # As `from_tensors`, of files: each library opens them in its 
 
 def topic(name, what, make_dls, adam, **goals):
     import coursekit.learner as ck, coursekit.optimizer as cko
-    import coursekit.metrics as ckm, coursekit.vision.models as ckv
+    import coursekit.metrics as ckm, coursekit.vision.models.resnet as ckv
     import fastai.learner as fa, fastai.optimizer as fao, fastai.metrics as fam, torchvision.models as tvm
     import coursekit.callback.progress, fastai.callback.progress  # noqa: F401
     t = Topic(name, f'Learner.fit(1) of resnet18: {N} + {N_VALID} digits of 3 × 28 × 28, batch {BS}, with '

@@ -7,7 +7,7 @@ __all__ = ['doc']
 
 # %% ../nbs/library/basics.ipynb #740dedb0
 from .torch_basics import *
-from .left_out import not_here as _not_here
+from .left_out import names_elsewhere as _names_elsewhere, not_here as _not_here
 from .data.external import *
 from .data.load import *
 from .optimizer import *
@@ -81,9 +81,5 @@ def doc(f): # A function or class
     else: display(Markdown(text))
 
 # %% ../nbs/library/basics.ipynb #bd515c98
-__all__ = [*(n for n in globals() if not n.startswith('_')), 'load_learner']
-_interpret = 'Interpretation ClassificationInterpretation SegmentationInterpretation plot_top_losses'.split()
-def __getattr__(nm): # These build on modules that stand after this one: fetched when asked for
-    if nm=='load_learner': return importlib.import_module('coursekit.export').load_learner
-    if nm in _interpret: return getattr(importlib.import_module('coursekit.interpret'), nm)
-    return _not_here(nm, __name__)
+__all__ = [*(n for n in globals() if not n.startswith('_')), *_names_elsewhere(__name__)]
+def __getattr__(nm): return _not_here(nm, __name__) # also fetches `load_learner` and `Interpretation`

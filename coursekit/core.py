@@ -40,7 +40,8 @@ def _list2tensor(x, dtype): # A list as a tensor: of numbers, or of things that 
     if x and all(isinstance(o, (Tensor,np.ndarray,Image.Image)) for o in x):
         return torch.stack([tensor(o) for o in x])
     try:
-        return torch.tensor(x)
+        res = torch.tensor(x)
+        return res.to(torch.get_default_dtype()) if res.dtype is torch.float64 and dtype is None else res
     except (TypeError,ValueError,RuntimeError):
         return _array2tensor(np.array([np.asarray(o) for o in x]), dtype)
 

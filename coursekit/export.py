@@ -35,10 +35,12 @@ from .vision.augment import *
 from .vision.points import *
 from .vision.data import *
 from .vision.learner import *
-from .vision.unet import *
+from .vision.models.unet import *
 
 # %% ../nbs/library/export.ipynb #57cc6e5a
-_our_archs = 'coursekit.vision.models','coursekit.vision.xresnet','coursekit.vision.efficientnet'
+_our_archs = ('coursekit.vision.models.resnet', 'coursekit.vision.models.xresnet',
+              'coursekit.vision.efficientnet')
+_where_they_were = {'coursekit.vision.models':_our_archs[0], 'coursekit.vision.xresnet':_our_archs[1]}
 
 def _is_constructor(f): return inspect.isfunction(f) and 'pretrained' in inspect.signature(f).parameters
 
@@ -56,6 +58,7 @@ def arch_by_name(name): # As `arch_name` gives it
     module,_,f = name.rpartition('.')
     if module=='torchvision.models' and f in torchvision_names():
         return getattr(importlib.import_module(module), f)
+    module = _where_they_were.get(module, module) # files of earlier versions name these
     if module not in _our_archs: return None
     o = getattr(importlib.import_module(module), f, None)
     return o if _is_constructor(o) else None
@@ -488,6 +491,8 @@ def learner_description(learn): # A `Learner`
 
 def export_path(learn, fname): # As in `Learner.export`
     "Where `learn.export(fname)` writes: `learn.path/fname`, with `.safetensors` where `fname` has no ending"
+    if isinstance(fname, io.TextIOBase): raise TypeError(
+        f"{getattr(fname, 'name', 'The file')} is open as text: use open(name, 'wb')")
     if hasattr(fname, 'write'): return fname
     if not isinstance(fname, (str,os.PathLike)) or not Path(fname).name: raise ValueError(
         f"export takes the name of a file, for example 'pets', and not {fname!r}")
@@ -573,6 +578,8 @@ def _check_name(fname): # Of a file to be loaded
 def _opened_export(fname): # The open file, its size, and its name
     if hasattr(fname, 'read'):
         content = fname.read()
+        if isinstance(content, str): raise TypeError(
+            f"{getattr(fname, 'name', 'The file')} is open as text: use open(name, 'rb')")
         yield io.BytesIO(content),len(content),getattr(fname, 'name', 'The open file')
         return
     _check_name(fname)

@@ -7,6 +7,7 @@ __all__ = ['preparation', 'gives_masks', 'onnx_notes']
 
 # %% ../nbs/library/export_onnx.ipynb #d174da75
 import io, json, os, tempfile, warnings
+from contextlib import contextmanager
 from copy import deepcopy
 from fastcore.basics import patch
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
@@ -41,8 +42,9 @@ def _leaves_pictures(f): # Does transform `f` only change targets, such as masks
 
 def preparation(learn): # A `Learner` of pictures
     "How another program prepares a picture, as JSON has it. Raises `ExportError` if that cannot be said"
-    res = {'channels':None, 'size':None, 'range':[0,1], 'layout':'NCHW', 'resize':None, 'box':None,
-           'filter':'bilinear, antialiased'}
+    c,h,w = _blank(learn)
+    res = {'channels':{1:'L',3:'RGB',4:'RGBA'}.get(c, str(c)), 'size':[h,w], 'range':[0,1], 'layout':'NCHW',
+           'resize':None, 'box':None, 'filter':'bilinear, antialiased'}
     for f in learn.dls.valid.after_item.fs:
         if isinstance(f, Resize): res |= {'resize':f.method, 'pad_mode':f.pad_mode}
         elif isinstance(f, RandomResizedCrop):
@@ -51,8 +53,7 @@ def preparation(learn): # A `Learner` of pictures
         elif isinstance(f, CropPad): res |= {'resize':'cut', 'pad_mode':f.pad_mode} # the middle, as it is
         elif f.split_idx!=0 and not isinstance(f, ToTensor) and not _leaves_pictures(f): raise ExportError(
             f'What the transform {f.name!r} does to a picture cannot be said in an ONNX file')
-    c,h,w = _blank(learn)
-    return res | {'channels':{1:'L',3:'RGB',4:'RGBA'}.get(c, str(c)), 'size':[h,w]}
+    return res
 
 def _as_matrices(f, h, w): # What transform `f` does to pictures of `h` × `w` in validation: y = A x Bᵀ
     def of(x): return f(TensorImage(x), split_idx=1).as_subclass(Tensor)
@@ -193,11 +194,22 @@ def to_onnx(self:Learner, fname='model.onnx', # In `learn.path`; `.onnx` is adde
     with atomic_write(file) as f: f.write(proto.SerializeToString())
     return file
 
+@contextmanager
+def _usual_attention(): # Without torch's quick operator for it, which ONNX lacks
+    mha = torch.backends.mha
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally: mha.set_fastpath_enabled(before)
+
 def _onnx_bytes(net, x, opset, dynamo):
     names = dict(input_names=['pictures'], output_names=['probabilities'], opset_version=opset)
     buf = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad(), keep_rng():
+    with warnings.catch_warnings(), torch.no_grad(), keep_rng(), _usual_attention():
         warnings.simplefilter('ignore')                       # of numbers that it takes for fixed: they are
+        if not isinstance(out := net.model(net.before(x)), Tensor): raise ExportError(
+            f'The model gives {len(out)} outputs for a picture, and an ONNX file of ours holds one')
         if dynamo:
             shapes = {'pictures':{0:torch.export.Dim('number')}}
             with tempfile.TemporaryDirectory() as d:

@@ -374,10 +374,10 @@ def Adam(params, lr, # As in `SGD`
     steps = [*_means, adam_step]
     return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
-def RAdam(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., decouple_wd=True):
-    "Adam that waits until its mean square can be trusted. Arguments as in `Adam`"
+def RAdam(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., beta=0., decouple_wd=True):
+    "Adam that waits until its mean square can be trusted. As in `Adam`; `beta` as in `radam_step`"
     steps = [*_means, radam_step]
-    return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+    return _optimizer(params, steps, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, beta=beta)
 
 def Lamb(params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0., decouple_wd=True):
     "Adam with a rate of its own for each tensor, for very large batches. Arguments as in `Adam`"

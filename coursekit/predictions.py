@@ -60,7 +60,8 @@ def named_answers(vocab, # Names of the classes, or None
     else: return [(None,v) for v in outputs.flatten().tolist()]
     idxs = idxs[outputs[idxs].argsort(descending=True)]
     if decoded.dtype!=torch.bool: idxs = idxs[:top]
-    return [(vocab[int(i)],outputs[i].item()) for i in idxs]
+    names = [*vocab, *(f'output {i}' for i in range(len(vocab), len(outputs)))] # there may be more of them
+    return [(names[int(i)],outputs[i].item()) for i in idxs]
 
 # %% ../nbs/library/predictions.ipynb #fbe11247
 def _as_text(out, measure): # A writer of rows, for people; what numbers are: 'probability' or 'share'

@@ -7,7 +7,7 @@ __all__ = ['join_path_file', 'save_atomic', 'check_can_write', 'save_model', 'ch
            'load_model']
 
 # %% ../nbs/library/saving.ipynb #f4d0bb59
-import io, json, re, tempfile, warnings, zipfile, zlib
+import hashlib, io, json, re, tempfile, warnings, zipfile, zlib
 from contextlib import nullcontext
 import safetensors, safetensors.torch
 from .core import *
@@ -124,6 +124,10 @@ def _from_safetensors(content): # The weights, and the optimizer's state or None
         raise ValueError('its content has changed since it was saved')
     texts = json.loads(head).get('__metadata__', {})
     tensors = safetensors.torch.load(content)
+    if (written := texts.get('sha256_numbers')): # by `learn.export`; the rest of its notes is not needed
+        if hashlib.sha256(data).hexdigest()!=written:
+            raise ValueError('its content has changed since it was written')
+        return tensors,None
     tensors.update({k:tensors[other] for k,other in texts.items() if k!='format' and other in tensors})
     if 'coursekit' not in texts: return tensors,None
     note = json.loads(texts['coursekit'])

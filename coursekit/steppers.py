@@ -8,6 +8,7 @@ __all__ = ['Buffer', 'step_stat', 'radam_step', 'lamb_step', 'qhadam_step', 'lar
 # %% ../nbs/library/steppers.ipynb #f64b27e0
 from typing import NewType
 from torch import Tensor
+from torch.nn.functional import softplus
 
 # %% ../nbs/library/steppers.ipynb #457ef807
 # the memory of a piece: a tensor like `p`, kept by the optimizer, zero at first
@@ -21,14 +22,16 @@ def step_stat(p, # A parameter, which doesn't matter
     return {'step': step+1}
 
 # %% ../nbs/library/steppers.ipynb #76c33ad3
-def radam_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):
-    "Momentum's step until the mean square can be trusted, then Adam's (Liu et al. 2020, algorithm 2)"
+def radam_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer, beta=0.):
+    """Momentum's step until the mean square can be trusted, then Adam's (Liu et al. 2020, algorithm 2).
+    `beta` smooths the root, as in SAdam (Tong et al. 2019): softplus keeps a small one from a long step"""
     lr,d = lr/(1-mom**step),1-sqr_mom**step
     r_inf = 2/(1-sqr_mom) - 1                          # how many gradients a full mean stands for
     r = r_inf - 2*step*(1-d)/d                         # how many it has seen so far
     if r<=5: return p.add_(grad_avg, alpha=-lr)        # too few
     v = ((r-4)*(r-2)*r_inf / ((r_inf-4)*(r_inf-2)*r))**0.5     # trust: from near 0 up to 1
-    p.addcdiv_(grad_avg, (sqr_avg/d).sqrt().add_(eps), value=-lr*v)
+    root = (sqr_avg/d).sqrt().add_(eps)
+    p.addcdiv_(grad_avg, softplus(root, beta) if beta else root, value=-lr*v)
 
 # %% ../nbs/library/steppers.ipynb #a968d521
 def lamb_step(p, lr, mom, sqr_mom, eps, step, grad_avg:Buffer, sqr_avg:Buffer):

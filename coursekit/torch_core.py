@@ -17,22 +17,21 @@ __all__ = ['bn_types', 'norm_types', 'TensorBase', 'TensorImageBase', 'TensorIma
            'to_device', 'to_cpu', 'to_np']
 
 # %% ../nbs/library/torch_core.ipynb #a4c8f86e
-import copy, functools, importlib, inspect, itertools, os, random
+import copy, functools, inspect, itertools, os, random
 import torch
 from contextlib import contextmanager
 from torch import Tensor
 from torch.overrides import get_default_nowrap_functions
 from fastcore.all import L, all_equal, is_listy, listify, patch
 from .core import *
+from .left_out import not_here
 from .state import always_undo
 
 _all_ = ['subplots','show_image','show_titled_image','show_images','tensor','set_seed','apply','to_detach',
-         'default_device','to_device','to_cpu','to_np'] # fastai has them here; of those below, too, but:
-_stand_later = dict(find_bs='metrics', flatten_check='metrics', Module='bricks', init_default='bricks',
-                    apply_leaf='bricks', apply_init='bricks', cond_init='layers', doc='basics')
-def __getattr__(name): # Their modules build on this one: fetched when asked for
-    if name in _stand_later: return getattr(importlib.import_module(f'coursekit.{_stand_later[name]}'), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+         'default_device','to_device','to_cpu','to_np'] # fastai's module of this name has them
+
+_own = globals().pop('__all__', [])                            # others' star import brings more, as fastai's
+def __getattr__(nm): return not_here(nm, __name__, _own)
 
 # %% ../nbs/library/torch_core.ipynb #11b1a8fd
 _nowrap = get_default_nowrap_functions()          # such as `x.grad`: their results are left as they are

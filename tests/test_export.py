@@ -292,6 +292,11 @@ def test_names(pictures, tmp_path, monkeypatch):
     learn.export(buf)
     buf.seek(0)
     load_learner(buf)
+    for f in (learn.export,load_learner):
+        with pytest.raises(TypeError, match='open as text'): f(io.StringIO())
+    again = learner(loaders(pictures), path=tmp_path)
+    again.load(tmp_path/'pets.safetensors')                    # the weights alone
+    assert torch.equal(again.model[1][-1].weight, learn.model[1][-1].weight)
     assert Path('export.pkl').read_bytes()==Path('pets.safetensors').read_bytes()==buf.getvalue()
     assert safetensors.torch.load_file('pets.safetensors').keys()==learn.model.state_dict().keys()
 
@@ -364,10 +369,17 @@ def test_onnx(name, pictures, tmp_path):
     assert (notes['threshold'] is not None)==(name=='labels')
     assert ('left or top edge' in notes['decoding'])==(name=='points')
 
+class Twins(nn.Module):
+    def forward(self, x): return x.mean((2,3)),x.amax((2,3))
+
 def test_onnx_refuses_what_it_cannot_hold(pictures, tmp_path):
     pytest.importorskip('onnx', reason='onnx is not installed')
     learn = learner(loaders(pictures, batch_tfms=[Darker(0.5)]), path=tmp_path)
     with pytest.raises(ExportError, match="'Darker' of batches"): learn.to_onnx('x')
+    plain = DataLoader([(torch.randn(3, 8, 8),0)]*4, bs=2)
+    for dls,why in ((loaders(pictures),'gives 2 outputs'), (DataLoaders(plain, plain),'no pictures')):
+        with pytest.raises(ExportError, match=why):
+            Learner(dls, Twins(), loss_func=nn.CrossEntropyLoss(), path=tmp_path).to_onnx('x')
     learn = learner(loaders(pictures), path=tmp_path)
     for kw,why in ((dict(opset=3),'from 9 to 23'), (dict(opset='18'),"opset='18'"), (dict(fname=3),'not 3')):
         with pytest.raises(ValueError, match=why): learn.to_onnx(**kw)
@@ -425,7 +437,7 @@ def test_a_unet_comes_back_with_its_masks(tmp_path, capsys):
     mask = PILMask.create(np.eye(32, 40, dtype=np.uint8))
     dls = SegmentationDataLoaders.from_label_func(tmp_path, files, lambda f: mask, codes=['off','line'],
                                                   seed=42, item_tfms=Resize(32), bs=2)
-    learn = unet_learner(dls, resnet_tiny, pretrained=False, self_attention=True, blur=True)
+    learn = unet_learner(dls, small, pretrained=False, self_attention=True, blur=True)
     file = learn.export(tmp_path/'unet')
     back = load_learner(file)
     (mask,_,probs),(same,_,same_probs) = (o.predict(files[1]) for o in (learn,back))
@@ -435,7 +447,7 @@ def test_a_unet_comes_back_with_its_masks(tmp_path, capsys):
     shares = json.loads(capsys.readouterr().out)['predictions']
     assert sum(o['share'] for o in shares)==pytest.approx(1) and {o['label'] for o in shares}<={'off','line'}
     assert main(['serve', str(file), '--port', '0'])==2 and 'for each pixel' in capsys.readouterr().err
-    odd = create_unet_model(resnet_tiny, 2, (32,32), pretrained=False)(torch.rand(2,3,33,47))
+    odd = create_unet_model(small, 2, (32,32), pretrained=False)(torch.rand(2,3,33,47))
     assert odd.shape==(2,2,33,47)
     pytest.importorskip('onnx', reason='onnx is not installed')
     seen,notes = in_onnxruntime(learn.to_onnx(tmp_path/'unet'), learn, files[:3])

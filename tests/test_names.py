@@ -3,7 +3,7 @@ import importlib, subprocess, sys
 from pathlib import Path
 import pytest
 import coursekit.vision.all as V
-from coursekit.left_out import left_out, left_out_modules, table_rows, why_left_out
+from coursekit.left_out import elsewhere, left_out, left_out_modules, table_rows, why_left_out
 
 # Written by benchmarks/_fastai_names.py
 NAMES = (Path(__file__).parent/'fastai_names.txt').read_text().split()
@@ -45,3 +45,11 @@ assert not heavy, heavy
 assert ndimage.median_filter(array([1,9,1]), 3).tolist()==[1,1,1]
 '''
     subprocess.run([sys.executable, '-c', code], check=True)
+
+def test_names_that_stand_elsewhere_are_found():
+    for place,home,names in table_rows(elsewhere):
+        m,there = (importlib.import_module(f'coursekit.{o}') for o in (place, home))
+        for nm in names.split(): assert getattr(m, nm) is getattr(there, nm), (place, nm)
+        assert not hasattr(m, 'no_such_name')
+        exec(f'from coursekit.{place} import *', brought := {})
+        assert {*names.split()} <= {*brought}, f'{place}: what others get by the star'

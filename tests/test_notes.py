@@ -16,7 +16,7 @@ from torchvision import models as zoo
 from coursekit.data.external import URLs
 from coursekit.sketch.pets import draw_pets
 import coursekit.vision.all as V
-import coursekit.vision.models as ours
+import coursekit.vision.models.resnet as ours
 from servers import FaultServer, tgz
 
 BREEDS = 'Bengal','Sphynx','pug','samoyed'

@@ -9,7 +9,7 @@ from coursekit.vision.all import (CategoryBlock, DataBlock, DataLoader, DataLoad
     Normalize, PILImage, PILImageBW, RandomSplitter, Resize, TensorDataset, create_vision_model, cut_model,
     fit_stats, get_image_files, models, parent_label, resnet18, squeezenet1_1, vision_learner)
 from coursekit.vision.zoo import load_arch, torchvision_names
-import coursekit.vision.models as M
+import coursekit.vision.models.resnet as M
 sys.path.insert(0, str(Path(__file__).parent))
 from servers import FaultServer
 
@@ -244,7 +244,7 @@ def test_bodies_of_networks_that_are_more_than_a_row(name):
 def test_a_body_gets_the_statistics_that_its_network_makes_of_pictures(cache, monkeypatch):
     "googlenet turns ImageNet's statistics into a half and a half when it is called, which a body is not"
     net = torchvision.models.googlenet(init_weights=False).state_dict()
-    monkeypatch.setattr('coursekit.vision.zoo.published_weights', lambda *args, **kwargs: net)
+    monkeypatch.setattr('coursekit.vision.models.published_weights', lambda *args, **kwargs: net)
     net,stats = load_arch(torchvision.models.googlenet)
     assert stats==([.5]*3,[.5]*3) and not net.transform_input
 

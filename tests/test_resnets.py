@@ -5,7 +5,7 @@ from urllib.error import URLError
 import pytest, torch, torchvision
 from torch import nn
 import torch.nn.functional as F
-from coursekit.vision import models as M, xresnet as X
+from coursekit.vision.models import resnet as M, xresnet as X
 
 NETS = 'resnet18 resnet34 resnet50 resnet101 resnet152'.split()
 SIZES = [('resnet_tiny',96,1495648), ('xresnet18',134,11708744), ('xresnet34',230,21816904),

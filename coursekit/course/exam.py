@@ -24,7 +24,7 @@ from ..files import atomic_write
 from ..layers import *
 from ..sketch.digits import HABITS, STYLES, ink_box, sketch_digits
 from ..state import keep_modes
-from ..vision.models import BasicBlock, Bottleneck
+from ..vision.models.resnet import BasicBlock, Bottleneck
 try: from anywidget import AnyWidget
 except ImportError: AnyWidget = traitlets.HasTraits           # then the canvas is a picture only
 

@@ -261,6 +261,10 @@ class Datasets(FilteredBase):
                 tl.subset(s).check_items('validation ' if s else 'training ')
 
     @property
+    def tfms(self):
+        "The pipeline of each element"
+        return self.tls.attrgot('tfms')
+    @property
     def loss_func(self):
         "The loss that suits the target; `None` where several targets each have their own"
         losses = [tl.tfms.loss_func for tl in self.tls[self.n_inp:] if hasattr(tl.tfms, 'loss_func')]
@@ -449,7 +453,8 @@ class TfmdDL(DataLoader):
             with replaced(self, get_idxs=lambda: [0]*self.bs): b = self.one_batch()
         if b is None: b = self.one_batch()
         x,y,items = self._to_show(b, max_n)
-        return show_batch(x, y, items, ctxs=ctxs, max_n=max_n, **kwargs) if show else (x,y,items)
+        if not show: return x,y,items
+        show_batch(x, y, items, ctxs=ctxs, max_n=max_n, **kwargs)
 
     def show_results(self, b, out, max_n=9, ctxs=None, **kwargs):
         "Show inputs of batch `b`, targets (`None` where there are none) and decoded predictions `out`"
@@ -547,6 +552,10 @@ class DataLoaders:
         loaders = [_loader_like(dl, empty(dl.dataset)) for dl in self.loaders]
         for dl in loaders: dl.why_empty = TfmdDL.without_data
         return type(self)(*loaders, path=self.path, device=self.device)
+    def _n_inp_of_items(self): # `n_inp`; where nobody said it, a training item shows it (a new one cannot)
+        if self.n_inp is not None or not len(self.train_ds): return self.n_inp
+        with keep_rng(): item = self.train_ds[0]
+        return max(1, len(item)-1) if isinstance(item, (tuple,list)) else 1
     def test_dl(self, test_items, # New items, of the kind the data was made from, or further along
                 rm_type_tfms=None, # How many steps at the front they are past; `None`: by their type
                 with_labels:bool=False, # Do they carry labels?
@@ -554,9 +563,10 @@ class DataLoaders:
                 **kwargs): # As for the loader
         "A loader of new items, treated as the validation set is"
         dl = self[min(1, len(self)-1)]
+        own = dict(shuffle=False, drop_last=False) | ({} if bs is None else {'bs':bs})
         if isinstance(dl.dataset, FilteredBase):
             test_items = test_set(dl.dataset, test_items, rm_type_tfms, with_labels)
-        own = dict(shuffle=False, drop_last=False) | ({} if bs is None else {'bs':bs})
+            own['n_inp'] = self._n_inp_of_items()
         return _loader_like(dl, test_items, **own | kwargs).to(self.device)
     def twin(self):
         "Loaders of the same data, with pipelines of their own: `add_tfms` leaves the other ones as they are"
@@ -630,6 +640,20 @@ def get_grid(n, # How many pictures
 # %% ../../nbs/library/data_core.ipynb #964b4f01
 _grid_args = names_of(get_grid)                       # of no use for text, but none of them is a mistake
 def _in_a_line(parts): return ' | '.join(one_line(o) for o in parts if o is not None)
+def _drawable(parts): # Does one of them know how to draw itself? Numbers and texts are printed
+    return any(hasattr(o, 'show') and not isinstance(o, (int,float,str)) for o in parts)
+
+def _show_rows(rows, ctxs, max_n, kwargs, where): # Each on an axis, if its parts can draw; else as a line
+    check_names(kwargs, _grid_args, where)
+    rows = list(rows)[:max_n]
+    if not any(map(_drawable, rows)):
+        for r in rows: print(_in_a_line(r))
+        return ctxs
+    if ctxs is None: ctxs = get_grid(len(rows), **kwargs)
+    for r,ctx in zip(rows, ctxs):
+        for o in r:
+            if hasattr(o, 'show'): o.show(ctx=ctx)
+    return ctxs
 
 @typedispatch
 def show_batch(x, # Inputs of a batch, decoded (several: a tuple); their type decides who shows it
@@ -638,9 +662,8 @@ def show_batch(x, # Inputs of a batch, decoded (several: a tuple); their type de
                ctxs=None, # matplotlib axes to draw on, where something is drawn
                max_n=9, # At most so many
                **kwargs): # For a grid of axes, see `get_grid`
-    "Print the samples. Raises `TypeError` for an argument that nobody knows"
-    check_names(kwargs, _grid_args, 'show_batch')
-    for s in samples[:max_n]: print(_in_a_line(s))
+    "Let the samples draw themselves, or print them. Raises `TypeError` for an argument that nobody knows"
+    return _show_rows(samples, ctxs, max_n, kwargs, 'show_batch')
 
 @typedispatch
 def show_batch(x:tuple, y, samples, **kwargs):
@@ -651,9 +674,8 @@ def show_batch(x:tuple, y, samples, **kwargs):
 def show_results(x, y, samples, # As for `show_batch`
                  outs, # For each item a tuple of its predictions, decoded
                  ctxs=None, max_n=9, **kwargs): # As for `show_batch`
-    "Print the samples with their predictions. Raises `TypeError` for an argument that nobody knows"
-    check_names(kwargs, _grid_args, 'show_results')
-    for s,o in zip(samples[:max_n], outs): print(_in_a_line((*s, *o)))
+    "The samples with their predictions, as in `show_batch`"
+    return _show_rows([(*s, *o) for s,o in zip(samples, outs)], ctxs, max_n, kwargs, 'show_results')
 
 @typedispatch
 def show_results(x:tuple, y, samples, outs, **kwargs):

@@ -731,6 +731,7 @@ class Normalize(DisplayedTransform):
                    std, # per channel
                    dim=1, # the channels' axis
                    ndim=4, # rank of a batch
+                   cuda=True, # Of no meaning: the statistics follow the batch to its device
                    weights_of=None): # The network whose weights they belong to, if that is why they are used
         "From known statistics, e.g. `Normalize.from_stats(*imagenet_stats)`"
         res = cls(*broadcast_vec(dim, ndim, mean, std))

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/library/vision___init__.ipynb #d1aae936
-import importlib, importlib.util, sys, types
+import importlib, importlib.util, sys
 
 globals().pop('__all__', None) # the names of `from coursekit.vision import *`: `__getattr__` knows them
 
@@ -16,13 +16,3 @@ def __getattr__(name): # Of a module of the package, or of the API of 2019
     if not hasattr(loaded, name) and name!='__all__' and importlib.util.find_spec(module):
         return importlib.import_module(module)
     return getattr(loaded or importlib.import_module(f'{__name__}.classic'), name)
-
-# %% ../../nbs/library/vision___init__.ipynb #1f150ced
-class _Elsewhere(types.ModuleType):
-    "A module of this package under fastai's longer name, loaded when somebody asks for something in it"
-    def __getattr__(self, name):
-        if name.startswith('__') and name!='__all__': raise AttributeError(f'{self.__name__} has no {name!r}')
-        return getattr(importlib.import_module(f"{__name__}.{self.__name__.rpartition('.')[2]}"), name)
-
-for _nm in ('xresnet','unet'):
-    sys.modules.setdefault(f'{__name__}.models.{_nm}', _Elsewhere(f'{__name__}.models.{_nm}'))

@@ -6,7 +6,8 @@
 __all__ = ['random_numbers', 'affine_matrices', 'warp_batch', 'AffineCoordTfm', 'Flip', 'Dihedral', 'Rotate', 'Zoom',
            'homography', 'Warp', 'RandomResizedCropGPU', 'relight', 'LightingTfm', 'Brightness', 'Contrast',
            'Saturation', 'Hue', 'RandomErasing', 'setup_aug_tfms', 'aug_transforms', 'RandTransform', 'ResizeMethod',
-           'PadMode', 'Resize', 'CropPad', 'RandomCrop', 'RandomResizedCrop', 'FlipItem', 'DihedralItem', 'dihedral']
+           'PadMode', 'Resize', 'RatioResize', 'CropPad', 'RandomCrop', 'RandomResizedCrop', 'FlipItem', 'DihedralItem',
+           'dihedral']
 
 # %% ../../nbs/13_augmentation.ipynb #5e67c494
 #| code-fold: true
@@ -21,10 +22,14 @@ from ..core import *
 from ..transform import *
 from ..torch_core import *
 from ..errors import no_typos
+from ..left_out import not_here
 from .core import *
 
-_all_ = ['RandTransform', 'ResizeMethod', 'PadMode', 'Resize', 'CropPad', 'RandomCrop', 'RandomResizedCrop',
-         'FlipItem', 'DihedralItem', 'dihedral']
+_all_ = ['RandTransform', 'ResizeMethod', 'PadMode', 'Resize', 'RatioResize', 'CropPad', 'RandomCrop',
+         'RandomResizedCrop', 'FlipItem', 'DihedralItem', 'dihedral']
+
+_own = globals().pop('__all__', [])                            # others' star import brings more, as fastai's
+def __getattr__(nm): return not_here(nm, __name__, _own)
 
 # %% ../../nbs/13_augmentation.ipynb #bd5c7001
 #| code-fold: true
@@ -85,9 +90,9 @@ def _only_lays_down(m, size, new_size): # Do they only mirror, and swap rows and
 def _laid_down(t, m): # Pictures after such matrices: exact, bytes stay bytes
     ks = ((m[:,0,0]+m[:,0,1])<0).int() + 2*((m[:,1,1]+m[:,1,0])<0).int() + 4*(m[:,0,0]==0).int()
     res = t.clone()
-    for k in set(ks.tolist())-{0}:
-        i = (ks==k).nonzero().flatten().to(t.device)
-        res[i] = dihedral(t[i], k)
+    for bits in set(ks.tolist())-{0}:
+        i = (ks==bits).nonzero().flatten().to(t.device)
+        res[i] = dihedral(t[i], dihedral_bits.index(bits))
     return res
 
 def _averaged(t, k, buf): # Means of k × k pixels, as floats; a rest at the right and below falls away
@@ -180,8 +185,8 @@ class AffineCoordTfm(RandTransform):
 
     def before_call(self, b, split_idx):
         x = first_element(b)
-        if x.ndim==(2 if isinstance(x, TensorMask) else 3): x = x[None]
-        h,w = (torch.tensor([float(o)]) for o in x.shape[-2:])
+        if x.ndim==(2 if isinstance(x, (TensorMask,TensorPoint)) else 3): x = x[None]
+        w,h = (torch.tensor([float(o)]) for o in picture_size(x) or (1,1))
         self.mats = self.compose(x, h, w, split_idx)[0]
 
     def aspect(self, h, w):
@@ -212,7 +217,8 @@ class Flip(AffineCoordTfm):
 class Dihedral(Flip):
     "Lay the picture down in one of eight ways, see `dihedral`, with probability `p`"
     def matrix(self, x, h, w):
-        k = random_numbers(x, 0, 8, self.p, 0, self.draw, self.batch).clamp(max=7.5).int()
+        k = random_numbers(x, 0, 8, self.p, 0, self.draw, self.batch).clamp(0, 7.5).long()
+        k = torch.tensor(dihedral_bits)[k]
         fx,fy,swap,r = 1.-2*(k&1),1.-(k&2),(k>=4).float(),self.aspect(h, w)
         return affine_matrices(fx*(1-swap),fx*swap*r,0, fy*swap/r,fy*(1-swap),0)
 
@@ -274,7 +280,7 @@ class Warp(AffineCoordTfm):
 class RandomResizedCropGPU(AffineCoordTfm):
     "`RandomResizedCrop` for a batch; in validation, the largest box in the middle that `ratio` allows"
     @delegates(AffineCoordTfm, but=['tfms'])
-    def __init__(self, size, # Pixels of the result: a side, or (height, width)
+    def __init__(self, size, # Pixels of the result: a side, or (height, width); None: as the source
                  min_scale=0.08, # Smallest share of the area
                  ratio=(3/4, 4/3), # Smallest and largest width by height
                  mode='bilinear', # As for `AffineCoordTfm`
@@ -495,9 +501,6 @@ def aug_transforms(mult:float=1.0, # Multiplies `max_rotate`, `max_lighting` and
                    batch:bool=False, # The same for all pictures of a batch?
                    min_scale:float=1.): # Below 1: cut out a random square, at least this share of the area
     "A good choice of transforms for photos, each picture resampled once; in validation only `size` acts"
-    if min_scale!=1. and size is None:
-        raise ValueError(f"aug_transforms(min_scale={min_scale}) cuts out areas of different size: say to "
-                         "which `size` they are brought")
     kw,res = dict(mode=mode, pad_mode=pad_mode, batch=batch, align_corners=align_corners),[]
     crop = [] if min_scale==1. else [RandomResizedCropGPU(size, min_scale, ratio=(1,1), **kw)]
     if not crop: kw['size'] = size

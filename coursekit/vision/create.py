@@ -53,15 +53,16 @@ _of_head = {*inspect.signature(create_head).parameters} - {'nf','n_out'}
 
 # %% ../../nbs/library/vision_create.ipynb #037e5fd4
 class ModelMeta(Mapping):
-    """fastai's table of networks: {constructor, or name of timm's: {'cut', 'split', 'stats'}}. A network of
-    timm has no place to cut, `None`. Raises `KeyError` for what is no network, and what `load_arch` raises"""
+    """fastai's table of networks: {constructor, or timm's name: {'cut', 'split', 'stats', 'weights'}}. A
+    network of timm has no place to cut, `None`. Raises `KeyError` for what is no network, and what
+    `load_arch` raises"""
     def __getitem__(self, arch):
         if arch not in self: raise KeyError(arch)
         with torch.device('meta'): net,_ = load_arch(arch, pretrained=False)
         known = getattr(net, 'default_cfg', None) if is_timm(net) else None
         stats = (list(known['mean']),list(known['std'])) if known else getattr(arch, 'stats', imagenet_stats)
         cut = None if is_timm(net) else find_cut(net) - len(list(net.children()))
-        return dict(cut=cut, split=default_split, stats=stats)
+        return dict(cut=cut, split=default_split, stats=stats, weights='DEFAULT')
     def __contains__(self, arch): return isinstance(arch, str) or callable(arch)
     def __iter__(self): return iter([getattr(models, f'resnet{n}') for n in (18,34,50,101,152)])
     def __len__(self):  return 5

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from torch import nn
 from torch.nn import functional as F
-from .models import WeightsError
+from .models.resnet import WeightsError
 
 # %% ../../nbs/library/vision_efficientnet.ipynb #e29d02cb
 def same_padding(side, ks, stride): # Pixels of one side; kernel; stride

@@ -131,8 +131,9 @@ def encodes(self, x:TensorPoint):
 
 @FlipItem # and `DihedralItem`
 def encodes(self, x:TensorPoint):
-    m = torch.diag(tensor([1.-2*(self.k&1), 1.-(self.k&2), 1.]))
-    return moved(x, m[:,[1,0,2]], self.src[::-1]) if self.k&4 else moved(x, m, self.src)
+    bits = dihedral_bits[self.k]
+    m = torch.diag(tensor([1.-2*(bits&1), 1.-(bits&2), 1.]))
+    return moved(x, m[:,[1,0,2]], self.src[::-1]) if bits&4 else moved(x, m, self.src)
 
 # %% ../../nbs/library/vision_points.ipynb #26478c6d
 def _to_middles(size): # From edges at ±1 to middles of the outermost pixels at ±1
@@ -155,12 +156,14 @@ def clip_remove_empty(bbox, # Boxes in −1…1, (n, 4)
     keep = (b[...,2]>b[...,0])&(b[...,3]>b[...,1])
     return type(bbox)(b[keep], **bbox.__dict__),(None if label is None else label[keep])
 
+def _may_be_boxes(o): return type(o) is Tensor and o.ndim==2 and o.shape[1]==4
+
 def bb_pad(samples, # Items: picture, boxes and, if there are any, their labels
            pad_idx=0): # Label of the boxes that fill up
     "Clip the boxes of all items, and fill up to one number of boxes"
-    i = next((i for i,o in enumerate(samples[0]) if isinstance(o, TensorBBox)), None)
+    i = next((i for i,o in enumerate(samples[0]) if isinstance(o, TensorBBox) or _may_be_boxes(o)), None)
     if i is None: return samples                              # new pictures, without labels
-    labelled = i+1<len(samples[0]) and isinstance(samples[0][i+1], TensorMultiCategory)
+    labelled = i+1<len(samples[0]) and type(samples[0][i+1]) in (TensorMultiCategory,Tensor)
     pads = [0,pad_idx] if labelled else [0]                   # the parts from `i` on belong to the boxes
     end = i+len(pads)
     clipped = [clip_remove_empty(*s[i:end])[:len(pads)] for s in samples]

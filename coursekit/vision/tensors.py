@@ -24,8 +24,9 @@ from .points import *
 
 # %% ../../nbs/library/vision_tensors.ipynb #84c11a6e
 def affine_mat(*ms): # Six numbers, or tensors with a number for each picture: two rows of a matrix
-    "(n, 3, 3) matrices with these rows, and 0, 0, 1 below"
-    return affine_matrices(*ms)
+    "(n, 3, 3) matrices with these rows, and 0, 0, 1 below, of the tensors' kind"
+    kinds = {o.dtype for o in ms if isinstance(o, Tensor)}
+    return affine_matrices(*ms).to(kinds.pop() if len(kinds)==1 else torch.float)
 
 def affine_grid(theta, # (n, 2, 3) matrices
                 size, # Shape of the result: (n, channels, height, width)
@@ -87,8 +88,9 @@ def dihedral(self:Image.Image|TensorImageBase,
     return globals()['dihedral'](self, k)
 
 def _laid(x, k): # Points in −1…1 of a picture that is laid down so
-    m = torch.diag(torch.tensor([1.-2*(k&1), 1.-(k&2), 1.]))
-    return moved(x, m[:,[1,0,2]] if k&4 else m, None)
+    bits = dihedral_bits[k]
+    m = torch.diag(torch.tensor([1.-2*(bits&1), 1.-(bits&2), 1.]))
+    return moved(x, m[:,[1,0,2]] if bits&4 else m, None)
 
 @patch
 def flip_lr(self:TensorPoint):
@@ -119,14 +121,14 @@ def lighting(self:TensorImage, # In 0…1
     return TensorImage(func(self.as_subclass(Tensor).logit(1e-7)).sigmoid())
 
 @patch
-def crop_pad(self:Image.Image, sz, # Pixels of the box: a side, or (height, width)
+def crop_pad(self:Image.Image, sz, # Pixels of the box: a side, or, as in PIL, (width, height)
              tl=None, # (left, top) of the box; default: in the middle
              orig_sz=None, # Not needed
              pad_mode=PadMode.Zeros, # See `PadMode`
              resize_mode=Image.Resampling.BILINEAR, # PIL's filter
              resize_to=None): # (width, height) to which the box is brought; default: as it is
     "Cut out a box, and fill up what lies outside"
-    (w,h),im = as_width_height(sz),self if isinstance(self, PILBase) else PILBase._plain(self)
+    (h,w),im = as_width_height(sz),self if isinstance(self, PILBase) else PILBase._plain(self)
     l,t = (int((im.width-w)/2),int((im.height-h)/2)) if tl is None else tl
     return im.cut((l,t,l+w,t+h), resize_to or (w,h), resize_mode, pad_mode)
 
@@ -136,7 +138,7 @@ def mask_tensor(x, # Tensor of numbers
                 neutral=0., # What stands in place of the others
                 batch=False): # All of them, or none?
     "Each number of `x` stays with probability `p`"
-    stays = (torch.rand(() if batch else x.shape)<p).to(x.device)
+    stays = torch.empty(() if batch else x.shape).bernoulli_(p).bool().to(x.device)
     return torch.where(stays, x, torch.full_like(x, neutral))
 
 def _matrix_of(tfm, x): # The matrices of a transform, for square pictures
@@ -249,8 +251,9 @@ def cutout_gaussian(x, # Picture or batch, changed in place
     for r0,r1,c0,c1 in areas: x[...,r0:r1,c0:c1] = torch.randn_like(x[...,r0:r1,c0:c1])
     return x
 
-def norm_apply_denorm(x, # Batch in 0…1
+def norm_apply_denorm(x, # Batch in 0…1; one picture becomes a batch
                       f, # Function of the normalized batch
                       nrm): # `Normalize`
     "`f` between normalizing and its way back"
+    x = x[None] if x.ndim==3 else x
     return nrm.decode(f(nrm(x.clone()))).clamp(0, 1)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['widgets', 'HBox', 'VBox', 'Box', 'Button', 'Checkbox', 'Dropdown', 'FileUpload', 'Label', 'Layout', 'Output',
-           'small_picture', 'ImagesCleaner', 'CorrectedLabels', 'ImageClassifierCleaner']
+           'small_picture', 'ImagesCleaner', 'CorrectedLabels', 'ImageClassifierCleaner', 'widget', 'carousel']
 
 # %% ../../nbs/library/vision_widgets.ipynb #264782f2
 import base64, html, io, os, shutil, types
@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from PIL import Image, ImageOps
+from fastcore.basics import merge
 from fastcore.foundation import L
 from ..core import *
 from ..callback.progress import *
@@ -541,6 +542,7 @@ class _Widgets(types.ModuleType):
         upload = ipywidgets.FileUpload
         if not hasattr(upload, 'data'): # it was there up to version 7
             upload.data = property(lambda self: [bytes(o['content']) for o in self.value])
+            ipywidgets.Box.__getitem__ = lambda self, i: self.children[i]   # fastai's: `VBox([a,b])[1]`
         return getattr(ipywidgets, nm)
 widgets = _Widgets('widgets')
 
@@ -559,5 +561,25 @@ class _WidgetClass:
 
 _classes = ('HBox','VBox','Box','Button','Checkbox','Dropdown','FileUpload','Label','Layout','Output')
 HBox,VBox,Box,Button,Checkbox,Dropdown,FileUpload,Label,Layout,Output = map(_WidgetClass, _classes)
+
+def widget(im, # Whatever IPython can `display`
+           *args, **layout): # Its layout, such as max_width='192px', and dicts of more
+    "`im` as a widget, to stand among others"
+    from IPython.display import display
+    res = Output(layout=merge(*args, layout))
+    with res: display(im)
+    return res
+
+def _keep_sizes(change): # A row would squeeze its widgets
+    for o in change['owner'].children: o.layout.flex = o.layout.flex or '0 0 auto'
+
+def carousel(children=(), # Widgets
+             **layout): # Of the row, such as width='450px'
+    "A row of widgets that scrolls sideways"
+    res = Box([], layout=merge(dict(overflow='scroll hidden', flex_flow='row', display='flex'), layout))
+    res.observe(_keep_sizes, names='children')
+    res.children = children
+    return res
+
 _all_ = ['widgets', 'HBox', 'VBox', 'Box', 'Button', 'Checkbox', 'Dropdown', 'FileUpload', 'Label', 'Layout',
          'Output']

@@ -9,7 +9,7 @@ __all__ = ['check', 'residual', 'needs_conv', 'stage_sides', 'block_params', 'do
 import torch
 from torch import nn
 from ...core import *
-from ...vision.models import BasicBlock
+from ...vision.models.resnet import BasicBlock
 from ..exercise import *
 check = Exercises('10_resnets')
 
