@@ -295,9 +295,10 @@ def _cells(root, timeout):
 
 def _pytest(root, timeout):
     progress = Progress(0)
-    # three more than cores, because browsers, installers and servers wait most of the time;
+    # one more than cores, because browsers, installers and servers wait now and then (five were no
+    # quicker on two cores than three, and took 18 GB);
     # in the order that tests/conftest.py gives: the longest files first
-    workers = str(cores()+3)
+    workers = str(cores()+1)
     cmd = [sys.executable, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', '--no-loadscope-reorder']
     return stream(cmd, root, progress.test, timeout, **one_thread(root)), progress
 
