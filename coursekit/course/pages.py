@@ -161,6 +161,7 @@ CSS = """
 .cell pre, .bd-article pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem }
 .bd-main .bd-content .bd-article-container { max-width: 64rem }
 .bd-article { overflow-wrap: anywhere }
+.bd-article th { overflow-wrap: normal }
 .cell_output .text_html { overflow-x: auto }
 div.math { overflow-x: auto; margin: 1em 0 }
 .ck-frames input { accent-color: var(--pst-color-primary) }
