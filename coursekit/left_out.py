@@ -44,8 +44,6 @@ CollabDataLoaders collab_learner EmbeddingDotBias EmbeddingNN | for recommendati
 GANLearner GANModule | for networks that compete, which the course does not teach | fastai.vision.gan
 WandbCallback CometCallback AzureMLCallback | sends what is trained to a service | `TensorBoardCallback`, or a
     `Callback` of ten lines: lesson 08 shows one
-show_install get_env try_import nvidia_smi nvidia_mem | print the versions of a set-up, as PyTorch does |
-    `python -m torch.utils.collect_env`
 decodes transform TensorTypes | a function, a module and a table, which slip out of their
     modules | nothing
 """
